@@ -1,0 +1,1 @@
+//! Casts between dtypes over byte slices, as PyTorch's `.to(dtype)` rounds.
