@@ -108,7 +108,7 @@ fn check(src: &[u8], from: DType, dst: &[u8], to: DType) -> Result<(), TypeError
     }
     let block = from.layout().block_bytes as usize;
     let blocks = src.len() / block;
-    if src.len() % block != 0 {
+    if !src.len().is_multiple_of(block) {
         return Err(TypeError::Length {
             what: "the source of a cast, which ends within an element,",
             expected: (blocks as u64 + 1).saturating_mul(block as u64),
