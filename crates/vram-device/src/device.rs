@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::{Buffer, DeviceError, Region, Reservation, Staging};
+use crate::{Buffer, DeviceError, Part, Region, Reservation, Staging};
 
 /// How a device's memory and queues relate to the host; the planner works from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`DeviceError::OutOfMemory`].
     fn stage(&self, reservation: Reservation) -> Result<Staging, DeviceError>;
 
-    /// Issues a copy of `src[range]` to `dst` at byte `at` on the copy queue. `src` may be written again once the
+    /// Issues a copy of `src[range]` to byte `at` of a part on the copy queue. `src` may be written again once the
     /// ticket is done.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ pub trait Device: Send + Sync + fmt::Debug {
         &self,
         src: &Staging,
         range: Range<u64>,
-        dst: &mut Region,
+        dst: &mut Part,
         at: u64,
     ) -> Result<Ticket, DeviceError>;
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Queue, Region, Reservation, Staging, Ticket, Topology,
+    Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Part, Queue, Region, Reservation, Staging, Ticket, Topology,
 };
 use memory::Pages;
 
@@ -87,7 +87,7 @@ impl Device for Cpu {
         &self,
         src: &Staging,
         range: Range<u64>,
-        dst: &mut Region,
+        dst: &mut Part,
         at: u64,
     ) -> Result<Ticket, DeviceError> {
         let out = |what, offset, bytes, available| DeviceError::OutOfRange { what, offset, bytes, available };
@@ -96,7 +96,7 @@ impl Device for Cpu {
             .host()
             .get(range.start as usize..range.end as usize)
             .ok_or_else(|| out("the source of an upload", range.start, bytes, src.bytes()))?;
-        let available = dst.bytes();
+        let available = dst.range().end - dst.range().start;
         dst.host_mut()
             .and_then(|to| to.get_mut(at as usize..)?.get_mut(..from.len()))
             .ok_or_else(|| out("the target of an upload", at, bytes, available))?

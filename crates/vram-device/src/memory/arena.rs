@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smallvec::SmallVec;
 
 use super::alloc::Measure;
-use crate::{Buffer, FirstFit, OffsetAlloc, Region, RingAlloc, Ticket};
+use crate::{Buffer, FirstFit, OffsetAlloc, Region, Reservation, RingAlloc, Ticket};
 
 /// Memory taken once and handed out many times, by a policy: [`RingAlloc`] for streamed weights, [`FirstFit`] for
 /// activations. Clones share the memory.
@@ -23,6 +23,8 @@ struct State {
     policy: Policy,
     // Ranges given back while work still used them, oldest first.
     retired: Vec<(Range<u64>, Ticket)>,
+    // Held for its Drop.
+    _reservation: Option<Reservation>,
 }
 
 enum Policy {
@@ -54,6 +56,14 @@ impl Arena {
         Arena::new(chunks, Policy::FirstFit(FirstFit::new(&sizes)))
     }
 
+    /// A ring of reserved bytes without memory behind them, for windows of a map; its regions cannot be read or
+    /// written.
+    pub fn window(reservation: Reservation) -> Arena {
+        let ring = Policy::Ring(RingAlloc::new(&[reservation.bytes()]));
+        let state = State { policy: ring, retired: Vec::new(), _reservation: Some(reservation) };
+        Arena(Arc::new(Home { chunks: Vec::new(), state: Mutex::new(state) }))
+    }
+
     /// Without memory and without end; its regions cannot be read or written. See [`high_water`](Arena::high_water).
     pub fn measuring() -> Arena {
         Arena::new(Vec::new(), Policy::Measure(Measure::new()))
@@ -69,7 +79,7 @@ impl Arena {
                 (range, buffer)
             })
             .collect();
-        Arena(Arc::new(Home { chunks, state: Mutex::new(State { policy, retired: Vec::new() }) }))
+        Arena(Arc::new(Home { chunks, state: Mutex::new(State { policy, retired: Vec::new(), _reservation: None }) }))
     }
 
     /// A region of `bytes` whose offset in its buffer is a multiple of `align`, a power of two; `None` if there is

@@ -142,6 +142,17 @@ impl Part {
         self.range.clone()
     }
 
+    /// The region that the part is of: its buffer, its offset there, and the work that may still use its memory.
+    /// Its bytes must not be read while parts are being written, which is why this is for backends alone.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Work that may still use the memory from before; see [`Region::after`].
+    pub fn after(&self) -> &[Ticket] {
+        self.region().after()
+    }
+
     /// The bytes to be written, where the host sees them.
     pub fn host_mut(&mut self) -> Option<&mut [u8]> {
         let (pointer, _) = self.region.host_pointer()?;
