@@ -165,9 +165,10 @@ fn fill(dst: &mut [u8], dtype: DType, value: impl Fn(u64) -> f32 + Sync) {
         .enumerate()
         .for_each(|(task, dst)| {
             let first = (task * TASK_ELEMENTS) as u64;
-            let wide: Vec<u8> = (first..first + (dst.len() / element) as u64)
-                .flat_map(|i| value(i).to_le_bytes())
-                .collect();
+            let mut wide = vec![0; dst.len() / element * 4];
+            for (i, out) in wide.chunks_exact_mut(4).enumerate() {
+                out.copy_from_slice(&value(first + i as u64).to_le_bytes());
+            }
             // `Init::check` has asked `can_cast`, and both slices have the same number of elements.
             let done = cast::cast_serial(&wide, DType::F32, dst, dtype);
             debug_assert!(done.is_ok());
