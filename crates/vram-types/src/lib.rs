@@ -15,12 +15,12 @@
 //! ```
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod cast;
 mod dtype;
 mod error;
 mod meta;
 mod shape;
 mod size;
-pub mod cast;
 pub mod source;
 
 pub use dtype::{DType, ElementLayout, UnknownDType};

@@ -1,0 +1,60 @@
+//! What the page cache holds of a file.
+
+use std::fs::File;
+
+/// How much of a range is in the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cached {
+    All,
+    /// Some of it: this many pages are missing.
+    Missing(u64),
+    None,
+    /// The system does not tell (before Linux 6.5, or a file of somebody else's).
+    Unknown,
+}
+
+/// Asks the system what it holds of `bytes` bytes at `offset`, without touching the disk.
+///
+/// `preadv2(RWF_NOWAIT)` does not serve as this question: on a miss it starts a read-ahead, which fills the cache with
+/// what is then read past it.
+#[cfg(target_os = "linux")]
+pub(crate) fn cached(file: &File, offset: u64, bytes: u64) -> Cached {
+    use std::os::fd::AsRawFd;
+
+    const CACHESTAT: libc::c_long = 451; // the same number on every architecture
+    #[repr(C)]
+    struct Range {
+        offset: u64,
+        bytes: u64,
+    }
+    if bytes == 0 {
+        return Cached::All;
+    }
+    let range = Range { offset, bytes };
+    let mut stat = [0u64; 5];
+    // SAFETY: cachestat(2) reads a `struct cachestat_range` (two u64) and writes a `struct cachestat` (five u64) through
+    // pointers to locals that outlive the call; an unknown system call number fails with ENOSYS and touches nothing.
+    let rc = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            file.as_raw_fd(),
+            &raw const range,
+            stat.as_mut_ptr(),
+            0u32,
+        )
+    };
+    let page = rustix::param::page_size() as u64;
+    let pages = (offset + bytes).div_ceil(page) - offset / page;
+    match (rc, stat[0]) {
+        (0, 0) => Cached::None,
+        (0, held) if held >= pages => Cached::All,
+        (0, held) => Cached::Missing(pages - held),
+        _ => Cached::Unknown,
+    }
+}
+
+/// Asks the system what it holds of a range.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn cached(_file: &File, _offset: u64, _bytes: u64) -> Cached {
+    Cached::Unknown
+}

@@ -1,0 +1,189 @@
+//! Reads past the page cache (Linux `O_DIRECT`): safe code, since the kernel checks every alignment.
+
+use std::fs::File;
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Pool, ReadAt, fill};
+
+/// What is assumed of a file system that does not tell.
+pub(crate) const DEFAULT_ALIGNMENT: usize = 4096;
+
+/// A second descriptor of the same file, opened at the first direct read.
+#[derive(Default)]
+pub(crate) struct Direct {
+    file: OnceLock<Option<(File, usize)>>,
+    refused: AtomicBool,
+}
+
+impl Direct {
+    /// The alignment that addresses, offsets and lengths need; `None` if the file cannot be read directly.
+    pub(crate) fn alignment(&self, plain: &File) -> Option<usize> {
+        Some(self.open(plain)?.1)
+    }
+
+    /// Fills `dst[at..at + len]` from `offset`, overwriting the rest of `dst` where that saves a copy. Returns how much
+    /// there was, less than `len` only at the end of the file; `None` if the file cannot be read directly.
+    pub(crate) fn read(
+        &self,
+        plain: &File,
+        pool: &Pool,
+        dst: &mut [u8],
+        at: usize,
+        len: usize,
+        offset: u64,
+    ) -> Option<io::Result<usize>> {
+        let (file, align) = self.open(plain)?;
+        let result = Transfer {
+            file,
+            plain,
+            pool,
+            align: *align,
+        }
+        .read(dst, at, len, offset);
+        match result {
+            // A file system that opens the file and then refuses the read: never asked again.
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                self.refused.store(true, Ordering::Relaxed);
+                None
+            }
+            result => Some(result),
+        }
+    }
+
+    fn open(&self, plain: &File) -> Option<&(File, usize)> {
+        if self.refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.file.get_or_init(|| reopen(plain)).as_ref()
+    }
+}
+
+/// One direct read, split into what goes straight to its place and what goes through a bounce buffer.
+struct Transfer<'a> {
+    file: &'a File,
+    plain: &'a File,
+    pool: &'a Pool,
+    align: usize,
+}
+
+impl Transfer<'_> {
+    fn read(&self, dst: &mut [u8], at: usize, len: usize, offset: u64) -> io::Result<usize> {
+        let align = self.align as u64;
+        let before = (offset % align) as usize;
+        let base = dst.as_ptr() as usize;
+        if (base + at) % self.align != before {
+            return self.bounce(&mut dst[at..at + len], offset);
+        }
+        // Congruent: whole sectors go straight to their place. Slack lets the ends be whole sectors too.
+        let widened = (before + len).next_multiple_of(self.align);
+        if at >= before && at - before + widened <= dst.len() {
+            let sectors = &mut dst[at - before..at - before + widened];
+            let got = self.sectors(sectors, offset - before as u64, before + len)?;
+            return Ok(got.saturating_sub(before).min(len));
+        }
+        let wanted = &mut dst[at..at + len];
+        let head = ((self.align - before) % self.align).min(len);
+        let body = (len - head) / self.align * self.align;
+        let mut done = 0;
+        for (part, whole) in [(head, false), (body, true), (len - head - body, false)] {
+            let piece = &mut wanted[done..done + part];
+            let from = offset + done as u64;
+            let got = if whole {
+                self.sectors(piece, from, part)?
+            } else {
+                self.bounce(piece, from)?
+            };
+            done += got;
+            if got < part {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Fills aligned `dst` from an aligned offset until `enough` bytes are there or the file ends.
+    fn sectors(&self, dst: &mut [u8], offset: u64, enough: usize) -> io::Result<usize> {
+        let mut done = 0;
+        while done < enough {
+            match self.file.read_at(&mut dst[done..], offset + done as u64) {
+                Ok(0) => break,
+                // In the middle of a sector only at the end of the file, or on file systems that then go on buffered.
+                Ok(n) if n % self.align != 0 => {
+                    done += n;
+                    if done < enough {
+                        done += fill(self.plain, &mut dst[done..enough], offset + done as u64)?;
+                    }
+                    break;
+                }
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn bounce(&self, dst: &mut [u8], offset: u64) -> io::Result<usize> {
+        if dst.is_empty() {
+            return Ok(0);
+        }
+        self.pool.with(self.align, |piece| {
+            let mut done = 0;
+            while done < dst.len() {
+                let from = offset + done as u64;
+                let before = (from % self.align as u64) as usize;
+                let wanted = (dst.len() - done).min(piece.len() - before);
+                let widened = (before + wanted).next_multiple_of(self.align);
+                let got = self.sectors(&mut piece[..widened], from - before as u64, before + wanted)?;
+                let got = got.saturating_sub(before).min(wanted);
+                dst[done..done + got].copy_from_slice(&piece[before..before + got]);
+                done += got;
+                if got < wanted {
+                    break;
+                }
+            }
+            Ok(done)
+        })
+    }
+}
+
+/// Opens the very file that `plain` is, past the page cache.
+#[cfg(target_os = "linux")]
+fn reopen(plain: &File) -> Option<(File, usize)> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // Through /proc it is the same file even when the path now leads to another one.
+    let path = format!("/proc/self/fd/{}", plain.as_raw_fd());
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .ok()?;
+    let align = stated_alignment(&file)?;
+    Some((file, align))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reopen(_plain: &File) -> Option<(File, usize)> {
+    None
+}
+
+/// The alignment that the file system states, `None` if it states that there are no direct reads.
+#[cfg(target_os = "linux")]
+fn stated_alignment(file: &File) -> Option<usize> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+
+    let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else {
+        return Some(DEFAULT_ALIGNMENT);
+    };
+    if stat.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
+        return Some(DEFAULT_ALIGNMENT);
+    }
+    let align = stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) as usize;
+    // A file system that wants more than a bounce buffer holds is read through the cache.
+    (align.is_power_of_two() && align <= 1 << 20).then_some(align)
+}

@@ -1,0 +1,355 @@
+//! Opening: from paths to a [`DiskMap`].
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+
+use vram_types::{DType, FileId, SourceError, SourceErrorKind, TensorMeta};
+
+use crate::convert;
+use crate::diskmap::{DiskMap, TensorInfo};
+use crate::fault::{Fault, quoted};
+use crate::header::{self, LENGTH_BYTES, MOST_HEADER_BYTES};
+use crate::index::Index;
+use crate::io::{Pool, ReadMode, StoredFile};
+use crate::names::{Names, Table, count};
+
+type Rename = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// How a [`DiskMap`] is opened.
+#[derive(Default)]
+pub struct DiskMapOptions {
+    mode: ReadMode,
+    dtype: Option<DType>,
+    rename: Option<Box<Rename>>,
+}
+
+impl DiskMapOptions {
+    /// How tensors' bytes are read.
+    #[must_use]
+    pub fn read(mut self, mode: ReadMode) -> DiskMapOptions {
+        self.mode = mode;
+        self
+    }
+
+    /// Converts floating-point tensors to `dtype` while they are read; others keep theirs.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> DiskMapOptions {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Gives tensors other names than the files do; those for which `rename` gives `None` are left out.
+    #[must_use]
+    pub fn rename(
+        mut self,
+        rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> DiskMapOptions {
+        self.rename = Some(Box::new(rename));
+        self
+    }
+
+    /// Opens a file, an index or a folder; see [`DiskMap::open`].
+    ///
+    /// # Errors
+    /// As [`DiskMap::open`]; `Invalid` also where two tensors are renamed to one name, `Unsupported` where a tensor has no
+    /// conversion to the dtype asked for.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<DiskMap, SourceError> {
+        let path = path.as_ref();
+        let meta = std::fs::metadata(path).map_err(|e| SourceError::io(e).at_path(path))?;
+        if meta.is_dir() {
+            return match in_folder(path)? {
+                Folder::Index(index) => self.open_index(&index),
+                Folder::Files(files) => self.open_files(files),
+            };
+        }
+        match path.extension() {
+            Some(extension) if extension == "json" => self.open_index(path),
+            _ => self.open_files([path]),
+        }
+    }
+
+    /// Opens a list of files as one map; see [`DiskMap::open_files`].
+    ///
+    /// # Errors
+    /// As [`DiskMapOptions::open`].
+    pub fn open_files<P: AsRef<Path>>(
+        &self,
+        paths: impl IntoIterator<Item = P>,
+    ) -> Result<DiskMap, SourceError> {
+        let mut loading = Loading::default();
+        for path in paths {
+            loading.file(path.as_ref())?;
+        }
+        self.finish(loading)
+    }
+
+    /// Opens and maps the files into memory; see [`DiskMap::open_mapped`].
+    ///
+    /// # Safety
+    /// As [`DiskMap::open_mapped`]: nobody changes the files while the map lives.
+    ///
+    /// # Errors
+    /// As [`DiskMapOptions::open`].
+    pub unsafe fn open_mapped(&self, path: impl AsRef<Path>) -> Result<DiskMap, SourceError> {
+        let mut map = self.open(path)?;
+        for file in &mut map.files {
+            // SAFETY: the caller's promise is the same.
+            unsafe { file.set_map() }?;
+        }
+        Ok(map)
+    }
+
+    fn open_index(&self, path: &Path) -> Result<DiskMap, SourceError> {
+        let file = StoredFile::open(path)?;
+        let invalid = |f: Fault| f.into_error().at_path(path);
+        if file.bytes() > MOST_HEADER_BYTES {
+            let message = format!(
+                "an index of {} bytes; at most {MOST_HEADER_BYTES} are read",
+                file.bytes()
+            );
+            return Err(SourceError::new(SourceErrorKind::Invalid, message).at_path(path));
+        }
+        let mut json = vec![0; file.bytes() as usize];
+        file.read_plain(&mut json, 0)?;
+        let index = Index::parse(&json).map_err(invalid)?;
+        let mut loading = Loading {
+            bytes_read: json.len() as u64,
+            ..Loading::default()
+        };
+        drop(json);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in index.files() {
+            let from = loading.tensors.len();
+            loading.file(&folder.join(file))?;
+            loading.belongs(from, file, &index)?;
+        }
+        if loading.tensors.len() != index.len() {
+            loading.missing(path, &index)?;
+        }
+        self.finish(loading)
+    }
+
+    fn finish(&self, mut loading: Loading) -> Result<DiskMap, SourceError> {
+        let mut table = loading.table(|_| None)?;
+        if let Some(rename) = &self.rename {
+            table = loading.rename(rename)?;
+        }
+        if let Some(to) = self.dtype {
+            loading.convert(to)?;
+        }
+        loading.tensors.shrink_to_fit();
+        let Loading {
+            files,
+            metadata,
+            tensors,
+            names,
+            bytes_read,
+        } = loading;
+        let bytes_read = AtomicU64::new(bytes_read);
+        let (mode, pool) = (self.mode, Pool::default());
+        Ok(DiskMap {
+            files,
+            metadata,
+            tensors,
+            names,
+            table,
+            mode,
+            pool,
+            bytes_read,
+        })
+    }
+}
+
+impl fmt::Debug for DiskMapOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskMapOptions")
+            .field("read", &self.mode)
+            .field("dtype", &self.dtype)
+            .field("renames", &self.rename.is_some())
+            .finish()
+    }
+}
+
+/// A map that is being put together.
+#[derive(Default)]
+struct Loading {
+    files: Vec<StoredFile>,
+    metadata: Vec<Box<str>>,
+    tensors: Vec<TensorInfo>,
+    names: Names,
+    bytes_read: u64,
+}
+
+impl Loading {
+    /// Opens a file and reads its header: exactly the 8 bytes of its length and the header's own.
+    fn file(&mut self, path: &Path) -> Result<(), SourceError> {
+        let file = StoredFile::open(path)?;
+        let invalid = |f: Fault| f.into_error().at_path(path);
+        if file.bytes() < LENGTH_BYTES as u64 {
+            let message = format!("{} bytes are too few for a safetensors file", file.bytes());
+            return Err(SourceError::new(SourceErrorKind::Truncated, message)
+                .at_path(path)
+                .at_offset(0));
+        }
+        let mut first = [0; LENGTH_BYTES];
+        file.read_plain(&mut first, 0)?;
+        // No longer than the file, so the allocation below is of bytes that exist.
+        let bytes = header::length(first, file.bytes()).map_err(invalid)?;
+        let mut json = vec![0; bytes as usize];
+        file.read_plain(&mut json, LENGTH_BYTES as u64)?;
+        let data = LENGTH_BYTES as u64 + bytes;
+        let header = header::parse(&json, file.bytes() - data, &mut self.names).map_err(invalid)?;
+        let id = FileId(self.files.len() as u32);
+        self.tensors
+            .extend(header.entries.into_iter().map(|entry| TensorInfo {
+                stored: entry.meta.dtype(),
+                meta: entry.meta,
+                offset: data + entry.begin,
+                name: entry.name,
+                file: id,
+                named_at: entry.named_at,
+            }));
+        self.metadata.push(header.metadata);
+        self.files.push(file);
+        self.bytes_read += data;
+        Ok(())
+    }
+
+    /// The table of all names; an error if two are equal. `original` gives a renamed tensor's name in its file.
+    fn table(&self, original: impl Fn(u32) -> Option<String>) -> Result<Table, SourceError> {
+        let numbers = count(self.tensors.len()).map_err(Fault::into_error)?;
+        Table::build(numbers, |i| self.name(i)).map_err(|(first, second)| {
+            let (a, b) = (&self.tensors[first as usize], &self.tensors[second as usize]);
+            let path = |info: &TensorInfo| self.files[info.file.0 as usize].path();
+            let message = match (original(first), original(second)) {
+                (Some(a), Some(b)) => format!("both {} and {} are renamed to it", quoted(&a), quoted(&b)),
+                _ if a.file == b.file => "the file has a tensor of this name twice".to_owned(),
+                _ => format!("{} has a tensor of the same name", path(a).display()),
+            };
+            SourceError::new(SourceErrorKind::Invalid, message)
+                .at_path(path(b))
+                .at_tensor(self.name(second))
+                .at_offset(u64::from(a.named_at.max(b.named_at)))
+        })
+    }
+
+    fn rename(&mut self, rename: &Rename) -> Result<Table, SourceError> {
+        let old = std::mem::take(&mut self.names);
+        let mut originals = Vec::with_capacity(self.tensors.len());
+        let mut kept = Vec::with_capacity(self.tensors.len());
+        for mut info in self.tensors.drain(..) {
+            if let Some(name) = rename(old.get(info.name)) {
+                originals.push(info.name);
+                info.name = self.names.push(&name).map_err(Fault::into_error)?;
+                kept.push(info);
+            }
+        }
+        self.tensors = kept;
+        self.table(|i| originals.get(i as usize).map(|&name| old.get(name).to_owned()))
+    }
+
+    fn convert(&mut self, to: DType) -> Result<(), SourceError> {
+        for info in &mut self.tensors {
+            if !info.stored.is_float() || info.stored == to {
+                continue;
+            }
+            let at = |e: SourceError| {
+                e.at_path(self.files[info.file.0 as usize].path())
+                    .at_tensor(self.names.get(info.name))
+            };
+            let unsupported = |message| at(SourceError::new(SourceErrorKind::Unsupported, message));
+            if !convert::converts(info.stored, to) {
+                return Err(unsupported(format!(
+                    "there is no conversion from {} to {to}",
+                    info.stored
+                )));
+            }
+            info.meta =
+                TensorMeta::new(to, info.meta.shape().clone()).map_err(|e| unsupported(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the tensors of the file that was read last, from number `from` on, against the index.
+    fn belongs(&self, from: usize, file: &str, index: &Index) -> Result<(), SourceError> {
+        for number in from..self.tensors.len() {
+            let name = self.name(number as u32);
+            let message = match index.file_of(name) {
+                Some(of) if of == file => continue,
+                Some(of) => format!("the index says that this tensor is in {}", quoted(of)),
+                None => "the index does not name this tensor".to_owned(),
+            };
+            let info = &self.tensors[number];
+            return Err(SourceError::new(SourceErrorKind::Invalid, message)
+                .at_path(self.files[info.file.0 as usize].path())
+                .at_tensor(name)
+                .at_offset(u64::from(info.named_at)));
+        }
+        Ok(())
+    }
+
+    /// Names a tensor of the index that no file has, or that a file has twice.
+    fn missing(&self, path: &Path, index: &Index) -> Result<(), SourceError> {
+        let table = self.table(|_| None)?;
+        match index
+            .tensors()
+            .find(|name| table.find(name, |i| self.name(i)).is_none())
+        {
+            None => Ok(()),
+            Some(name) => {
+                let message = match index.file_of(name) {
+                    Some(file) => format!(
+                        "the index says that it is in {}, which does not have it",
+                        quoted(file)
+                    ),
+                    None => "no file has this tensor".to_owned(),
+                };
+                Err(SourceError::new(SourceErrorKind::Invalid, message)
+                    .at_path(path)
+                    .at_tensor(name))
+            }
+        }
+    }
+
+    fn name(&self, number: u32) -> &str {
+        self.tensors
+            .get(number as usize)
+            .map_or("", |info| self.names.get(info.name))
+    }
+}
+
+enum Folder {
+    Index(PathBuf),
+    Files(Vec<PathBuf>),
+}
+
+/// What a folder is to be read by. Indexes of PyTorch's own format (`*.bin.index.json`) are passed over.
+fn in_folder(path: &Path) -> Result<Folder, SourceError> {
+    let at = |e: std::io::Error| SourceError::io(e).at_path(path);
+    let (mut indexes, mut files) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(path).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(".index.json") && !name.ends_with(".bin.index.json") {
+            indexes.push(entry.path());
+        } else if name.ends_with(".safetensors") {
+            files.push(entry.path());
+        }
+    }
+    indexes.sort();
+    files.sort();
+    match (indexes.len(), files.len()) {
+        (0, 0) => {
+            let message = "the folder has neither *.safetensors nor *.index.json";
+            Err(SourceError::new(SourceErrorKind::NotFound, message).at_path(path))
+        }
+        (0, _) => Ok(Folder::Files(files)),
+        (1, _) => Ok(Folder::Index(indexes.remove(0))),
+        (n, _) => {
+            let message = format!("the folder has {n} indexes; open one of them");
+            Err(SourceError::new(SourceErrorKind::Invalid, message).at_path(path))
+        }
+    }
+}

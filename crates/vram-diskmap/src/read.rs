@@ -1,0 +1,308 @@
+//! Reading tensors and slices of tensors.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use vram_types::{FileId, SourceError, SourceErrorKind, TensorMeta, TypeError};
+
+use crate::convert;
+use crate::diskmap::{DiskMap, TensorInfo};
+use crate::fault::Fault;
+use crate::io::ReadMode;
+use crate::slice::Runs;
+
+/// Runs of a slice with gaps up to this many bytes are read together: storage reads whole pages anyway.
+const MOST_GAP_BYTES: u64 = 4096;
+/// Most bytes of such a joint read.
+const MOST_JOINT_BYTES: u64 = 1 << 20;
+/// Stored bytes that are converted at a time: they stay in the processor's cache.
+const CONVERT_BYTES: u64 = 256 << 10;
+/// From here on a tensor gets memory congruent to its offset, so that a direct read needs no copy.
+const LEAST_CONGRUENT_BYTES: usize = 128 << 10;
+
+/// A tensor in host memory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostTensor {
+    meta: TensorMeta,
+    buffer: Vec<u8>,
+    at: usize,
+    len: usize,
+}
+
+impl HostTensor {
+    /// Dtype and shape.
+    pub fn meta(&self) -> &TensorMeta {
+        &self.meta
+    }
+
+    /// The elements, little-endian, row-major. Their address has no particular alignment.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.at..self.at + self.len).unwrap_or_default()
+    }
+
+    /// The same as a vector; moves the bytes where they do not begin it.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.buffer.truncate(self.at + self.len);
+        self.buffer.drain(..self.at);
+        self.buffer
+    }
+}
+
+impl fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "HostTensor({} {}, {} bytes)",
+            self.meta.dtype(),
+            self.meta.shape(),
+            self.len
+        )
+    }
+}
+
+impl DiskMap {
+    /// Reads a whole tensor.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that name; `Truncated` or `Invalid` if the file has changed; `Io`.
+    pub fn get(&self, name: &str) -> Result<HostTensor, SourceError> {
+        let info = self.info(name)?;
+        let len = memory(info.meta.bytes()).map_err(|e| e.at_tensor(name))?;
+        let file_at = if info.is_converted() { 0 } else { info.offset };
+        let (mut buffer, at) = self.congruent(info, len, file_at);
+        self.read_part(info, 0, &mut buffer, at, len)?;
+        self.unchanged(info)?;
+        Ok(HostTensor {
+            meta: info.meta.clone(),
+            buffer,
+            at,
+            len,
+        })
+    }
+
+    /// Reads a whole tensor into memory of exactly its size.
+    ///
+    /// # Errors
+    /// As [`DiskMap::get`]; `OutOfRange` if `dst` has another length.
+    pub fn read_into(&self, name: &str, dst: &mut [u8]) -> Result<(), SourceError> {
+        let info = self.info(name)?;
+        if dst.len() as u64 != info.meta.bytes() {
+            let message = format!("{} bytes do not fit a buffer of {}", info.meta.bytes(), dst.len());
+            return Err(SourceError::new(SourceErrorKind::OutOfRange, message).at_tensor(name));
+        }
+        let len = dst.len();
+        self.read_part(info, 0, dst, 0, len)?;
+        self.unchanged(info)
+    }
+
+    /// Reads a part of a tensor: one range per extent, outermost first; extents without a range are taken whole.
+    ///
+    /// Only the slice's own bytes are asked of storage; runs with gaps of less than a page are read together.
+    ///
+    /// # Errors
+    /// As [`DiskMap::get`]; `OutOfRange` if the slice is outside the shape, `Unsupported` if it begins or ends in the middle
+    /// of a byte (`F4`, `F6_E2M3`, `F6_E3M2`).
+    pub fn get_slice(&self, name: &str, ranges: &[Range<usize>]) -> Result<HostTensor, SourceError> {
+        let info = self.info(name)?;
+        let failed = |f: Fault| f.of(name).into_error();
+        let stored =
+            TensorMeta::new(info.stored, info.meta.shape().clone()).map_err(|e| cannot(info, e, name))?;
+        let runs = Runs::new(&stored, ranges).map_err(failed)?;
+        let len = memory(runs.meta.bytes()).map_err(|e| e.at_tensor(name))?;
+        let (mut buffer, at) = self.congruent(info, len, info.offset + runs.starts().next().unwrap_or(0));
+        self.read_runs(info, &runs, &mut buffer, at)?;
+        self.unchanged(info)?;
+        if !info.is_converted() {
+            return Ok(HostTensor {
+                meta: runs.meta,
+                buffer,
+                at,
+                len,
+            });
+        }
+        let meta = TensorMeta::new(info.meta.dtype(), runs.meta.shape().clone())
+            .map_err(|e| cannot(info, e, name))?;
+        let mut converted = vec![0; memory(meta.bytes())?];
+        convert::cast(&buffer[at..at + len], info.stored, &mut converted, meta.dtype())
+            .map_err(|e| cannot(info, e, name))?;
+        let len = converted.len();
+        Ok(HostTensor {
+            meta,
+            buffer: converted,
+            at: 0,
+            len,
+        })
+    }
+
+    /// Reads `dst[at..at + len]` from byte `offset` of a tensor, after conversion. The caller has checked the bounds.
+    pub(crate) fn read_part(
+        &self,
+        info: &TensorInfo,
+        offset: u64,
+        dst: &mut [u8],
+        at: usize,
+        len: usize,
+    ) -> Result<(), SourceError> {
+        if info.is_converted() {
+            return self.read_converted(info, offset, &mut dst[at..at + len]);
+        }
+        self.read_file(info.file, info.offset + offset, dst, at, len)
+    }
+
+    /// Reads `dst[at..at + len]` from a file and counts it. The caller has checked the bounds.
+    pub(crate) fn read_file(
+        &self,
+        file: FileId,
+        offset: u64,
+        dst: &mut [u8],
+        at: usize,
+        len: usize,
+    ) -> Result<(), SourceError> {
+        self.read_uncounted(file, offset, dst, at, len)?;
+        self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Fails if the tensor's file has been written to since it was opened.
+    pub(crate) fn unchanged(&self, info: &TensorInfo) -> Result<(), SourceError> {
+        let file = &self.files[info.file.0 as usize];
+        file.unchanged()
+            .map_err(|e| e.at_tensor(self.names.get(info.name)))
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
+        self.tensor(name).ok_or_else(|| {
+            let error = SourceError::new(SourceErrorKind::NotFound, "the checkpoint has no such tensor")
+                .at_tensor(name);
+            match self.files.as_slice() {
+                [only] => error.at_path(only.path()),
+                _ => error,
+            }
+        })
+    }
+
+    fn read_uncounted(
+        &self,
+        file: FileId,
+        offset: u64,
+        dst: &mut [u8],
+        at: usize,
+        len: usize,
+    ) -> Result<(), SourceError> {
+        let stored = &self.files[file.0 as usize];
+        stored
+            .read(self.mode, &self.pool, dst, at, len, offset)
+            .map_err(|e| match self.name_at(file, offset) {
+                Some(name) => e.at_tensor(name),
+                None => e,
+            })
+    }
+
+    fn read_runs(
+        &self,
+        info: &TensorInfo,
+        runs: &Runs,
+        dst: &mut [u8],
+        at: usize,
+    ) -> Result<(), SourceError> {
+        let run_bytes = runs.bytes as usize;
+        let mut starts = runs.starts().peekable();
+        let (mut group, mut scratch) = (Vec::new(), Vec::new());
+        let mut done = at;
+        while let Some(first) = starts.next() {
+            group.clear();
+            group.push(first);
+            let mut last = first;
+            while let Some(next) = starts.next_if(|&next| {
+                next - (last + runs.bytes) <= MOST_GAP_BYTES && next + runs.bytes - first <= MOST_JOINT_BYTES
+            }) {
+                group.push(next);
+                last = next;
+            }
+            let offset = info.offset + first;
+            if group.len() == 1 {
+                // What lies before `done` is kept; what follows is slack until its own run is read.
+                self.read_file(info.file, offset, &mut dst[done..], 0, run_bytes)?;
+                done += run_bytes;
+                continue;
+            }
+            scratch.resize((last + runs.bytes - first) as usize, 0);
+            let len = scratch.len();
+            self.read_uncounted(info.file, offset, &mut scratch, 0, len)?;
+            for start in &group {
+                let from = (start - first) as usize;
+                dst[done..done + run_bytes].copy_from_slice(&scratch[from..from + run_bytes]);
+                done += run_bytes;
+            }
+            self.bytes_read
+                .fetch_add(runs.bytes * group.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn read_converted(&self, info: &TensorInfo, offset: u64, dst: &mut [u8]) -> Result<(), SourceError> {
+        let (from, to) = (info.stored.layout(), info.meta.dtype().layout());
+        // Pieces that are whole in both layouts: 4 elements of any dtype are whole bytes.
+        let step = |bytes: u32, elements: u32| u64::from(bytes) * 4 / u64::from(elements);
+        let (from_step, to_step) = (
+            step(from.block_bytes, from.block_elements),
+            step(to.block_bytes, to.block_elements),
+        );
+        let end = offset + dst.len() as u64;
+        let stored = info.range();
+        let pieces = CONVERT_BYTES / from_step;
+        let (mut source, mut target) = (Vec::new(), Vec::new());
+        let mut piece = offset / to_step;
+        while piece * to_step < end {
+            let (begin, out_begin) = (piece * from_step, piece * to_step);
+            let take = (pieces * from_step).min(stored.bytes - begin);
+            let take = take.min((end - out_begin).div_ceil(to_step) * from_step);
+            let out_end = (out_begin + take.div_ceil(from_step) * to_step).min(info.meta.bytes());
+            source.resize(take as usize, 0);
+            target.resize((out_end - out_begin) as usize, 0);
+            let len = source.len();
+            self.read_file(info.file, stored.offset + begin, &mut source, 0, len)?;
+            convert::cast(&source, info.stored, &mut target, info.meta.dtype())
+                .map_err(|e| cannot(info, e, self.names.get(info.name)))?;
+            let (first, last) = (offset.max(out_begin), end.min(out_end));
+            dst[(first - offset) as usize..(last - offset) as usize]
+                .copy_from_slice(&target[(first - out_begin) as usize..(last - out_begin) as usize]);
+            piece += pieces;
+        }
+        Ok(())
+    }
+
+    /// Memory for `len` bytes of the file at `file_at`: with slack, and congruent to the offset, where a direct read pays.
+    fn congruent(&self, info: &TensorInfo, len: usize, file_at: u64) -> (Vec<u8>, usize) {
+        let file = &self.files[info.file.0 as usize];
+        if len < LEAST_CONGRUENT_BYTES
+            || self.mode == ReadMode::Buffered
+            || file.map().is_some()
+            || info.is_converted()
+        {
+            return (vec![0; len], 0);
+        }
+        let align = file.direct_alignment();
+        let buffer = vec![0; len + 2 * align];
+        let base = buffer.as_ptr() as usize % align;
+        let at = (file_at as usize % align + align - base) % align;
+        (buffer, at)
+    }
+}
+
+fn memory(bytes: u64) -> Result<usize, SourceError> {
+    usize::try_from(bytes).map_err(|_| {
+        SourceError::new(
+            SourceErrorKind::Unsupported,
+            "larger than this machine's address space",
+        )
+    })
+}
+
+fn cannot(info: &TensorInfo, error: TypeError, name: &str) -> SourceError {
+    let message = format!("cannot convert {} to {}: {error}", info.stored, info.meta.dtype());
+    SourceError::new(SourceErrorKind::Unsupported, message)
+        .at_tensor(name)
+        .caused_by(error)
+}

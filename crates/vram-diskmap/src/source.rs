@@ -1,0 +1,127 @@
+//! [`DiskMap`] as a [`WeightSource`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use smallvec::{SmallVec, smallvec};
+use vram_types::{
+    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
+    SourceErrorKind, StorageId, WeightSource,
+};
+
+use crate::diskmap::DiskMap;
+
+impl WeightSource for DiskMap {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.iter().map(|(name, _)| name))
+    }
+
+    fn locate(&self, name: &str) -> Option<Located> {
+        let info = self.tensor(name)?;
+        let range = info.range();
+        let storage = StorageId {
+            file: range.file,
+            offset: range.offset,
+        };
+        let ranges = if info.is_converted() {
+            SmallVec::new()
+        } else {
+            smallvec![range]
+        };
+        Some(Located {
+            meta: info.meta.clone(),
+            storage,
+            ranges,
+        })
+    }
+
+    fn file(&self, file: FileId) -> Option<&Path> {
+        Some(self.files.get(file.0 as usize)?.path())
+    }
+
+    /// Performs the requests one after the other on the calling thread; the priority makes no difference.
+    fn read_many(
+        &self,
+        requests: &mut [ReadRequest<'_>],
+        _priority: Priority,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        let mut touched: SmallVec<[(FileId, u64); 4]> = SmallVec::new();
+        for request in requests {
+            cancel.check()?;
+            let place = self.perform(request)?;
+            if touched.iter().all(|(file, _)| *file != place.0) {
+                touched.push(place);
+            }
+        }
+        for (file, offset) in touched {
+            self.files[file.0 as usize]
+                .unchanged()
+                .map_err(|e| match self.name_at(file, offset) {
+                    Some(name) => e.at_tensor(name),
+                    None => e,
+                })?;
+        }
+        Ok(())
+    }
+
+    fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
+        let file = self.files.get(range.file.0 as usize)?;
+        let map = file.map()?;
+        let window = range
+            .offset
+            .checked_add(range.bytes)
+            .and_then(|end| map.window(range.offset..end));
+        Some(match window {
+            Some(window) => Ok(Arc::new(window)),
+            None => Err(outside(range.offset, range.bytes, file.bytes()).at_path(file.path())),
+        })
+    }
+
+    fn bytes_read(&self) -> u64 {
+        DiskMap::bytes_read(self)
+    }
+}
+
+impl DiskMap {
+    /// Performs one request. Returns the file that it read, and where.
+    fn perform(&self, request: &mut ReadRequest<'_>) -> Result<(FileId, u64), SourceError> {
+        let len = request.wanted()?.len();
+        let at = request.at;
+        match request.target {
+            ReadTarget::File { file, offset } => {
+                let stored = self.files.get(file.0 as usize).ok_or_else(|| {
+                    SourceError::new(
+                        SourceErrorKind::NotFound,
+                        format!("no file has the number {}", file.0),
+                    )
+                })?;
+                if !inside(offset, len as u64, stored.bytes()) {
+                    return Err(outside(offset, len as u64, stored.bytes()).at_path(stored.path()));
+                }
+                self.read_file(file, offset, request.dst, at, len)?;
+                Ok((file, offset))
+            }
+            ReadTarget::Tensor { name, offset } => {
+                let info = self.tensor(name).ok_or_else(|| {
+                    SourceError::new(SourceErrorKind::NotFound, "the checkpoint has no such tensor")
+                        .at_tensor(name)
+                })?;
+                if !inside(offset, len as u64, info.meta.bytes()) {
+                    return Err(outside(offset, len as u64, info.meta.bytes()).at_tensor(name));
+                }
+                self.read_part(info, offset, request.dst, at, len)?;
+                Ok((info.file, info.offset))
+            }
+        }
+    }
+}
+
+fn inside(offset: u64, bytes: u64, end: u64) -> bool {
+    offset.checked_add(bytes).is_some_and(|last| last <= end)
+}
+
+fn outside(offset: u64, bytes: u64, end: u64) -> SourceError {
+    let message = format!("{bytes} bytes at {offset} of {end}");
+    SourceError::new(SourceErrorKind::OutOfRange, message)
+}

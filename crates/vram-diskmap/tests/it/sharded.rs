@@ -1,0 +1,114 @@
+//! Checkpoints of several files.
+
+use std::path::Path;
+
+use vram_diskmap::DiskMap;
+use vram_types::{FileId, SourceErrorKind, WeightSource, WeightSourceExt};
+
+use crate::helpers::{holds, refused, some_tensors, write};
+
+/// Two shards and their index.
+fn sharded(dir: &Path) -> Vec<crate::helpers::Written> {
+    let tensors = some_tensors();
+    write(&dir.join("model-1.safetensors"), &tensors[..3]);
+    write(&dir.join("model-2.safetensors"), &tensors[3..]);
+    let map: serde_json::Map<String, serde_json::Value> = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, t)| {
+            (
+                t.0.clone(),
+                format!("model-{}.safetensors", 1 + i / 3)
+                    .replace("-3", "-2")
+                    .into(),
+            )
+        })
+        .collect();
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    tensors
+}
+
+#[test]
+fn by_index_by_folder_and_by_list() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let tensors = sharded(dir.path());
+    let [one, two] = ["model-1.safetensors", "model-2.safetensors"].map(|name| dir.path().join(name));
+    let index = dir.path().join("model.safetensors.index.json");
+    for map in [
+        DiskMap::open(&index).unwrap(),
+        DiskMap::open(dir.path()).unwrap(),
+        DiskMap::open_files([&one, &two]).unwrap(),
+    ] {
+        holds(&map, &tensors);
+        assert!(map.files().eq([&one, &two]));
+        assert_eq!(map.require("ids").unwrap().storage.file, FileId(1));
+        assert_eq!(WeightSource::file(&map, FileId(1)), Some(two.as_path()));
+        assert_eq!(WeightSource::file(&map, FileId(2)), None);
+    }
+    std::fs::remove_file(&index).unwrap();
+    holds(&DiskMap::open(dir.path()).unwrap(), &tensors);
+}
+
+#[test]
+fn the_index_and_the_shards_must_agree() {
+    let check =
+        |spoil: &dyn Fn(&Path), kind: SourceErrorKind, tensor: Option<&str>, file: &str, says: &str| {
+            let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            sharded(dir.path());
+            spoil(dir.path());
+            let (got, error) = refused(&DiskMap::options(), dir.path());
+            assert_eq!((got, error.tensor()), (kind, tensor), "{error}");
+            assert!(
+                error.path().unwrap().ends_with(file) || file.is_empty(),
+                "{error}"
+            );
+            assert!(error.to_string().contains(says), "{error}");
+        };
+    let in_index = |dir: &Path, from: &str, to: &str| {
+        let path = dir.join("model.safetensors.index.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    };
+    use SourceErrorKind::{Invalid, NotFound};
+    let gone = |dir: &Path| std::fs::remove_file(dir.join("model-2.safetensors")).unwrap();
+    check(&gone, NotFound, None, "model-2.safetensors", "");
+    let wrong = |dir: &Path| in_index(dir, r#""ids":"model-2"#, r#""ids":"model-1"#);
+    check(
+        &wrong,
+        Invalid,
+        Some("ids"),
+        "model-2.safetensors",
+        "the index says that this tensor is in \"model-1",
+    );
+    let unknown = |dir: &Path| in_index(dir, r#""ids":"#, r#""idz":"#);
+    check(
+        &unknown,
+        Invalid,
+        Some("ids"),
+        "model-2.safetensors",
+        "does not name",
+    );
+    let extra = |dir: &Path| in_index(dir, r#""ids":"#, r#""more":"model-2.safetensors","ids":"#);
+    check(
+        &extra,
+        Invalid,
+        Some("more"),
+        "model.safetensors.index.json",
+        "does not have it",
+    );
+    let second = |dir: &Path| std::fs::write(dir.join("b.index.json"), "{}").unwrap();
+    check(&second, Invalid, None, "", "2 indexes");
+    let twice = |dir: &Path| {
+        std::fs::remove_file(dir.join("model.safetensors.index.json")).unwrap();
+        std::fs::copy(dir.join("model-1.safetensors"), dir.join("z.safetensors")).unwrap();
+    };
+    check(
+        &twice,
+        Invalid,
+        Some("a.bias"),
+        "z.safetensors",
+        "model-1.safetensors has a tensor of the same name",
+    );
+}

@@ -1,1 +1,0 @@
-//! Casts between dtypes over byte slices, as PyTorch's `.to(dtype)` rounds.

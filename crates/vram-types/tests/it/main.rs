@@ -1,0 +1,4 @@
+//! Integration tests of vram-types.
+
+mod casts;
+mod golden;
