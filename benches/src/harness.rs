@@ -1,0 +1,276 @@
+//! How rows are measured: all subjects once per round, the order reversed in every other round, so that whatever
+//! drifts (clocks, neighbours, the disk's mood) meets all alike; medians, with the whole spread beside them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::Options;
+use crate::machine::Machine;
+
+/// One thing that is measured.
+pub(crate) struct Subject<'a> {
+    name: String,
+    /// Bytes that one run moves, for a rate; 0 for none.
+    bytes: u64,
+    run: Box<dyn FnMut() -> Result<Duration> + 'a>,
+}
+
+impl<'a> Subject<'a> {
+    /// A subject that is timed from call to return.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        bytes: u64,
+        mut run: impl FnMut() -> Result<()> + 'a,
+    ) -> Subject<'a> {
+        let timed = move || {
+            let start = Instant::now();
+            run()?;
+            Ok(start.elapsed())
+        };
+        Subject {
+            name: name.into(),
+            bytes,
+            run: Box::new(timed),
+        }
+    }
+}
+
+/// What was measured of one subject.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Measured {
+    name: String,
+    bytes: u64,
+    seconds: Vec<f64>,
+    median: f64,
+    fastest: f64,
+    slowest: f64,
+    /// This subject's time over the first one's, round by round.
+    ratio: f64,
+    fastest_ratio: f64,
+    slowest_ratio: f64,
+}
+
+/// A row: subjects measured together. The first is what the others are compared with.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    row: String,
+    title: String,
+    machine: Machine,
+    rounds: usize,
+    quick: bool,
+    subjects: Vec<Measured>,
+    /// What was left out, and why.
+    skipped: Vec<String>,
+}
+
+/// Measures all subjects, once unrecorded and then `rounds` times.
+pub(crate) fn measure(
+    options: &Options,
+    row: &str,
+    title: &str,
+    mut subjects: Vec<Subject<'_>>,
+    skipped: Vec<String>,
+) -> Result<Row> {
+    ensure!(
+        !subjects.is_empty(),
+        "nothing to measure in {row}: {}",
+        skipped.join("; ")
+    );
+    let rounds = options.rounds();
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); subjects.len()];
+    for round in 0..=rounds {
+        eprint!("\r{row}: round {round} of {rounds} ");
+        let mut order: Vec<usize> = (0..subjects.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for i in order {
+            let subject = &mut subjects[i];
+            let took = (subject.run)().with_context(|| format!("{row}: {}", subject.name))?;
+            if round > 0 {
+                seconds[i].push(took.as_secs_f64());
+            }
+        }
+    }
+    eprintln!();
+    let first = seconds[0].clone();
+    let subjects = subjects
+        .into_iter()
+        .zip(seconds)
+        .map(|(subject, seconds)| {
+            let ratios: Vec<f64> = seconds.iter().zip(&first).map(|(s, f)| s / f).collect();
+            let (fastest, median, slowest) = spread(&seconds);
+            let (fastest_ratio, ratio, slowest_ratio) = spread(&ratios);
+            let (name, bytes) = (subject.name, subject.bytes);
+            Measured {
+                name,
+                bytes,
+                seconds,
+                median,
+                fastest,
+                slowest,
+                ratio,
+                fastest_ratio,
+                slowest_ratio,
+            }
+        })
+        .collect();
+    let machine = Machine::here();
+    Ok(Row {
+        row: row.into(),
+        title: title.into(),
+        machine,
+        rounds,
+        quick: options.quick,
+        subjects,
+        skipped,
+    })
+}
+
+/// Least, median and greatest. NaN for none.
+fn spread(samples: &[f64]) -> (f64, f64, f64) {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    if n == 0 {
+        return (f64::NAN, f64::NAN, f64::NAN);
+    }
+    (
+        sorted[0],
+        (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
+        sorted[n - 1],
+    )
+}
+
+impl Row {
+    /// Prints the table and writes the samples.
+    pub(crate) fn publish(&self, options: &Options) -> Result<()> {
+        println!("{}", self.table());
+        fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+        let path = options.out.join(format!("{}.json", self.row));
+        let text = serde_json::to_string_pretty(self).context("row as JSON")?;
+        fs::write(&path, text + "\n").with_context(|| path.display().to_string())
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![["", "median", "spread", "rate", "against the first"].map(str::to_owned)];
+        for m in &self.subjects {
+            let rate = m.bytes as f64 / m.median / 1e9;
+            rows.push([
+                m.name.clone(),
+                seconds_text(m.median),
+                format!("{} .. {}", seconds_text(m.fastest), seconds_text(m.slowest)),
+                if m.bytes > 0 {
+                    format!("{rate:.2} GB/s")
+                } else {
+                    String::new()
+                },
+                format!(
+                    "{:.2} ({:.2} .. {:.2})",
+                    m.ratio, m.fastest_ratio, m.slowest_ratio
+                ),
+            ]);
+        }
+        let mut text = format!("\n{}\n{} rounds, interleaved\n\n", self.title, self.rounds);
+        text.push_str(&table(&rows));
+        for reason in &self.skipped {
+            let _ = writeln!(text, "skipped: {reason}");
+        }
+        text
+    }
+}
+
+/// A Markdown table that also lines up in a terminal; the first row is the head, all columns but the first are numbers.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        for (c, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let _ = if c == 0 {
+                write!(text, "| {cell:width$} ")
+            } else {
+                write!(text, "| {cell:>width$} ")
+            };
+        }
+        text.push_str("|\n");
+        if i == 0 {
+            for (c, width) in widths.into_iter().enumerate() {
+                let _ = write!(
+                    text,
+                    "|{}{}",
+                    "-".repeat(width + 1),
+                    if c == 0 { "-" } else { ":" }
+                );
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
+
+fn seconds_text(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
+        s if s < 1.0 => format!("{:.1} ms", s * 1e3),
+        s => format!("{s:.3} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_of_few_and_of_even_counts() {
+        assert!(spread(&[]).1.is_nan());
+        assert_eq!(spread(&[2.0]), (2.0, 2.0, 2.0));
+        assert_eq!(spread(&[4.0, 1.0, 3.0]), (1.0, 3.0, 4.0));
+        assert_eq!(spread(&[4.0, 1.0, 3.0, 2.0]), (1.0, 2.5, 4.0));
+    }
+
+    #[test]
+    fn every_subject_runs_once_a_round_in_alternating_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            quick: true,
+            out: dir.path().to_owned(),
+        };
+        let log = &std::cell::RefCell::new(String::new());
+        let subject = |name: &'static str| Subject {
+            name: name.to_owned(),
+            bytes: 0,
+            run: Box::new(move || {
+                log.borrow_mut().push_str(name);
+                Ok(Duration::from_millis(if name == "a" { 10 } else { 25 }))
+            }),
+        };
+        let row = measure(
+            &options,
+            "test",
+            "A test",
+            vec![subject("a"), subject("b")],
+            vec![],
+        )
+        .unwrap();
+        assert_eq!(*log.borrow(), "abbaabba");
+        assert_eq!(row.subjects[1].ratio, 2.5);
+        row.publish(&options).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&fs::read(dir.path().join("test.json")).unwrap()).unwrap();
+        assert_eq!(json["subjects"][1]["seconds"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [["", "t"], ["long name", "1"]].map(|r| r.map(str::to_owned));
+        assert_eq!(
+            table(&rows),
+            "|           | t |\n|-----------|--:|\n| long name | 1 |\n"
+        );
+    }
+}

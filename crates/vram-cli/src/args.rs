@@ -1,0 +1,130 @@
+//! Arguments that several commands share.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use vram_types::{ByteSize, DType, ParseByteSizeError};
+
+/// How the bytes of tensors are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Read {
+    /// From the page cache what it holds, the rest past it where that pays
+    #[default]
+    Auto,
+    /// Through the page cache
+    Pread,
+    /// Past the page cache
+    Direct,
+    /// From a memory map; you promise that nobody changes the files meanwhile
+    Mmap,
+}
+
+/// An upper limit in bytes, or whatever is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Budget {
+    /// Most of what is free when the command starts.
+    Auto,
+    /// This much.
+    Bytes(ByteSize),
+}
+
+impl FromStr for Budget {
+    type Err = ParseByteSizeError;
+
+    fn from_str(text: &str) -> Result<Budget, ParseByteSizeError> {
+        if text == "auto" {
+            Ok(Budget::Auto)
+        } else {
+            text.parse().map(Budget::Bytes)
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Budget::Auto => f.write_str("auto"),
+            Budget::Bytes(size) => write!(f, "{size}"),
+        }
+    }
+}
+
+/// The dtype that layers compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ComputeDType {
+    /// Single precision
+    F32,
+    /// The upper half of single precision
+    Bf16,
+    /// Half precision
+    F16,
+}
+
+impl From<ComputeDType> for DType {
+    fn from(dtype: ComputeDType) -> DType {
+        match dtype {
+            ComputeDType::F32 => DType::F32,
+            ComputeDType::Bf16 => DType::BF16,
+            ComputeDType::F16 => DType::F16,
+        }
+    }
+}
+
+/// A device to compute on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    /// The processor, with host memory as its memory
+    #[default]
+    Cpu,
+}
+
+/// What every command that runs a network takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Engine {
+    /// Most device memory that weights and activations may take, as 512MiB or 6GiB
+    #[arg(long, value_name = "SIZE|auto", default_value_t = Budget::Auto)]
+    pub(crate) budget: Budget,
+    /// Most host memory for reading ahead and for the cache of weights
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub(crate) host_budget: ByteSize,
+    /// How weights are read from disk
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) read: Read,
+    /// What to compute in; the checkpoint's own dtype if not given
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<ComputeDType>,
+    /// Threads that compute; all of them if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+    /// How often to run the same pass
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) passes: usize,
+    /// Write the report of every pass as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<std::path::PathBuf>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: DeviceName,
+}
+
+/// Parses a number that may not be zero.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("is no whole number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets() {
+        assert_eq!("auto".parse(), Ok(Budget::Auto));
+        assert_eq!("6GiB".parse(), Ok(Budget::Bytes(ByteSize::gib(6))));
+        assert!("lots".parse::<Budget>().is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! `vram inspect`: what is in a checkpoint, from its headers alone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use globset::GlobMatcher;
+use serde::Serialize;
+use vram_diskmap::DiskMap;
+use vram_types::ByteSize;
+
+use crate::{checkpoint, output};
+
+/// List the tensors of checkpoints: name, dtype, shape, bytes, file and offset; reads headers only
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Checkpoints: safetensors files, *.index.json, or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Only tensors whose name matches, as in 'blocks.0.*'
+    #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
+    tensors: Option<GlobMatcher>,
+}
+
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    tensors: Vec<Tensor<'a>>,
+    totals: Vec<Total>,
+    bytes: u64,
+    /// How much was read to find this out.
+    bytes_read: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Tensor<'a> {
+    name: &'a str,
+    dtype: &'static str,
+    shape: &'a [usize],
+    bytes: u64,
+    file: &'a Path,
+    offset: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Total {
+    dtype: &'static str,
+    tensors: u64,
+    bytes: u64,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let maps = args
+        .paths
+        .iter()
+        .map(DiskMap::open)
+        .collect::<Result<Vec<_>, _>>()?;
+    let document = collect(&maps, args.tensors.as_ref());
+    if json {
+        output::json(&document)
+    } else {
+        Ok(print(&document)?)
+    }
+}
+
+fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'a> {
+    let mut tensors = Vec::new();
+    let mut totals = BTreeMap::<&str, Total>::new();
+    for map in maps {
+        let files: Vec<&Path> = map.files().collect();
+        for (name, info) in map
+            .iter()
+            .filter(|(name, _)| pattern.is_none_or(|p| p.is_match(name)))
+        {
+            let (range, dtype) = (info.range(), info.dtype().name());
+            let file = files.get(range.file.0 as usize).copied().unwrap_or(Path::new(""));
+            let total = totals.entry(dtype).or_insert(Total {
+                dtype,
+                tensors: 0,
+                bytes: 0,
+            });
+            total.tensors += 1;
+            total.bytes += range.bytes;
+            let (shape, bytes, offset) = (&info.shape()[..], range.bytes, range.offset);
+            tensors.push(Tensor {
+                name,
+                dtype,
+                shape,
+                bytes,
+                file,
+                offset,
+            });
+        }
+    }
+    let mut totals: Vec<Total> = totals.into_values().collect();
+    totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
+    let bytes = totals.iter().map(|t| t.bytes).sum();
+    Document {
+        tensors,
+        totals,
+        bytes,
+        bytes_read: maps.iter().map(DiskMap::bytes_read).sum(),
+    }
+}
+
+fn print(document: &Document<'_>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut file = None;
+    let mut rows = Vec::new();
+    for tensor in &document.tensors {
+        if file != Some(tensor.file) {
+            table(&mut out, &mut rows)?;
+            writeln!(out, "{}", tensor.file.display())?;
+            file = Some(tensor.file);
+        }
+        let shape = tensor
+            .shape
+            .iter()
+            .map(usize::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        rows.push([
+            format!("  {}", tensor.name),
+            tensor.dtype.to_owned(),
+            format!("[{shape}]"),
+            ByteSize(tensor.bytes).to_string(),
+            tensor.offset.to_string(),
+        ]);
+    }
+    table(&mut out, &mut rows)?;
+    for Total {
+        dtype,
+        tensors,
+        bytes,
+    } in &document.totals
+    {
+        writeln!(out, "{tensors} tensors of {dtype}, {}", ByteSize(*bytes))?;
+    }
+    let (count, bytes) = (document.tensors.len(), ByteSize(document.bytes));
+    writeln!(
+        out,
+        "{count} tensors in all, {bytes}; read {} to know it",
+        ByteSize(document.bytes_read)
+    )?;
+    out.flush()
+}
+
+/// Prints and forgets the rows.
+fn table(out: &mut impl Write, rows: &mut Vec<[String; 5]>) -> io::Result<()> {
+    if !rows.is_empty() {
+        rows.insert(
+            0,
+            ["  tensor", "dtype", "shape", "size", "offset"].map(str::to_owned),
+        );
+        output::columns(out, rows, [false, false, false, true, true])?;
+        rows.clear();
+    }
+    Ok(())
+}

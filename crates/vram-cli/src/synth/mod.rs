@@ -1,0 +1,205 @@
+//! `vram synth`: checkpoints of a known architecture with random weights, for trying out and for measuring.
+
+mod arch;
+mod noise;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::json;
+use vram_types::ByteSize;
+
+use crate::args::at_least_one;
+use crate::writer::{NewFile, NewTensor};
+use crate::{output, writer};
+use arch::Weight;
+
+/// Write a checkpoint of a known architecture with random bf16 weights
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What the weights are of
+    #[arg(long, value_enum)]
+    arch: Arch,
+    /// Number of blocks
+    #[arg(long, value_name = "N", default_value = "60", value_parser = at_least_one)]
+    blocks: usize,
+    /// Width of every block
+    #[arg(long, value_name = "N", default_value = "3072", value_parser = at_least_one)]
+    width: usize,
+    /// Width of the conditioning
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    in_dim: usize,
+    /// The same seed gives the same bytes, whatever the threads and the shards
+    #[arg(long, value_name = "N", default_value = "0")]
+    seed: u64,
+    /// Spread over so many files, with an index
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    shards: usize,
+    /// The new file; with shards, the name that the files' names are made from
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    force: bool,
+    /// Threads that make the weights; as many as the machine runs at once if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+}
+
+/// Architectures whose tensors we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Arch {
+    /// The blockwise ControlNet of Qwen-Image
+    QwenImageControlnet,
+}
+
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    /// What to open: the file, or the index of the shards.
+    output: &'a Path,
+    files: Vec<&'a Path>,
+    tensors: usize,
+    bytes: u64,
+    seconds: f64,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let weights = match args.arch {
+        Arch::QwenImageControlnet => arch::qwen_image_controlnet(args.blocks, args.width, args.in_dim)?,
+    };
+    ensure!(
+        args.shards <= weights.len(),
+        "{} tensors do not fill {} shards",
+        weights.len(),
+        args.shards
+    );
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let files = shards(&weights, args.shards)
+        .into_iter()
+        .enumerate()
+        .map(|(i, tensors)| NewFile::new(&shard_path(&args.output, i, args.shards)?, tensors, &metadata))
+        .collect::<Result<Vec<_>>>()?;
+    let by_name: BTreeMap<&str, (usize, &Weight)> = weights
+        .iter()
+        .enumerate()
+        .map(|(i, w)| (w.tensor.name.as_str(), (i, w)))
+        .collect();
+    let fill = |_: usize, tensor: &NewTensor, at: u64, piece: &mut [u8]| {
+        let (number, weight) = by_name
+            .get(tensor.name.as_str())
+            .context("a tensor of nobody's")?;
+        noise::fill(
+            args.seed,
+            *number as u64,
+            weight.middle,
+            weight.spread,
+            at / 2,
+            piece,
+        );
+        Ok(())
+    };
+    let took = writer::write("making weights", &files, args.force, args.threads, &fill)?;
+    let index = if args.shards > 1 {
+        Some(write_index(&args.output, &files)?)
+    } else {
+        None
+    };
+
+    let output = index.as_deref().unwrap_or(&args.output);
+    let (bytes, seconds) = (files.iter().map(NewFile::tensor_bytes).sum(), took.as_secs_f64());
+    let files = files.iter().map(NewFile::path).collect();
+    let document = Document {
+        output,
+        files,
+        tensors: weights.len(),
+        bytes,
+        seconds,
+    };
+    if json {
+        return output::json(&document);
+    }
+    eprintln!(
+        "{}: {} tensors, {} in {seconds:.2} s",
+        output.display(),
+        weights.len(),
+        ByteSize(bytes)
+    );
+    Ok(())
+}
+
+/// Cuts the tensors into runs of about the same number of bytes, none empty.
+fn shards(weights: &[Weight], count: usize) -> Vec<Vec<NewTensor>> {
+    let total: u128 = weights.iter().map(|w| u128::from(w.tensor.meta.bytes())).sum();
+    let mut shards = vec![Vec::new()];
+    let mut before = 0u128;
+    for (i, weight) in weights.iter().enumerate() {
+        let (done, left) = (shards.len(), count - shards.len());
+        let full = before * count as u128 >= total * done as u128;
+        // What is left over must not be fewer tensors than shards.
+        let must = weights.len() - i <= left;
+        if left > 0 && (full || must) && shards.last().is_some_and(|s| !s.is_empty()) {
+            shards.push(Vec::new());
+        }
+        if let Some(shard) = shards.last_mut() {
+            shard.push(weight.tensor.clone());
+        }
+        before += u128::from(weight.tensor.meta.bytes());
+    }
+    shards
+}
+
+/// `model.safetensors` of 3 is `model-00001-of-00003.safetensors` and so on.
+fn shard_path(output: &Path, number: usize, count: usize) -> Result<PathBuf> {
+    if count == 1 {
+        return Ok(output.to_owned());
+    }
+    let stem = output
+        .file_stem()
+        .with_context(|| format!("{} is no file name", output.display()))?;
+    Ok(output.with_file_name(format!(
+        "{}-{:05}-of-{count:05}.safetensors",
+        stem.to_string_lossy(),
+        number + 1
+    )))
+}
+
+fn write_index(output: &Path, files: &[NewFile]) -> Result<PathBuf> {
+    let path = output.with_extension("safetensors.index.json");
+    let mut map = BTreeMap::new();
+    for file in files {
+        let name = file.path().file_name().unwrap_or_default().to_string_lossy();
+        map.extend(file.names().map(|tensor| (tensor, name.clone())));
+    }
+    let total: u64 = files.iter().map(NewFile::tensor_bytes).sum();
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    fs::write(&path, format!("{index:#}\n")).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_hold_everything_once_and_are_never_empty() {
+        let weights = arch::qwen_image_controlnet(3, 32, 8).unwrap();
+        for count in 1..=weights.len() {
+            let shards = shards(&weights, count);
+            assert_eq!(shards.len(), count);
+            assert!(shards.iter().all(|s| !s.is_empty()));
+            let names: Vec<&str> = shards.iter().flatten().map(|t| t.name.as_str()).collect();
+            assert!(names.iter().eq(weights.iter().map(|w| &w.tensor.name)), "{count}");
+        }
+    }
+
+    #[test]
+    fn names_of_shards() {
+        let path = |i, n| shard_path(Path::new("d/m.safetensors"), i, n).unwrap();
+        assert_eq!(path(0, 1), Path::new("d/m.safetensors"));
+        assert_eq!(path(2, 3), Path::new("d/m-00003-of-00003.safetensors"));
+    }
+}

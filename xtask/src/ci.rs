@@ -1,0 +1,148 @@
+//! `cargo xtask test` and `cargo xtask ci`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{models, shell, tidy};
+
+/// `cargo test --workspace`, with the real models there if they can be had.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    if let Err(error) = models::run(&[]) {
+        // Such tests say so themselves; CI runs `cargo xtask models` on its own, where this is a failure.
+        eprintln!("skipped: the tests that need a real model, because {error:#}");
+    }
+    // A package or a path of one's own is instead of the workspace.
+    let narrowed = args
+        .iter()
+        .any(|a| ["-p", "--package", "--manifest-path"].contains(&a.as_str()));
+    let mut command = shell::cargo();
+    command.arg("test");
+    if !narrowed {
+        command.arg("--workspace");
+    }
+    shell::run(command.args(args))
+}
+
+/// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
+pub(crate) fn run() -> Result<()> {
+    let steps: [(&str, fn() -> Result<()>); 6] = [
+        ("format", || {
+            shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
+        }),
+        ("lints", || {
+            let args = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ];
+            shell::run(shell::cargo().args(args))
+        }),
+        ("tidy", tidy::run),
+        ("docs", || {
+            let args = ["doc", "--workspace", "--no-deps", "--quiet"];
+            shell::run(shell::cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))
+        }),
+        ("package", package),
+        ("outside", outside),
+    ];
+    let mut failed = Vec::new();
+    for (name, step) in steps {
+        let start = Instant::now();
+        eprintln!("== {name}");
+        let result = step();
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => eprintln!("== {name}: well, {seconds:.1} s"),
+            Err(error) => {
+                eprintln!("== {name}: FAILED, {seconds:.1} s: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Packs every public crate and builds it from what was packed; siblings come from the packages beside it.
+fn package() -> Result<()> {
+    let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
+    let mut command = shell::cargo();
+    command.args(["package", "--workspace", "--allow-dirty", "--quiet"]);
+    for package in metadata
+        .workspace_packages()
+        .into_iter()
+        .filter(|p| !tidy::is_public(p))
+    {
+        command.args(["--exclude", &package.name]);
+    }
+    shell::run(&mut command)
+}
+
+/// Builds and tests the crates that use ours as strangers do, and holds the number of packages they pull in.
+fn outside() -> Result<()> {
+    let folder = shell::root().join("examples-outside");
+    if !folder.is_dir() {
+        eprintln!("skipped: there is no {}", folder.display());
+        return Ok(());
+    }
+    let mut manifests: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| folder.display().to_string())?
+        .filter_map(|entry| Some(entry.ok()?.path().join("Cargo.toml")))
+        .filter(|manifest| manifest.is_file())
+        .collect();
+    manifests.sort();
+    manifests.iter().try_for_each(|manifest| outside_one(manifest))
+}
+
+fn outside_one(manifest: &Path) -> Result<()> {
+    let target = shell::root().join("target/examples-outside");
+    let mut command = shell::cargo();
+    command
+        .args(["test", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(&target);
+    shell::run(&mut command)?;
+
+    let metadata = shell::metadata(manifest, false)?;
+    for package in metadata.workspace_packages() {
+        let most = package
+            .metadata
+            .pointer("/xtask/most-packages")
+            .and_then(serde_json::Value::as_u64);
+        let Some(most) = most else {
+            bail!(
+                "{} sets no [package.metadata.xtask] most-packages",
+                manifest.display()
+            );
+        };
+        let mut tree = shell::cargo();
+        tree.args(["tree", "--prefix", "none", "--edges", "normal", "--manifest-path"])
+            .arg(manifest);
+        let text = shell::stdout(&mut tree)?;
+        let packages: BTreeSet<&str> = text
+            .lines()
+            .map(|l| l.trim_end_matches(" (*)"))
+            .filter(|l| !l.is_empty())
+            .collect();
+        let count = packages.len() as u64;
+        ensure!(
+            count <= most,
+            "{} pulls in {count} packages, itself included; {most} are allowed",
+            package.name
+        );
+        eprintln!(
+            "{}: {count} packages, itself included, of {most} allowed",
+            package.name
+        );
+    }
+    Ok(())
+}

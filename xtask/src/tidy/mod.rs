@@ -1,0 +1,61 @@
+//! Holds the code to what ARCHITECTURE.md says of it.
+
+mod allow;
+mod architecture;
+mod edges;
+mod lengths;
+mod manifests;
+mod sources;
+mod traits;
+mod unsafety;
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+use architecture::Architecture;
+pub(crate) use manifests::is_public;
+
+/// What breaks a rule, one line each; a check that finds nothing gives an empty list.
+type Findings = Vec<String>;
+
+/// Runs every check and fails if any of them finds something.
+pub(crate) fn run() -> Result<()> {
+    let root = shell::root();
+    let path = root.join("ARCHITECTURE.md");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let architecture = Architecture::parse(&text)?;
+    let metadata = shell::metadata(&root.join("Cargo.toml"), false)?;
+    let sources = sources::all(&root)?;
+
+    let checks: [(&str, Findings); 5] = [
+        (
+            "code map and dependency edges",
+            edges::check(&architecture, &metadata),
+        ),
+        (
+            "unsafe inventory",
+            unsafety::check(&architecture.unsafe_files, &sources)?,
+        ),
+        ("trait sizes", traits::check(&sources, allow::LARGE_TRAITS)?),
+        ("file lengths", lengths::check(&sources, allow::LONG_FILES)),
+        ("manifests", manifests::check(&metadata)),
+    ];
+    let mut found = 0;
+    for (name, findings) in &checks {
+        for finding in findings {
+            eprintln!("tidy: {name}: {finding}");
+        }
+        found += findings.len();
+    }
+    if found > 0 {
+        bail!("tidy found {found} things to mend");
+    }
+    eprintln!(
+        "tidy: {} files of {} crates are in order",
+        sources.len(),
+        metadata.workspace_members.len()
+    );
+    Ok(())
+}
