@@ -1,1 +1,2 @@
-//! vram-device
+//! Devices.
+pub mod cpu;
