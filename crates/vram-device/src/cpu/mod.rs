@@ -1,5 +1,7 @@
 //! The CPU: the embedded default backend. Memory is anonymous pages, and copies and kernels run where they are called.
 
+mod compute;
+pub mod kernels;
 mod memory;
 
 use std::ops::Range;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use crate::{
     Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Part, Queue, Region, Reservation, Staging, Ticket, Topology,
 };
+use kernels::Isa;
 use memory::Pages;
 
 /// How to set up a [`Cpu`].
@@ -18,12 +21,15 @@ pub struct CpuOptions {
     /// Pretend that kernels cannot read the memory that host threads write, so that weights are staged and copied as
     /// for a discrete GPU. For tests and for comparisons.
     pub discrete: bool,
+    /// The instruction-set path; `VRAM_CPU_ISA` if that is set, else the best of this processor.
+    pub isa: Option<Isa>,
 }
 
 /// The processor, with a pool of threads of its own.
 #[derive(Debug)]
 pub struct Cpu {
     info: DeviceInfo,
+    isa: Isa,
     pool: Arc<rayon::ThreadPool>,
 }
 
@@ -46,14 +52,23 @@ impl Cpu {
             .thread_name(|i| format!("vram-cpu-{i}"))
             .build()
             .map_err(|e| unavailable("the CPU's thread pool", e.to_string()))?;
+        let isa = match options.isa {
+            Some(isa) => isa,
+            None => Isa::detect().map_err(|e| unavailable("the CPU device", e.to_string()))?,
+        };
         let info = DeviceInfo {
             backend: "cpu",
-            name: format!("{threads} threads"),
+            name: format!("{threads} threads, {isa}"),
             topology: Topology { host_visible: !options.discrete, separate_copy_queue: false },
             alignment: memory::PAGE,
             max_allocation: isize::MAX as u64,
         };
-        Ok(Cpu { info, pool: Arc::new(pool) })
+        Ok(Cpu { info, isa, pool: Arc::new(pool) })
+    }
+
+    /// The instruction-set path.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Threads that compute.
