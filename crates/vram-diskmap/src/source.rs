@@ -65,6 +65,10 @@ impl WeightSource for DiskMap {
         Ok(())
     }
 
+    fn alignment(&self) -> u64 {
+        self.direct_alignment() as u64
+    }
+
     fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
         let file = self.files.get(range.file.0 as usize)?;
         let map = file.map()?;

@@ -1,6 +1,7 @@
 //! What a forward is written against: memory for activations, kernels, and the weights of one layer at a time.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use vram_alloc::{ParamId, Parameter};
 use vram_device::{Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, View, ViewMut};
@@ -59,6 +60,35 @@ impl Tensor {
     /// Never for a tensor that a [`Forward`] made.
     pub fn view_mut(&mut self) -> Result<ViewMut<'_>, Error> {
         Ok(ViewMut::new(&mut self.region, 0, self.meta.clone())?)
+    }
+
+    /// Some rows (steps of the outermost extent), to read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no such rows.
+    pub fn rows(&self, rows: Range<usize>) -> Result<View<'_>, Error> {
+        let (at, meta) = self.row_range(rows)?;
+        Ok(View::new(&self.region, at, meta)?)
+    }
+
+    /// Some rows (steps of the outermost extent), to write.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no such rows.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> Result<ViewMut<'_>, Error> {
+        let (at, meta) = self.row_range(rows)?;
+        Ok(ViewMut::new(&mut self.region, at, meta)?)
+    }
+
+    fn row_range(&self, rows: Range<usize>) -> Result<(u64, TensorMeta), Error> {
+        let (count, row_bytes) = (self.shape().first().copied(), self.meta.row_bytes());
+        match (count, row_bytes) {
+            (Some(count), Some(row_bytes)) if rows.start <= rows.end && rows.end <= count => {
+                let meta = TensorMeta::new(self.dtype(), self.shape().with_first(rows.len()))?;
+                Ok((rows.start as u64 * row_bytes, meta))
+            }
+            _ => Err(Error::Shape(format!("a tensor of shape {} has no rows {rows:?}", self.shape()))),
+        }
     }
 
     /// The same elements under another shape.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
-use vram_types::{DType, FileRange, Located, TensorMeta, WeightSource, WeightSourceExt};
+use vram_types::{FileRange, Located, TensorMeta, WeightSource, WeightSourceExt};
 
 use crate::Error;
 
@@ -164,9 +164,5 @@ impl LayerTensor {
             }]),
             _ => SmallVec::new(),
         }
-    }
-
-    pub(crate) fn dtype(&self) -> DType {
-        self.located.meta.dtype()
     }
 }

@@ -75,7 +75,6 @@ enum Slot {
 }
 
 struct Entry {
-    unit: UnitId,
     /// `None` for a resident, whose slot is in `residents`.
     slot: Option<Slot>,
 }
@@ -181,12 +180,12 @@ impl Shared {
                 let slot = self.load_resident(f, &plan, unit);
                 f.residents[unit.0] = Some(slot);
             }
-            f.entries.push_back(Entry { unit, slot: None });
+            f.entries.push_back(Entry { slot: None });
             return Issued::Yes;
         }
         match self.load_streamed(f, &plan, unit, Place::Position(position)) {
             Some(slot) => {
-                f.entries.push_back(Entry { unit, slot: Some(slot) });
+                f.entries.push_back(Entry { slot: Some(slot) });
                 Issued::Yes
             }
             None => Issued::NoRoom,
@@ -294,7 +293,7 @@ impl Shared {
         let expected = f.expects(unit);
         let stray = !expected && (resident || !self.depart(&mut f, unit));
         if stray && !resident {
-            f.stray = Some(Entry { unit, slot: None });
+            f.stray = Some(Entry { slot: None });
         }
         let mut waiting_since = None;
         let weights = loop {
@@ -335,7 +334,7 @@ impl Shared {
         } else if stray {
             match self.load_streamed(f, &plan, unit, Place::Stray) {
                 Some(slot) => {
-                    f.stray = Some(Entry { unit, slot: Some(slot) });
+                    f.stray = Some(Entry { slot: Some(slot) });
                     false
                 }
                 None => true,

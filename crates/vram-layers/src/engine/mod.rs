@@ -105,7 +105,8 @@ impl Engine {
         let mut piece = PIECE.next_multiple_of(align);
         let mut staging = Vec::new();
         if !host_visible {
-            let share = options.host_budget.limit() / readers as u64;
+            // Half of it: inputs are staged as well.
+            let share = options.host_budget.limit() / 2 / readers as u64;
             piece = piece.min(share.saturating_sub(2 * align) / align * align);
             if piece == 0 {
                 return Err(Error::Unsupported(format!(
