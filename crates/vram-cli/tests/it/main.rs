@@ -1,4 +1,5 @@
 //! The command as a person or a script meets it: exit codes, JSON, and what errors say.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::path::Path;
