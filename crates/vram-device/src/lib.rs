@@ -1,1 +1,37 @@
-//! vram-device
+//! Device memory under a hard byte budget, asynchronous copies ordered by tickets, and compute kernels, behind two
+//! object-safe traits: [`Device`] (ten methods, memory and order) and [`Kernels`] (arithmetic).
+//!
+//! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
+//! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
+//! real work; [`conformance`] is the suite that every backend passes.
+//!
+//! ```
+//! use vram_device::{Budget, Device, Lifetime, Tier, cpu::Cpu};
+//!
+//! let cpu = Cpu::new(Default::default())?;
+//! let budget = Budget::new(Tier::Device, 1 << 20);
+//! let mut region = cpu.allocate(budget.reserve(Lifetime::Weights, 4096)?)?.into_region();
+//! region.host_mut().ok_or("the CPU's memory is host-visible")?.fill(7);
+//! assert_eq!(budget.used(), 4096);
+//! drop(region);
+//! assert_eq!(budget.used(), 0);
+//! assert!(budget.reserve(Lifetime::Pass, (1 << 20) + 1).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+mod budget;
+pub mod conformance;
+pub mod cpu;
+mod device;
+mod error;
+mod kernels;
+mod memory;
+mod view;
+
+pub use budget::{Budget, BudgetExceeded, Lifetime, Reservation, Tier, Usage};
+pub use device::{Device, DeviceInfo, MemoryInfo, Queue, Ticket, Topology};
+pub use error::DeviceError;
+pub use kernels::{Activation, AttentionArgs, Binary, Kernels, LinearArgs, ScratchFor};
+pub use memory::{Arena, Buffer, FirstFit, Measure, OffsetAlloc, Part, RawBuffer, Region, RingAlloc, Staging};
+pub use view::{View, ViewMut};

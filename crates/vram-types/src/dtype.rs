@@ -148,7 +148,7 @@ impl DType {
             return elements.checked_mul(layout.block_bytes as u64);
         }
         let bits_left = (elements % 8) * self.bits() as u64;
-        if bits_left % 8 != 0 {
+        if !bits_left.is_multiple_of(8) {
             return None;
         }
         match (elements / 8).checked_mul(self.bits() as u64) {

@@ -233,6 +233,12 @@ pub trait WeightSource: Send + Sync {
         None
     }
 
+    /// Reads go fastest into memory whose address is congruent to the file offset modulo this many bytes, a power
+    /// of two: the sector for direct reads, 1 where it makes no difference.
+    fn alignment(&self) -> u64 {
+        1
+    }
+
     /// Bytes requested from storage so far, headers included.
     fn bytes_read(&self) -> u64;
 }

@@ -1,5 +1,15 @@
 //! Tests of the crate as its users see it.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+#![allow(clippy::single_range_in_vec_init)] // one extent, one range
+
+mod bad;
+mod counting;
 mod helpers;
+mod oracle;
 mod reading;
 mod sharded;
+mod writing;
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;

@@ -3,6 +3,8 @@
 //! The loops have no intrinsics: the scalar functions are free of branches, and the compiler makes vector code of them
 //! under each set of target features.
 
+use std::marker::PhantomData;
+
 use super::scalar::*;
 use crate::DType;
 
@@ -110,7 +112,26 @@ fn through_f32(
     }
 }
 
-/// A dtype as the loops see it.
+/// What one loop does to one element.
+trait Step {
+    const FROM: usize;
+    const TO: usize;
+    fn step(src: &[u8], dst: &mut [u8]);
+}
+
+/// Any two dtypes by way of `f32`.
+struct Via<A, B>(PhantomData<(A, B)>);
+
+impl<A: Element, B: Element> Step for Via<A, B> {
+    const FROM: usize = A::BYTES;
+    const TO: usize = B::BYTES;
+    #[inline(always)]
+    fn step(src: &[u8], dst: &mut [u8]) {
+        B::store(A::load(src), dst);
+    }
+}
+
+/// A dtype as `Via` sees it.
 trait Element {
     const BYTES: usize;
     fn load(bytes: &[u8]) -> f32;
@@ -147,6 +168,26 @@ element!(E4m3Fnuz, u8, f8_e4m3fnuz_to_f32, f32_to_f8_e4m3fnuz);
 element!(E5m2Fnuz, u8, f8_e5m2fnuz_to_f32, f32_to_f8_e5m2fnuz);
 element!(E8m0, u8, f8_e8m0_to_f32, f32_to_f8_e8m0);
 
+/// fp8 into 16 bits without the way through `f32`; same bits, half the width.
+macro_rules! widen {
+    ($name:ident, $convert:ident) => {
+        struct $name;
+        impl Step for $name {
+            const FROM: usize = 1;
+            const TO: usize = 2;
+            #[inline(always)]
+            fn step(src: &[u8], dst: &mut [u8]) {
+                dst.copy_from_slice(&$convert(src[0]).to_le_bytes());
+            }
+        }
+    };
+}
+
+widen!(E4m3ToBf16, f8_e4m3_to_bf16);
+widen!(E4m3ToF16, f8_e4m3_to_f16);
+widen!(E5m2ToBf16, f8_e5m2_to_bf16);
+widen!(E5m2ToF16, f8_e5m2_to_f16);
+
 /// Pairs that move checkpoints get a loop of their own.
 fn direct(from: DType, to: DType) -> Option<Loop> {
     use DType as D;
@@ -159,10 +200,10 @@ fn direct(from: DType, to: DType) -> Option<Loop> {
         (D::F16, D::BF16) => pair::<F16, Bf16>,
         (D::F16, D::F8_E4M3) => pair::<F16, E4m3>,
         (D::F16, D::F8_E5M2) => pair::<F16, E5m2>,
-        (D::F8_E4M3, D::BF16) => pair::<E4m3, Bf16>,
-        (D::F8_E4M3, D::F16) => pair::<E4m3, F16>,
-        (D::F8_E5M2, D::BF16) => pair::<E5m2, Bf16>,
-        (D::F8_E5M2, D::F16) => pair::<E5m2, F16>,
+        (D::F8_E4M3, D::BF16) => steps::<E4m3ToBf16>,
+        (D::F8_E4M3, D::F16) => steps::<E4m3ToF16>,
+        (D::F8_E5M2, D::BF16) => steps::<E5m2ToBf16>,
+        (D::F8_E5M2, D::F16) => steps::<E5m2ToF16>,
         _ => return None,
     })
 }
@@ -196,32 +237,36 @@ fn from_f32(to: DType) -> Option<Loop> {
 }
 
 fn pair<A: Element, B: Element>(isa: Isa, src: &[u8], dst: &mut [u8]) {
+    steps::<Via<A, B>>(isa, src, dst);
+}
+
+fn steps<S: Step>(isa: Isa, src: &[u8], dst: &mut [u8]) {
     match isa.0 {
-        Level::Portable => elements::<A, B>(src, dst),
+        Level::Portable => elements::<S>(src, dst),
         // SAFETY: an `Isa` of this level is made only after `is_x86_feature_detected!` said yes to its features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { elements_avx2::<A, B>(src, dst) },
+        Level::Avx2 => unsafe { elements_avx2::<S>(src, dst) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { elements_avx512::<A, B>(src, dst) },
+        Level::Avx512 => unsafe { elements_avx512::<S>(src, dst) },
     }
 }
 
 #[inline(always)]
-fn elements<A: Element, B: Element>(src: &[u8], dst: &mut [u8]) {
-    for (s, d) in src.chunks_exact(A::BYTES).zip(dst.chunks_exact_mut(B::BYTES)) {
-        B::store(A::load(s), d);
+fn elements<S: Step>(src: &[u8], dst: &mut [u8]) {
+    for (s, d) in src.chunks_exact(S::FROM).zip(dst.chunks_exact_mut(S::TO)) {
+        S::step(s, d);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn elements_avx2<A: Element, B: Element>(src: &[u8], dst: &mut [u8]) {
-    elements::<A, B>(src, dst);
+fn elements_avx2<S: Step>(src: &[u8], dst: &mut [u8]) {
+    elements::<S>(src, dst);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn elements_avx512<A: Element, B: Element>(src: &[u8], dst: &mut [u8]) {
-    elements::<A, B>(src, dst);
+fn elements_avx512<S: Step>(src: &[u8], dst: &mut [u8]) {
+    elements::<S>(src, dst);
 }

@@ -5,7 +5,7 @@
 //! aligned to its elements.
 //!
 //! # Rounding
-//! To nearest, ties to even, subnormals included. Every pair goes through `f32`, `F64` into `F16` too: PyTorch's own
+//! To nearest, ties to even, subnormals included. Every pair rounds as if through `f32`, `F64` into `F16` too: PyTorch's own
 //! narrowing begins with `static_cast<float>`, and so rounds twice. Beyond the largest finite value:
 //!
 //! | to | overflow | infinity | NaN |
@@ -36,9 +36,9 @@ use rayon::prelude::*;
 
 pub use kernel::Isa;
 pub use scalar::{
-    bf16_to_f32, f8_e4m3_to_f32, f8_e4m3fnuz_to_f32, f8_e5m2_to_f32, f8_e5m2fnuz_to_f32, f8_e8m0_to_f32,
-    f16_to_f32, f32_to_bf16, f32_to_f8_e4m3, f32_to_f8_e4m3fnuz, f32_to_f8_e5m2, f32_to_f8_e5m2fnuz,
-    f32_to_f8_e8m0, f32_to_f16,
+    bf16_to_f32, f8_e4m3_to_bf16, f8_e4m3_to_f16, f8_e4m3_to_f32, f8_e4m3fnuz_to_f32, f8_e5m2_to_bf16,
+    f8_e5m2_to_f16, f8_e5m2_to_f32, f8_e5m2fnuz_to_f32, f8_e8m0_to_f32, f16_to_f32, f32_to_bf16,
+    f32_to_f8_e4m3, f32_to_f8_e4m3fnuz, f32_to_f8_e5m2, f32_to_f8_e5m2fnuz, f32_to_f8_e8m0, f32_to_f16,
 };
 
 use crate::{DType, TypeError};
@@ -108,7 +108,7 @@ fn check(src: &[u8], from: DType, dst: &[u8], to: DType) -> Result<(), TypeError
     }
     let block = from.layout().block_bytes as usize;
     let blocks = src.len() / block;
-    if src.len() % block != 0 {
+    if !src.len().is_multiple_of(block) {
         return Err(TypeError::Length {
             what: "the source of a cast, which ends within an element,",
             expected: (blocks as u64 + 1).saturating_mul(block as u64),

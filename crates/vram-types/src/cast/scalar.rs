@@ -136,6 +136,37 @@ pub fn f32_to_f8_e8m0(x: f32) -> u8 {
     (exponent + up) as u8
 }
 
+/// `F8_E4M3` bits to `BF16` bits, as through `f32`.
+#[inline(always)]
+pub fn f8_e4m3_to_bf16(x: u8) -> u16 {
+    widen::<3, 7, 7, 127>(x, 0x7f, 0x7fc0)
+}
+
+/// `F8_E4M3` bits to `F16` bits, as through `f32`.
+#[inline(always)]
+pub fn f8_e4m3_to_f16(x: u8) -> u16 {
+    widen::<3, 7, 10, 15>(x, 0x7f, 0x7e00)
+}
+
+/// `F8_E5M2` bits to `BF16` bits, as through `f32`.
+#[inline(always)]
+pub fn f8_e5m2_to_bf16(x: u8) -> u16 {
+    let mag = u16::from(x & 0x7f);
+    let special = 0x7f80 | (mag & 3) << 5 | if mag > 0x7c { 0x40 } else { 0 };
+    let sign = u16::from(x & 0x80) << 8;
+    if mag >= 0x7c {
+        special | sign
+    } else {
+        widen::<2, 15, 7, 127>(x, 0x7f, 0)
+    }
+}
+
+/// `F8_E5M2` bits to `F16` bits, as through `f32`: the former is the latter's upper half.
+#[inline(always)]
+pub fn f8_e5m2_to_f16(x: u8) -> u16 {
+    u16::from(x) << 8 | if x & 0x7f > 0x7c { 0x200 } else { 0 }
+}
+
 /// Bits of the `f32` that magnitude `mag` stands for, infinities and NaNs aside.
 #[inline(always)]
 fn decode<const MANTISSA: u32, const BIAS: u32>(mag: u32) -> u32 {
@@ -187,4 +218,36 @@ fn encode_fnuz<const MANTISSA: u32, const BIAS: u32>(bits: u32) -> u8 {
     } else {
         signed
     }) as u8
+}
+
+/// A byte of at most 3 bits of mantissa in a 16-bit format in which all of its values are normal. Stays within 16 bits,
+/// so that a vector holds twice as many as by way of `f32`.
+#[inline(always)]
+fn widen<const MANTISSA: u16, const BIAS: u16, const TO_MANTISSA: u16, const TO_BIAS: u16>(
+    x: u8,
+    nan_mag: u16,
+    nan: u16,
+) -> u16 {
+    let mag = u16::from(x & 0x7f);
+    let shift = TO_MANTISSA - MANTISSA;
+    let rebias = (TO_BIAS - BIAS) << TO_MANTISSA;
+    // A subnormal loses its leading bit to the exponent, which is lower by as many as the bit is below the hidden one's
+    // place: by 1 for the highest bit of mantissa, and so on.
+    let leading = |below: u16| {
+        (mag << (shift + below))
+            .wrapping_add(rebias)
+            .wrapping_sub(below << TO_MANTISSA)
+    };
+    let mut value = (mag << shift) + rebias;
+    let mut below = 1;
+    while below <= MANTISSA {
+        value = if mag < 1 << (MANTISSA + 1 - below) {
+            leading(below)
+        } else {
+            value
+        };
+        below += 1;
+    }
+    let value = if mag == 0 { 0 } else { value };
+    (if mag == nan_mag { nan } else { value }) | u16::from(x & 0x80) << 8
 }

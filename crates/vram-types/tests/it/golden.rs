@@ -135,3 +135,22 @@ fn fp8_encoders_take_the_nearest_value() {
         }
     }
 }
+
+#[test]
+fn the_short_way_from_fp8_to_16_bits_gives_the_bits_of_the_long_way() {
+    let bytes: Vec<u8> = (0..=u8::MAX).collect();
+    for from in [DType::F8_E4M3, DType::F8_E5M2] {
+        for to in [DType::BF16, DType::F16] {
+            let wide = cast_on(Isa::PORTABLE, &bytes, from, DType::F32);
+            let expected = cast_on(Isa::PORTABLE, &wide, DType::F32, to);
+            for isa in Isa::available() {
+                assert_eq!(
+                    cast_on(isa, &bytes, from, to),
+                    expected,
+                    "{from} to {to} on {}",
+                    isa.name()
+                );
+            }
+        }
+    }
+}

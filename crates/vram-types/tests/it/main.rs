@@ -1,4 +1,6 @@
 //! Integration tests of vram-types.
 
+#![allow(clippy::unwrap_used)] // helpers outside of test functions
+
 mod casts;
 mod golden;

@@ -1,0 +1,125 @@
+//! The trait that a backend implements to hold memory and keep order.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::{Buffer, DeviceError, Part, Region, Reservation, Staging};
+
+/// How a device's memory and queues relate to the host; the planner works from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Kernels read the memory that host threads write: a slot is filled in place and there is no host tier.
+    pub host_visible: bool,
+    /// Copies run beside kernels. Where they do not, the bound of a pass is the sum of both and not the larger.
+    pub separate_copy_queue: bool,
+}
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Short name of the backend, as `--device` takes it.
+    pub backend: &'static str,
+    /// Name for people: model, cores, instruction set.
+    pub name: String,
+    /// Memory and queues.
+    pub topology: Topology,
+    /// Alignment of allocations in bytes, a power of two.
+    pub alignment: u64,
+    /// The largest single allocation in bytes.
+    pub max_allocation: u64,
+}
+
+/// Memory of the device as the driver or system tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Bytes that could be allocated now.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// A sequence of work that the device performs in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Queue {
+    /// Copies to the device.
+    Copy,
+    /// Kernels.
+    Compute,
+}
+
+/// A point in a queue: everything issued to `queue` up to `value`. Waiting for it orders work on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    /// The queue.
+    pub queue: Queue,
+    /// Its position; grows with every piece of work.
+    pub value: u64,
+}
+
+/// Memory, copies and order on one device. Calls are coarse and object-safe, and none waits for the device unless
+/// its documentation says so.
+pub trait Device: Send + Sync + fmt::Debug {
+    /// What the device is.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Memory as the driver tells it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] with the reason where the backend cannot tell.
+    fn memory(&self) -> Result<MemoryInfo, DeviceError>;
+
+    /// Allocates `reservation.bytes()` bytes, which are unspecified until written. The buffer keeps the reservation.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn allocate(&self, reservation: Reservation) -> Result<Buffer, DeviceError>;
+
+    /// Allocates host memory that the device can read from asynchronously.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn stage(&self, reservation: Reservation) -> Result<Staging, DeviceError>;
+
+    /// Issues a copy of `src[range]` to byte `at` of a part on the copy queue. `src` may be written again once the
+    /// ticket is done.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfRange`], [`DeviceError::Lost`].
+    fn upload(
+        &self,
+        src: &Staging,
+        range: Range<u64>,
+        dst: &mut Part,
+        at: u64,
+    ) -> Result<Ticket, DeviceError>;
+
+    /// Waits for the compute queue and copies `src` from byte `at` into host memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfRange`], [`DeviceError::Lost`].
+    fn download(&self, src: &Region, at: u64, dst: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// A ticket for everything issued to the queue so far.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    fn ticket(&self, queue: Queue) -> Result<Ticket, DeviceError>;
+
+    /// Makes work issued to `queue` from now on start after the ticket is done. The host does not wait.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    fn order(&self, queue: Queue, after: Ticket) -> Result<(), DeviceError>;
+
+    /// Whether the ticket is done, without waiting.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    fn is_done(&self, ticket: Ticket) -> Result<bool, DeviceError>;
+
+    /// Stops the host until the ticket is done.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    fn wait(&self, ticket: Ticket) -> Result<(), DeviceError>;
+}

@@ -1,0 +1,12 @@
+//! Memory of a device: buffers that own reservations, regions that own their bytes exclusively, and arenas that
+//! hand regions out.
+
+mod alloc;
+mod arena;
+mod buffer;
+mod region;
+
+pub use alloc::{FirstFit, Measure, OffsetAlloc, RingAlloc};
+pub use arena::Arena;
+pub use buffer::{Buffer, RawBuffer, Staging};
+pub use region::{Part, Region};

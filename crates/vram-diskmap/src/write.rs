@@ -1,0 +1,268 @@
+//! Writing safetensors files as a stream.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vram_types::{SourceError, SourceErrorKind, TensorMeta};
+
+use crate::fault::quoted;
+use crate::header::{LENGTH_BYTES, MOST_HEADER_BYTES};
+
+/// The tensors' bytes begin at a multiple of this, so that a file's own layout never forces a direct read to copy.
+const DATA_ALIGNMENT: usize = 4096;
+/// Small writes are gathered up to this many bytes.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Writes one safetensors file: all tensors are declared first, then their bytes follow in that order.
+///
+/// Memory is bounded by the header, whatever the tensors' size. The file appears under its name at
+/// [`finish`](SafetensorsWriter::finish), complete; a writer that is dropped before leaves nothing behind.
+///
+/// ```
+/// use vram_diskmap::{DiskMap, SafetensorsWriter};
+/// use vram_types::{DType, TensorMeta};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("two.safetensors");
+/// let tensors = [("a", TensorMeta::new(DType::F32, [2])?), ("b", TensorMeta::new(DType::U8, [3])?)];
+/// let mut writer = SafetensorsWriter::create(&path, tensors, &[])?;
+/// writer.write(&1f32.to_le_bytes())?;
+/// writer.write(&2f32.to_le_bytes())?;
+/// writer.write(&[7, 8, 9])?;
+/// writer.finish()?;
+/// assert_eq!(DiskMap::open(&path)?.get("b")?.bytes(), [7, 8, 9]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SafetensorsWriter {
+    out: BufWriter<File>,
+    path: PathBuf,
+    partial: Partial,
+    /// Each tensor and where it ends in the data.
+    ends: Vec<(String, u64)>,
+    /// The tensor that the next byte belongs to.
+    current: usize,
+    written: u64,
+    total: u64,
+    sync: bool,
+}
+
+/// The file before it has its name; removed unless it gets it.
+struct Partial(Option<PathBuf>);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // Nothing to be done where even that fails.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl SafetensorsWriter {
+    /// Begins a file: writes the header of `tensors`, with `metadata` as its `__metadata__` unless that is empty.
+    ///
+    /// # Errors
+    /// `Invalid` if a name occurs twice or is `__metadata__`, if sizes overflow, or if the header is longer than
+    /// the format allows; `Io`.
+    pub fn create<N: Into<String>>(
+        path: impl AsRef<Path>,
+        tensors: impl IntoIterator<Item = (N, TensorMeta)>,
+        metadata: &[(String, String)],
+    ) -> Result<SafetensorsWriter, SourceError> {
+        let path = path.as_ref().to_owned();
+        let tensors: Vec<(String, TensorMeta)> = tensors
+            .into_iter()
+            .map(|(name, meta)| (name.into(), meta))
+            .collect();
+        let Header { bytes: header, ends } = header(&tensors, metadata).map_err(|e| e.at_path(&path))?;
+        let (file, partial) = partial(&path).map_err(|e| SourceError::io(e).at_path(&path))?;
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        out.write_all(&header)
+            .map_err(|e| SourceError::io(e).at_path(&path))?;
+        let total = ends.last().map_or(0, |(_, end)| *end);
+        Ok(SafetensorsWriter {
+            out,
+            path,
+            partial,
+            ends,
+            current: 0,
+            written: 0,
+            total,
+            sync: false,
+        })
+    }
+
+    /// Makes [`finish`](SafetensorsWriter::finish) wait until the bytes are on the disk.
+    #[must_use]
+    pub fn sync(mut self, yes: bool) -> SafetensorsWriter {
+        self.sync = yes;
+        self
+    }
+
+    /// Writes the next bytes. A call may end one tensor and begin the next.
+    ///
+    /// # Errors
+    /// `OutOfRange` if the tensors have not so many bytes; `Io`, naming the tensor.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
+        if bytes.len() as u64 > self.remaining() {
+            let message = format!("{} bytes where {} remain", bytes.len(), self.remaining());
+            return Err(SourceError::new(SourceErrorKind::OutOfRange, message).at_path(&self.path));
+        }
+        while self
+            .ends
+            .get(self.current)
+            .is_some_and(|(_, end)| *end <= self.written)
+        {
+            self.current += 1;
+        }
+        self.out.write_all(bytes).map_err(|e| {
+            let error = SourceError::io(e).at_path(&self.path);
+            match self.ends.get(self.current) {
+                Some((name, _)) => error.at_tensor(name),
+                None => error,
+            }
+        })?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes of tensors that have not been written.
+    pub fn remaining(&self) -> u64 {
+        self.total - self.written
+    }
+
+    /// Completes the file and gives it its name, replacing a file of that name.
+    ///
+    /// # Errors
+    /// `Truncated`, naming the tensor, if bytes are missing; `Io`. There is no file then.
+    pub fn finish(mut self) -> Result<(), SourceError> {
+        if self.remaining() > 0 {
+            let next = self.ends.iter().find(|(_, end)| *end > self.written);
+            let message = format!("{} bytes have not been written", self.remaining());
+            let error = SourceError::new(SourceErrorKind::Truncated, message).at_path(&self.path);
+            return Err(error.at_tensor(next.map_or("", |(name, _)| name)));
+        }
+        self.give_name()
+            .map_err(|e| SourceError::io(e).at_path(&self.path))
+    }
+
+    fn give_name(&mut self) -> std::io::Result<()> {
+        self.out.flush()?;
+        if self.sync {
+            self.out.get_ref().sync_all()?;
+        }
+        if let Some(partial) = &self.partial.0 {
+            std::fs::rename(partial, &self.path)?;
+        }
+        self.partial.0 = None;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SafetensorsWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SafetensorsWriter")
+            .field("path", &self.path)
+            .field("tensors", &self.ends.len())
+            .field("written", &self.written)
+            .field("total", &self.total)
+            .finish()
+    }
+}
+
+/// A file beside `path`, under a name of its own.
+fn partial(path: &Path) -> std::io::Result<(File, Partial)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut unique = std::ffi::OsString::from(".");
+        unique.push(name);
+        unique.push(format!(".{}-{number}.partial", std::process::id()));
+        let unique = path.with_file_name(unique);
+        match OpenOptions::new().write(true).create_new(true).open(&unique) {
+            Ok(file) => return Ok((file, Partial(Some(unique)))),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The bytes before the data.
+struct Header {
+    bytes: Vec<u8>,
+    /// Each tensor and where it ends in the data.
+    ends: Vec<(String, u64)>,
+}
+
+fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Result<Header, SourceError> {
+    let invalid = |message: String| SourceError::new(SourceErrorKind::Invalid, message);
+    let mut json = String::from("{");
+    if !metadata.is_empty() {
+        let mut seen = HashSet::new();
+        json.push_str("\"__metadata__\":{");
+        for (key, value) in metadata {
+            if !seen.insert(key) {
+                return Err(invalid(format!("the metadata has {} twice", quoted(key))));
+            }
+            quote(&mut json, key);
+            json.push(':');
+            quote(&mut json, value);
+            json.push(',');
+        }
+        json.pop();
+        json.push_str("},");
+    }
+    let mut seen = HashSet::new();
+    let mut ends = Vec::with_capacity(tensors.len());
+    let mut begin = 0u64;
+    for (name, meta) in tensors {
+        let at = |message: &str| invalid(message.to_owned()).at_tensor(name);
+        if name == "__metadata__" || !seen.insert(name) {
+            return Err(at("the name is taken"));
+        }
+        let end = begin
+            .checked_add(meta.bytes())
+            .ok_or_else(|| at("all tensors together are too large"))?;
+        quote(&mut json, name);
+        json.push_str(&format!(
+            ":{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{begin},{end}]}},",
+            meta.dtype().name(),
+            meta.shape().dims()
+        ));
+        ends.push((name.clone(), end));
+        begin = end;
+    }
+    if json.ends_with(',') {
+        json.pop();
+    }
+    json.push('}');
+    let bytes = (LENGTH_BYTES + json.len()).next_multiple_of(DATA_ALIGNMENT) - LENGTH_BYTES;
+    if bytes as u64 > MOST_HEADER_BYTES {
+        return Err(invalid(format!(
+            "a header of {bytes} bytes; the format allows {MOST_HEADER_BYTES}"
+        )));
+    }
+    let mut header = (bytes as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(json.as_bytes());
+    header.resize(LENGTH_BYTES + bytes, b' ');
+    Ok(Header { bytes: header, ends })
+}
+
+/// Appends a JSON string.
+fn quote(json: &mut String, text: &str) {
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            c if c < ' ' => json.push_str(&format!("\\u{:04x}", c as u32)),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+}

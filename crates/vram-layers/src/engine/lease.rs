@@ -1,0 +1,152 @@
+//! The guard under which a layer's weights are used.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use vram_device::{Region, Ticket, View};
+use vram_types::DType;
+
+use super::fetch::{Memory, Shared, Weights};
+use crate::partition::{Member, Placed, Tile};
+use crate::plan::Plan;
+use crate::{Error, UnitId};
+
+/// The weights of one layer, or some rows of them, on the device. While it lives they cannot move.
+///
+/// End it with [`finish`](Lease::finish) once the kernels that read it are issued. A lease that is merely dropped
+/// (an error, a panic) keeps its memory from being reused until the pass is over.
+pub struct Lease {
+    shared: Arc<Shared>,
+    plan: Arc<Plan>,
+    tile: Tile,
+    weights: Option<Arc<Weights>>,
+}
+
+impl Lease {
+    pub(super) fn new(shared: Arc<Shared>, plan: Arc<Plan>, tile: Tile, weights: Arc<Weights>) -> Lease {
+        Lease { shared, plan, tile, weights: Some(weights) }
+    }
+
+    /// The rows that these are, of a layer that is split; `None` for all of it.
+    pub fn rows(&self) -> Option<Range<usize>> {
+        self.member().rows.clone()
+    }
+
+    /// The `index`-th tensor of the layer, as its spec names them, or the leased rows of it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layer has no such tensor.
+    pub fn tensor(&self, index: usize) -> Result<View<'_>, Error> {
+        let placed = self.placed(index)?;
+        match self.memory()? {
+            Memory::Region(region) => Ok(View::new(region, placed.at, placed.meta.clone())?),
+            Memory::Mapped { .. } => Ok(View::host(self.mapped(placed)?, placed.meta.clone())?),
+            Memory::Gone => Err(gone()),
+        }
+    }
+
+    /// The bytes of the `index`-th tensor, where the host sees them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on a device whose memory the host does not see.
+    pub fn bytes(&self, index: usize) -> Result<&[u8], Error> {
+        let placed = self.placed(index)?;
+        match self.memory()? {
+            Memory::Region(region) => region
+                .host()
+                .filter(|_| self.shared.device.info().topology.host_visible)
+                .and_then(|b| b.get(placed.at as usize..(placed.at + placed.meta.bytes()) as usize))
+                .ok_or_else(|| Error::Unsupported("the host does not see the device's memory".into())),
+            Memory::Mapped { .. } => self.mapped(placed),
+            Memory::Gone => Err(gone()),
+        }
+    }
+
+    /// The memory that the `index`-th tensor lies in and its offset there, for kernels of the user's own; `None` in a
+    /// memory map.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layer has no such tensor.
+    pub fn region(&self, index: usize) -> Result<Option<(&Region, u64)>, Error> {
+        let at = self.placed(index)?.at;
+        Ok(match self.memory()? {
+            Memory::Region(region) => Some((region, at)),
+            Memory::Mapped { .. } | Memory::Gone => None,
+        })
+    }
+
+    /// Dtype of the `index`-th tensor as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layer has no such tensor.
+    pub fn dtype(&self, index: usize) -> Result<DType, Error> {
+        Ok(self.placed(index)?.meta.dtype())
+    }
+
+    /// Says that everything that reads the weights has been issued, up to `ticket`.
+    pub fn finish(mut self, ticket: Ticket) {
+        if let Some(weights) = self.weights.take() {
+            self.shared.release(self.tile.unit, weights, ticket);
+        }
+    }
+
+    /// The unit that holds the weights.
+    pub fn unit(&self) -> UnitId {
+        self.tile.unit
+    }
+
+    fn member(&self) -> &Member {
+        &self.plan.partition.units[self.tile.unit.0].members[self.tile.member]
+    }
+
+    fn placed(&self, index: usize) -> Result<&Placed, Error> {
+        let member = self.member();
+        member.tensors.get(index).ok_or_else(|| {
+            Error::Shape(format!(
+                "layer {:?} has {} tensors, not one of index {index}",
+                self.shared.layers[member.layer.0].name,
+                member.tensors.len()
+            ))
+        })
+    }
+
+    fn memory(&self) -> Result<&Memory, Error> {
+        self.weights.as_ref().map(|w| &w.memory).ok_or_else(gone)
+    }
+
+    fn mapped(&self, placed: &Placed) -> Result<&[u8], Error> {
+        let Memory::Mapped { windows, .. } = self.memory()? else { return Err(gone()) };
+        let bytes = placed.meta.bytes();
+        if bytes == 0 {
+            return Ok(&[]);
+        }
+        let extents = &self.plan.partition.units[self.tile.unit.0].packing.extents;
+        extents
+            .iter()
+            .zip(windows)
+            .find(|(e, _)| e.at <= placed.at && placed.at + bytes <= e.at + e.bytes)
+            .and_then(|(e, w)| {
+                let start = (placed.at - e.at) as usize;
+                w.bytes().get(start..start + bytes as usize)
+            })
+            .ok_or_else(gone)
+    }
+}
+
+fn gone() -> Error {
+    Error::Model("the weights of a lease are gone".into())
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(weights) = self.weights.take() {
+            self.shared.quarantine(self.tile.unit, weights);
+        }
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("unit", &self.plan.partition.units[self.tile.unit.0].name).finish()
+    }
+}

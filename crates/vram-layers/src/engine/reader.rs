@@ -1,0 +1,57 @@
+//! The threads that read: the only ones that touch the source.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use vram_device::{DeviceError, Staging};
+
+use super::fetch::{Issued, Shared};
+use super::job::{Job, StagingSlot};
+use crate::Error;
+
+pub(crate) fn spawn(
+    index: usize,
+    shared: Arc<Shared>,
+    staging: Option<Staging>,
+) -> Result<JoinHandle<()>, Error> {
+    Builder::new()
+        .name(format!("vram-reader-{index}"))
+        .spawn(move || run(&shared, staging.map(StagingSlot::new)))
+        .map_err(|e| {
+            DeviceError::Unavailable { what: "a reader thread".into(), reason: e.to_string() }.into()
+        })
+}
+
+fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
+    let mut f = shared.lock();
+    loop {
+        if f.stop {
+            return;
+        }
+        if let Some(job) = f.jobs.pop_front() {
+            f.busy += 1;
+            drop(f);
+            let (place, load) = (job.place, job.load);
+            let read = || job.run(&*shared.source, &*shared.device, staging.as_mut());
+            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(Job::panicked()));
+            f = shared.lock();
+            f.busy -= 1;
+            shared.complete(&mut f, place, load, result);
+            shared.ready.notify_all();
+            continue;
+        }
+        match shared.issue_next(&mut f) {
+            Issued::Yes => {
+                if f.jobs.len() > 1 {
+                    shared.work.notify_all();
+                }
+                // A unit without bytes, or one that failed at once, is ready as it is issued.
+                shared.ready.notify_all();
+            }
+            Issued::NoRoom | Issued::Enough => {
+                f = shared.work.wait(f).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}

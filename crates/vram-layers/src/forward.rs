@@ -1,0 +1,310 @@
+//! What a forward is written against: memory for activations, kernels, and the weights of one layer at a time.
+
+use std::collections::HashMap;
+
+use vram_alloc::{ParamId, Parameter};
+use vram_device::{Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, View, ViewMut};
+use vram_types::{DType, Shape, TensorMeta};
+
+use crate::engine::{ALIGN, Lease, Pass};
+use crate::spec::LayerId;
+use crate::{Error, Split};
+
+/// Where a parameter's bytes are: the `index`-th tensor of a layer of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Binding {
+    pub(crate) layer: LayerId,
+    pub(crate) index: usize,
+    pub(crate) split: Split,
+    /// As it is stored.
+    pub(crate) dtype: DType,
+}
+
+pub(crate) type Bindings = HashMap<ParamId, Binding>;
+
+/// An activation: memory of the pass with a dtype and a shape.
+#[derive(Debug)]
+pub struct Tensor {
+    region: Region,
+    meta: TensorMeta,
+}
+
+impl Tensor {
+    /// Dtype, shape and size.
+    pub fn meta(&self) -> &TensorMeta {
+        &self.meta
+    }
+
+    /// Extents.
+    pub fn shape(&self) -> &Shape {
+        self.meta.shape()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.meta.dtype()
+    }
+
+    /// To read.
+    ///
+    /// # Errors
+    /// Never for a tensor that a [`Forward`] made.
+    pub fn view(&self) -> Result<View<'_>, Error> {
+        Ok(View::new(&self.region, 0, self.meta.clone())?)
+    }
+
+    /// To write.
+    ///
+    /// # Errors
+    /// Never for a tensor that a [`Forward`] made.
+    pub fn view_mut(&mut self) -> Result<ViewMut<'_>, Error> {
+        Ok(ViewMut::new(&mut self.region, 0, self.meta.clone())?)
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has another number of elements.
+    pub fn reshape(self, shape: impl Into<Shape>) -> Result<Tensor, Error> {
+        let meta = TensorMeta::new(self.dtype(), shape)?;
+        if meta.bytes() != self.meta.bytes() {
+            return Err(Error::Shape(format!("{} cannot take the shape {}", self.shape(), meta.shape())));
+        }
+        Ok(Tensor { region: self.region, meta })
+    }
+}
+
+/// A forward in progress, for real or as a *dry run*: the same code without bytes, which finds out how much memory
+/// the activations take and in which order the layers come.
+pub struct Forward<'p, 'e> {
+    mode: Mode<'p, 'e>,
+    kernels: &'p dyn Kernels,
+    dtype: DType,
+    bindings: &'p Bindings,
+    host_budget: &'p Budget,
+}
+
+enum Mode<'p, 'e> {
+    Dry { arena: Arena, trace: Vec<LayerId> },
+    Real(&'p mut Pass<'e>),
+}
+
+impl<'p, 'e> Forward<'p, 'e> {
+    pub(crate) fn dry(
+        kernels: &'p dyn Kernels,
+        dtype: DType,
+        bindings: &'p Bindings,
+        host_budget: &'p Budget,
+    ) -> Forward<'p, 'e> {
+        let mode = Mode::Dry { arena: Arena::measuring(), trace: Vec::new() };
+        Forward { mode, kernels, dtype, bindings, host_budget }
+    }
+
+    pub(crate) fn real(
+        pass: &'p mut Pass<'e>,
+        kernels: &'p dyn Kernels,
+        dtype: DType,
+        bindings: &'p Bindings,
+        host_budget: &'p Budget,
+    ) -> Forward<'p, 'e> {
+        Forward { mode: Mode::Real(pass), kernels, dtype, bindings, host_budget }
+    }
+
+    /// Bytes of workspace and the order of layers that a dry run found.
+    pub(crate) fn measured(self) -> (u64, Vec<LayerId>) {
+        match self.mode {
+            Mode::Dry { arena, trace } => (arena.high_water(), trace),
+            Mode::Real(_) => (0, Vec::new()),
+        }
+    }
+
+    /// The compute dtype: of all activations unless said otherwise.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether this is the dry run: shapes are real, bytes are not.
+    pub fn is_dry(&self) -> bool {
+        matches!(self.mode, Mode::Dry { .. })
+    }
+
+    /// Memory for an activation in the compute dtype; its contents are unspecified.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the pass takes more memory than its dry run did.
+    pub fn tensor(&mut self, shape: impl Into<Shape>) -> Result<Tensor, Error> {
+        let meta = TensorMeta::new(self.dtype, shape)?;
+        self.tensor_of(meta)
+    }
+
+    /// Memory for an activation of any dtype; its contents are unspecified.
+    ///
+    /// # Errors
+    /// As [`tensor`](Forward::tensor).
+    pub fn tensor_of(&mut self, meta: TensorMeta) -> Result<Tensor, Error> {
+        let region = match &mut self.mode {
+            Mode::Dry { arena, .. } => arena
+                .alloc(meta.bytes(), ALIGN)
+                .ok_or_else(|| Error::Shape(format!("an activation of shape {} overflows", meta.shape())))?,
+            Mode::Real(pass) => pass.alloc(meta.bytes())?,
+        };
+        Ok(Tensor { region, meta })
+    }
+
+    /// Scratch for a kernel.
+    ///
+    /// # Errors
+    /// As [`tensor`](Forward::tensor).
+    pub fn scratch(&mut self, kernel: ScratchFor<'_>) -> Result<Tensor, Error> {
+        let bytes = usize::try_from(self.kernels.scratch_bytes(kernel))
+            .map_err(|e| Error::Shape(format!("a kernel's scratch overflows: {e}")))?;
+        self.tensor_of(TensorMeta::new(DType::U8, [bytes])?)
+    }
+
+    /// An input from host memory, cast to the compute dtype.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `bytes` has not the length that `meta` says; as [`tensor`](Forward::tensor).
+    pub fn input(&mut self, bytes: &[u8], meta: &TensorMeta) -> Result<Tensor, Error> {
+        if bytes.len() as u64 != meta.bytes() {
+            return Err(Error::Shape(format!(
+                "an input of {} {} has {} bytes and not {}",
+                meta.dtype(),
+                meta.shape(),
+                bytes.len(),
+                meta.bytes()
+            )));
+        }
+        let stored = self.tensor_of(meta.clone())?;
+        let Tensor { mut region, meta } = stored;
+        if !self.is_dry() {
+            region = self.write(region, bytes)?;
+        }
+        let stored = Tensor { region, meta };
+        if stored.dtype() == self.dtype {
+            return Ok(stored);
+        }
+        let mut cast = self.tensor(stored.shape().clone())?;
+        self.kernel(|k| Ok(k.cast(&stored.view()?, &mut cast.view_mut()?)?))?;
+        Ok(cast)
+    }
+
+    fn write(&mut self, mut region: Region, bytes: &[u8]) -> Result<Region, Error> {
+        let device = self.kernels;
+        if device.info().topology.host_visible {
+            if let Some(to) = region.host_mut() {
+                to.copy_from_slice(bytes);
+            }
+            return Ok(region);
+        }
+        let room = self.host_budget.reserve(Lifetime::Pass, bytes.len() as u64);
+        let mut staging = device.stage(room.map_err(vram_device::DeviceError::from)?)?;
+        staging.host_mut().copy_from_slice(bytes);
+        let part = region.into_parts(&[])?.pop();
+        let mut part = part.ok_or_else(|| Error::Shape("an input without memory".into()))?;
+        let ticket = device.upload(&staging, 0..bytes.len() as u64, &mut part, 0)?;
+        device.order(Queue::Compute, ticket)?;
+        device.wait(ticket)?;
+        part.finish().ok_or_else(|| Error::Shape("an input without memory".into()))
+    }
+
+    /// The bytes of a tensor, in host memory. Zeros in a dry run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost.
+    pub fn download(&mut self, tensor: &Tensor) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; tensor.meta.bytes() as usize];
+        if !self.is_dry() {
+            self.kernels.download(&tensor.region, 0, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Runs kernels that need no weights; does nothing in a dry run.
+    ///
+    /// # Errors
+    /// Whatever `f` gives.
+    pub fn kernel(&mut self, f: impl FnOnce(&dyn Kernels) -> Result<(), Error>) -> Result<(), Error> {
+        if self.is_dry() { Ok(()) } else { f(self.kernels) }
+    }
+
+    /// Runs kernels with the weights that the layer of `parameter` has, once for each tile that they come in; in a
+    /// dry run it only notes that the layer is used.
+    ///
+    /// # Errors
+    /// Whatever `f` gives; [`Error::Model`] for a parameter that is not managed, and all that a lease can give.
+    pub fn with_weights(
+        &mut self,
+        parameter: &Parameter,
+        mut f: impl FnMut(&dyn Kernels, &Lease) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let layer = self.binding(parameter)?.layer;
+        match &mut self.mode {
+            Mode::Dry { trace, .. } => {
+                trace.push(layer);
+                Ok(())
+            }
+            Mode::Real(pass) => {
+                for tile in 0..pass.tiles(layer) {
+                    let lease = pass.lease(layer, tile)?;
+                    f(self.kernels, &lease)?;
+                    lease.finish(self.kernels.ticket(Queue::Compute)?);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Which tensor of its lease a parameter is.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a parameter that is not managed.
+    pub fn index(&self, parameter: &Parameter) -> Result<usize, Error> {
+        Ok(self.binding(parameter)?.index)
+    }
+
+    /// Rows `ids` of a table, cast to the compute dtype: from the table if it is on the device, else these rows
+    /// alone are read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a row that is not, [`Error::Source`] if they could not be read.
+    pub fn gather(&mut self, table: &Parameter, ids: &[u32]) -> Result<Tensor, Error> {
+        let Binding { layer, index, split, dtype } = self.binding(table)?;
+        if split != Split::Gather {
+            return Err(Error::Model(format!("layer {} is not one to gather from", layer.0)));
+        }
+        let shape = table.meta().shape().with_first(ids.len());
+        let mut y = self.tensor(shape.clone())?;
+        let resident = match &self.mode {
+            Mode::Dry { .. } => false,
+            Mode::Real(pass) => pass.is_resident(layer) && pass.tiles(layer) == 1,
+        };
+        if resident {
+            self.with_weights(table, |k, lease| {
+                Ok(k.gather(&lease.tensor(index)?, ids, &mut y.view_mut()?)?)
+            })?;
+            return Ok(y);
+        }
+        let stored = TensorMeta::new(dtype, shape)?;
+        match &mut self.mode {
+            Mode::Dry { arena, .. } => drop(arena.alloc(stored.bytes(), ALIGN)),
+            Mode::Real(pass) => {
+                let rows = pass.gather(layer, index, ids)?;
+                self.kernels.cast(&View::new(&rows, 0, stored)?, &mut y.view_mut()?)?;
+            }
+        }
+        Ok(y)
+    }
+
+    fn binding(&self, parameter: &Parameter) -> Result<Binding, Error> {
+        self.bindings.get(&parameter.id()).copied().ok_or_else(|| {
+            Error::Model(format!("a parameter of shape {} is not under management", parameter.meta().shape()))
+        })
+    }
+}
+
+impl std::fmt::Debug for Forward<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forward").field("dtype", &self.dtype).field("dry", &self.is_dry()).finish()
+    }
+}
