@@ -86,10 +86,7 @@ mod tests {
         let mean = v.iter().sum::<f32>() / v.len() as f32;
         let variance = v.iter().map(|x| x * x).sum::<f32>() / v.len() as f32;
         assert!(v.iter().all(|x| x.abs() <= 0.25) && v.iter().any(|x| x.abs() > 0.249));
-        assert!(
-            mean.abs() < 2e-3 && (variance - 0.25 * 0.25 / 3.0).abs() < 5e-4,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 2e-3 && (variance - 0.25 * 0.25 / 3.0).abs() < 5e-4, "{mean} {variance}");
         for (seed, tensor) in [(0, 1), (1, 0)] {
             let mut other = vec![0; piece.len()];
             fill(seed, tensor, 0.0, 0.25, 0, &mut other);
