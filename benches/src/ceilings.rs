@@ -35,23 +35,14 @@ fn disk(options: &Options, file: Option<&Path>) -> Result<()> {
         Some(path) => path.to_owned(),
         None => scratch(options)?,
     };
-    let title = format!(
-        "Direct reads of {} in pieces of 4 MiB, by reads in flight",
-        path.display()
-    );
-    let bytes = fs::metadata(&path)
-        .with_context(|| path.display().to_string())?
-        .len()
-        / SECTOR
-        * SECTOR;
+    let title = format!("Direct reads of {} in pieces of 4 MiB, by reads in flight", path.display());
+    let bytes = fs::metadata(&path).with_context(|| path.display().to_string())?.len() / SECTOR * SECTOR;
     ensure!(bytes > 0, "{} is too small to measure", path.display());
     let (subjects, skipped) = match open_direct(&path) {
         Ok(_) => {
             let subject = |&depth: &usize| {
                 let path = path.clone();
-                Subject::new(format!("{depth} at once"), bytes, move || {
-                    read_direct(&path, bytes, depth)
-                })
+                Subject::new(format!("{depth} at once"), bytes, move || read_direct(&path, bytes, depth))
             };
             ([1, 2, 4, 8, 16].iter().map(subject).collect(), vec![])
         }
@@ -126,9 +117,7 @@ fn read_direct(path: &Path, bytes: u64, depth: usize) -> Result<()> {
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..depth).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a reader panicked")))
+        workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a reader panicked")))
     })
 }
 
@@ -170,10 +159,7 @@ fn sum(source: &[u64], threads: usize) -> u64 {
     let part = source.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         let parts: Vec<_> = source.chunks(part).map(|p| scope.spawn(|| sum_part(p))).collect();
-        parts
-            .into_iter()
-            .map(|p| p.join().unwrap_or_default())
-            .fold(0, u64::wrapping_add)
+        parts.into_iter().map(|p| p.join().unwrap_or_default()).fold(0, u64::wrapping_add)
     })
 }
 
@@ -186,11 +172,7 @@ fn sum_part(part: &[u64]) -> u64 {
             *s = s.wrapping_add(*x);
         }
     }
-    chunks
-        .remainder()
-        .iter()
-        .chain(&sums)
-        .fold(0, |a, b| a.wrapping_add(*b))
+    chunks.remainder().iter().chain(&sums).fold(0, |a, b| a.wrapping_add(*b))
 }
 
 #[cfg(test)]

@@ -31,11 +31,7 @@ impl<'a> Subject<'a> {
             run()?;
             Ok(start.elapsed())
         };
-        Subject {
-            name: name.into(),
-            bytes,
-            run: Box::new(timed),
-        }
+        Subject { name: name.into(), bytes, run: Box::new(timed) }
     }
 }
 
@@ -75,11 +71,7 @@ pub(crate) fn measure(
     mut subjects: Vec<Subject<'_>>,
     skipped: Vec<String>,
 ) -> Result<Row> {
-    ensure!(
-        !subjects.is_empty(),
-        "nothing to measure in {row}: {}",
-        skipped.join("; ")
-    );
+    ensure!(!subjects.is_empty(), "nothing to measure in {row}: {}", skipped.join("; "));
     let rounds = options.rounds();
     let mut seconds: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); subjects.len()];
     for round in 0..=rounds {
@@ -106,29 +98,11 @@ pub(crate) fn measure(
             let (fastest, median, slowest) = spread(&seconds);
             let (fastest_ratio, ratio, slowest_ratio) = spread(&ratios);
             let (name, bytes) = (subject.name, subject.bytes);
-            Measured {
-                name,
-                bytes,
-                seconds,
-                median,
-                fastest,
-                slowest,
-                ratio,
-                fastest_ratio,
-                slowest_ratio,
-            }
+            Measured { name, bytes, seconds, median, fastest, slowest, ratio, fastest_ratio, slowest_ratio }
         })
         .collect();
     let machine = Machine::here();
-    Ok(Row {
-        row: row.into(),
-        title: title.into(),
-        machine,
-        rounds,
-        quick: options.quick,
-        subjects,
-        skipped,
-    })
+    Ok(Row { row: row.into(), title: title.into(), machine, rounds, quick: options.quick, subjects, skipped })
 }
 
 /// Least, median and greatest. NaN for none.
@@ -139,11 +113,7 @@ fn spread(samples: &[f64]) -> (f64, f64, f64) {
     if n == 0 {
         return (f64::NAN, f64::NAN, f64::NAN);
     }
-    (
-        sorted[0],
-        (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
-        sorted[n - 1],
-    )
+    (sorted[0], (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0, sorted[n - 1])
 }
 
 impl Row {
@@ -164,15 +134,8 @@ impl Row {
                 m.name.clone(),
                 seconds_text(m.median),
                 format!("{} .. {}", seconds_text(m.fastest), seconds_text(m.slowest)),
-                if m.bytes > 0 {
-                    format!("{rate:.2} GB/s")
-                } else {
-                    String::new()
-                },
-                format!(
-                    "{:.2} ({:.2} .. {:.2})",
-                    m.ratio, m.fastest_ratio, m.slowest_ratio
-                ),
+                if m.bytes > 0 { format!("{rate:.2} GB/s") } else { String::new() },
+                format!("{:.2} ({:.2} .. {:.2})", m.ratio, m.fastest_ratio, m.slowest_ratio),
             ]);
         }
         let mut text = format!("\n{}\n{} rounds, interleaved\n\n", self.title, self.rounds);
@@ -191,21 +154,12 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
     for (i, row) in rows.iter().enumerate() {
         for (c, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = if c == 0 {
-                write!(text, "| {cell:width$} ")
-            } else {
-                write!(text, "| {cell:>width$} ")
-            };
+            let _ = if c == 0 { write!(text, "| {cell:width$} ") } else { write!(text, "| {cell:>width$} ") };
         }
         text.push_str("|\n");
         if i == 0 {
             for (c, width) in widths.into_iter().enumerate() {
-                let _ = write!(
-                    text,
-                    "|{}{}",
-                    "-".repeat(width + 1),
-                    if c == 0 { "-" } else { ":" }
-                );
+                let _ = write!(text, "|{}{}", "-".repeat(width + 1), if c == 0 { "-" } else { ":" });
             }
             text.push_str("|\n");
         }
@@ -236,10 +190,7 @@ mod tests {
     #[test]
     fn every_subject_runs_once_a_round_in_alternating_order() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options {
-            quick: true,
-            out: dir.path().to_owned(),
-        };
+        let options = Options { quick: true, out: dir.path().to_owned() };
         let log = &std::cell::RefCell::new(String::new());
         let subject = |name: &'static str| Subject {
             name: name.to_owned(),
@@ -249,14 +200,7 @@ mod tests {
                 Ok(Duration::from_millis(if name == "a" { 10 } else { 25 }))
             }),
         };
-        let row = measure(
-            &options,
-            "test",
-            "A test",
-            vec![subject("a"), subject("b")],
-            vec![],
-        )
-        .unwrap();
+        let row = measure(&options, "test", "A test", vec![subject("a"), subject("b")], vec![]).unwrap();
         assert_eq!(*log.borrow(), "abbaabba");
         assert_eq!(row.subjects[1].ratio, 2.5);
         row.publish(&options).unwrap();
@@ -268,9 +212,6 @@ mod tests {
     #[test]
     fn tables_line_up() {
         let rows = [["", "t"], ["long name", "1"]].map(|r| r.map(str::to_owned));
-        assert_eq!(
-            table(&rows),
-            "|           | t |\n|-----------|--:|\n| long name | 1 |\n"
-        );
+        assert_eq!(table(&rows), "|           | t |\n|-----------|--:|\n| long name | 1 |\n");
     }
 }

@@ -26,20 +26,12 @@ impl Machine {
         let name = after_colon(&cpu, "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
         let memory = after_colon(&read("/proc/meminfo"), "MemTotal");
         Machine {
-            cpu: format!(
-                "{name} (family {}, model {})",
-                number("cpu family"),
-                number("model\t")
-            ),
+            cpu: format!("{name} (family {}, model {})", number("cpu family"), number("model\t")),
             threads: threads(),
             memory_bytes: memory
                 .and_then(|m| m.split_whitespace().next()?.parse::<u64>().ok())
                 .map(|kib| kib * 1024),
-            system: format!(
-                "{} {}",
-                std::env::consts::OS,
-                read("/proc/sys/kernel/osrelease").trim()
-            ),
+            system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
         }
     }
 }

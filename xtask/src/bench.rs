@@ -12,18 +12,11 @@ pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
     let packages = metadata.workspace_packages();
     if let Some(name) = only {
-        ensure!(
-            packages.iter().any(|p| p.name == name),
-            "the workspace has no package {name:?}"
-        );
+        ensure!(packages.iter().any(|p| p.name == name), "the workspace has no package {name:?}");
     }
     let wanted = |name: &str| only.is_none_or(|o| o == name);
     for package in packages.iter().filter(|p| wanted(&p.name)) {
-        for target in package
-            .targets
-            .iter()
-            .filter(|t| t.kind.contains(&TargetKind::Bench))
-        {
+        for target in package.targets.iter().filter(|t| t.kind.contains(&TargetKind::Bench)) {
             let mut command = shell::cargo();
             command.args(["bench", "--package", &package.name, "--bench", &target.name, "--"]);
             if quick {

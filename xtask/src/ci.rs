@@ -16,9 +16,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         eprintln!("skipped: the tests that need a real model, because {error:#}");
     }
     // A package or a path of one's own is instead of the workspace.
-    let narrowed = args
-        .iter()
-        .any(|a| ["-p", "--package", "--manifest-path"].contains(&a.as_str()));
+    let narrowed = args.iter().any(|a| ["-p", "--package", "--manifest-path"].contains(&a.as_str()));
     let mut command = shell::cargo();
     command.arg("test");
     if !narrowed {
@@ -27,22 +25,14 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     shell::run(command.args(args))
 }
 
+type Step = fn() -> Result<()>;
+
 /// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
 pub(crate) fn run() -> Result<()> {
-    let steps: [(&str, fn() -> Result<()>); 6] = [
-        ("format", || {
-            shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
-        }),
+    let steps: [(&str, Step); 6] = [
+        ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
         ("lints", || {
-            let args = [
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ];
+            let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
             shell::run(shell::cargo().args(args))
         }),
         ("tidy", tidy::run),
@@ -76,11 +66,7 @@ fn package() -> Result<()> {
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
     let mut command = shell::cargo();
     command.args(["package", "--workspace", "--allow-dirty", "--quiet"]);
-    for package in metadata
-        .workspace_packages()
-        .into_iter()
-        .filter(|p| !tidy::is_public(p))
-    {
+    for package in metadata.workspace_packages().into_iter().filter(|p| !tidy::is_public(p)) {
         command.args(["--exclude", &package.name]);
     }
     shell::run(&mut command)
@@ -105,44 +91,27 @@ fn outside() -> Result<()> {
 fn outside_one(manifest: &Path) -> Result<()> {
     let target = shell::root().join("target/examples-outside");
     let mut command = shell::cargo();
-    command
-        .args(["test", "--manifest-path"])
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(&target);
+    command.args(["test", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(&target);
     shell::run(&mut command)?;
 
     let metadata = shell::metadata(manifest, false)?;
     for package in metadata.workspace_packages() {
-        let most = package
-            .metadata
-            .pointer("/xtask/most-packages")
-            .and_then(serde_json::Value::as_u64);
+        let most = package.metadata.pointer("/xtask/most-packages").and_then(serde_json::Value::as_u64);
         let Some(most) = most else {
-            bail!(
-                "{} sets no [package.metadata.xtask] most-packages",
-                manifest.display()
-            );
+            bail!("{} sets no [package.metadata.xtask] most-packages", manifest.display());
         };
         let mut tree = shell::cargo();
-        tree.args(["tree", "--prefix", "none", "--edges", "normal", "--manifest-path"])
-            .arg(manifest);
+        tree.args(["tree", "--prefix", "none", "--edges", "normal", "--manifest-path"]).arg(manifest);
         let text = shell::stdout(&mut tree)?;
-        let packages: BTreeSet<&str> = text
-            .lines()
-            .map(|l| l.trim_end_matches(" (*)"))
-            .filter(|l| !l.is_empty())
-            .collect();
+        let packages: BTreeSet<&str> =
+            text.lines().map(|l| l.trim_end_matches(" (*)")).filter(|l| !l.is_empty()).collect();
         let count = packages.len() as u64;
         ensure!(
             count <= most,
             "{} pulls in {count} packages, itself included; {most} are allowed",
             package.name
         );
-        eprintln!(
-            "{}: {count} packages, itself included, of {most} allowed",
-            package.name
-        );
+        eprintln!("{}: {count} packages, itself included, of {most} allowed", package.name);
     }
     Ok(())
 }

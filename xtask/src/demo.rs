@@ -54,18 +54,13 @@ pub(crate) fn run(model: Option<&Path>) -> Result<()> {
         None => models::MINILM.ensure()?,
     };
     let weights = model.join("model.safetensors");
-    let bytes = fs::metadata(&weights)
-        .with_context(|| weights.display().to_string())?
-        .len();
+    let bytes = fs::metadata(&weights).with_context(|| weights.display().to_string())?.len();
     let vram = build()?;
     let resident = embed(&vram, &model, "auto")?;
     let streamed = embed(&vram, &model, &(bytes / 4).to_string())?;
     print!("\n{}", similarities(&resident));
     print!("\n{}", comparison(&resident, &streamed)?);
-    ensure!(
-        identical(&resident, &streamed),
-        "the two runs differ, which they never may"
-    );
+    ensure!(identical(&resident, &streamed), "the two runs differ, which they never may");
     Ok(())
 }
 
@@ -74,31 +69,18 @@ fn build() -> Result<PathBuf> {
     eprintln!("building the vram command; the first time takes a few minutes");
     shell::run(shell::cargo().args(["build", "--release", "--quiet", "--package", "vram-cli"]))?;
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
-    let path = metadata
-        .target_directory
-        .join("release")
-        .join(format!("vram{}", std::env::consts::EXE_SUFFIX));
+    let path =
+        metadata.target_directory.join("release").join(format!("vram{}", std::env::consts::EXE_SUFFIX));
     Ok(path.into_std_path_buf())
 }
 
 fn embed(vram: &Path, model: &Path, budget: &str) -> Result<Embedded> {
     let mut command = std::process::Command::new(vram);
-    command.args([
-        "embed",
-        "--json",
-        "--budget",
-        budget,
-        "--passes",
-        &PASSES.to_string(),
-        "--model",
-    ]);
+    command.args(["embed", "--json", "--budget", budget, "--passes", &PASSES.to_string(), "--model"]);
     let text = shell::stdout(command.arg(model).args(SENTENCES))?;
     let embedded: Embedded = serde_json::from_str(&text).context("output of vram embed")?;
     let shape = (embedded.embeddings.len(), embedded.similarity.len());
-    ensure!(
-        shape == (SENTENCES.len(), SENTENCES.len()),
-        "vram embed answered {shape:?} sentences"
-    );
+    ensure!(shape == (SENTENCES.len(), SENTENCES.len()), "vram embed answered {shape:?} sentences");
     ensure!(!embedded.report.passes.is_empty(), "vram embed reports no pass");
     Ok(embedded)
 }
@@ -106,10 +88,7 @@ fn embed(vram: &Path, model: &Path, budget: &str) -> Result<Embedded> {
 /// Bit for bit: a NaN is itself, and 0.0 is not -0.0.
 fn identical(a: &Embedded, b: &Embedded) -> bool {
     let bits = |e: &Embedded| -> Vec<Vec<u32>> {
-        e.embeddings
-            .iter()
-            .map(|row| row.iter().map(|x| x.to_bits()).collect())
-            .collect()
+        e.embeddings.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
     };
     bits(a) == bits(b)
 }
@@ -126,39 +105,23 @@ fn similarities(embedded: &Embedded) -> String {
 fn comparison(resident: &Embedded, streamed: &Embedded) -> Result<String> {
     let (a, b) = (&resident.report, &streamed.report);
     let best = |r: &Report| {
-        let later = if r.passes.len() > 1 {
-            &r.passes[1..]
-        } else {
-            &r.passes[..]
-        };
+        let later = if r.passes.len() > 1 { &r.passes[1..] } else { &r.passes[..] };
         later.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min)
     };
     let last = |r: &Report| r.passes.last().map_or(0, |p| p.disk_bytes);
     let ms = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
-    let answer = if identical(resident, streamed) {
-        "yes"
-    } else {
-        "NO"
-    };
+    let answer = if identical(resident, streamed) { "yes" } else { "NO" };
     let rows = [
         ["", "fully resident", "streamed"].map(str::to_owned),
         row("budget", a, b, |r| size(r.budget_bytes)),
         row("peak of what it held", a, b, |r| size(r.peak_bytes)),
         row("of that, resident weights", a, b, |r| size(r.resident_bytes)),
         row("of that, ring", a, b, |r| size(r.ring_bytes)),
-        row("first pass", a, b, |r| {
-            ms(r.passes.first().map_or(f64::NAN, |p| p.seconds))
-        }),
+        row("first pass", a, b, |r| ms(r.passes.first().map_or(f64::NAN, |p| p.seconds))),
         row("best later pass", a, b, |r| ms(best(r))),
-        row("from disk, first pass", a, b, |r| {
-            size(r.passes.first().map_or(0, |p| p.disk_bytes))
-        }),
+        row("from disk, first pass", a, b, |r| size(r.passes.first().map_or(0, |p| p.disk_bytes))),
         row("from disk, last pass", a, b, |r| size(last(r))),
-        [
-            "identical to the bit".to_owned(),
-            String::new(),
-            answer.to_owned(),
-        ],
+        ["identical to the bit".to_owned(), String::new(), answer.to_owned()],
     ];
     ensure!(
         b.peak_bytes <= b.budget_bytes,
@@ -167,12 +130,8 @@ fn comparison(resident: &Embedded, streamed: &Embedded) -> Result<String> {
         size(b.budget_bytes)
     );
     let widths: [usize; 3] = std::array::from_fn(|c| rows.iter().map(|r| r[c].len()).max().unwrap_or(0));
-    let mut text = format!(
-        "{} weights, {} arithmetic on device {}\n",
-        size(a.weights_bytes),
-        a.dtype,
-        a.device
-    );
+    let mut text =
+        format!("{} weights, {} arithmetic on device {}\n", size(a.weights_bytes), a.dtype, a.device);
     for [name, left, right] in &rows {
         text.push_str(&format!(
             "  {name:w0$}  {left:>w1$}  {right:>w2$}\n",
@@ -218,15 +177,10 @@ mod tests {
     #[test]
     fn the_table_says_what_matters() {
         let text = comparison(&embedded("1.5", 4096), &embedded("1.5", 4000)).unwrap();
-        assert!(
-            text.contains("125.0 ms") && text.contains("250.0 ms") && text.ends_with(" yes\n"),
-            "{text}"
-        );
+        assert!(text.contains("125.0 ms") && text.contains("250.0 ms") && text.ends_with(" yes\n"), "{text}");
         let text = comparison(&embedded("1.5", 4096), &embedded("2.5", 4000)).unwrap();
         assert!(text.ends_with(" NO\n"), "{text}");
-        let error = comparison(&embedded("1.5", 4096), &embedded("1.5", 4097))
-            .unwrap_err()
-            .to_string();
+        let error = comparison(&embedded("1.5", 4096), &embedded("1.5", 4097)).unwrap_err().to_string();
         assert!(error.contains("budget"), "{error}");
     }
 }

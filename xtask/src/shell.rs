@@ -8,9 +8,7 @@ use anyhow::{Context, Result, bail};
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
     // xtask/ lies directly in the root.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_owned)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
 /// The cargo that started us.
@@ -27,17 +25,13 @@ pub(crate) fn metadata(manifest: &Path, dependencies: bool) -> Result<cargo_meta
     if !dependencies {
         command.no_deps();
     }
-    command
-        .exec()
-        .with_context(|| format!("cargo metadata of {}", manifest.display()))
+    command.exec().with_context(|| format!("cargo metadata of {}", manifest.display()))
 }
 
 /// Prints the command and runs it with our own stdin, stdout and stderr.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("$ {}", shown(command));
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", shown(command));
     }
@@ -60,20 +54,12 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
 /// The command as one would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let mut text = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let mut text = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for arg in command.get_args() {
         let arg = arg.to_string_lossy();
         let plain = !arg.is_empty() && !arg.contains(|c: char| c.is_whitespace() || c == '"');
         text.push(' ');
-        text.push_str(&if plain {
-            arg.into_owned()
-        } else {
-            format!("{arg:?}")
-        });
+        text.push_str(&if plain { arg.into_owned() } else { format!("{arg:?}") });
     }
     text
 }

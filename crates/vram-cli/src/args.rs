@@ -33,11 +33,7 @@ impl FromStr for Budget {
     type Err = ParseByteSizeError;
 
     fn from_str(text: &str) -> Result<Budget, ParseByteSizeError> {
-        if text == "auto" {
-            Ok(Budget::Auto)
-        } else {
-            text.parse().map(Budget::Bytes)
-        }
+        if text == "auto" { Ok(Budget::Auto) } else { text.parse().map(Budget::Bytes) }
     }
 }
 

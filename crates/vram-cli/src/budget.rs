@@ -32,23 +32,14 @@ fn most_of(free: ByteSize) -> ByteSize {
 fn free(root: &Path) -> Option<ByteSize> {
     let available = available(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let left = groups
-        .lines()
-        .filter_map(Group::parse)
-        .filter_map(|group| group.left(root))
-        .min();
+    let left = groups.lines().filter_map(Group::parse).filter_map(|group| group.left(root)).min();
     Some(ByteSize(left.map_or(available, |left| available.min(left))))
 }
 
 /// `MemAvailable` of /proc/meminfo, in bytes.
 fn available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A control group that limits memory.
@@ -72,11 +63,7 @@ const V1: Files = Files {
     used: "memory.usage_in_bytes",
     reclaimable: "total_inactive_file",
 };
-const V2: Files = Files {
-    limit: "memory.max",
-    used: "memory.current",
-    reclaimable: "inactive_file",
-};
+const V2: Files = Files { limit: "memory.max", used: "memory.current", reclaimable: "inactive_file" };
 
 impl<'a> Group<'a> {
     /// From a line of /proc/self/cgroup, `number:controllers:path`; `None` if it does not limit memory.
@@ -84,18 +71,10 @@ impl<'a> Group<'a> {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         if controllers.is_empty() {
-            return Some(Group {
-                mount: "sys/fs/cgroup",
-                path,
-                files: &V2,
-            });
+            return Some(Group { mount: "sys/fs/cgroup", path, files: &V2 });
         }
         let memory = controllers.split(',').any(|c| c == "memory");
-        memory.then_some(Group {
-            mount: "sys/fs/cgroup/memory",
-            path,
-            files: &V1,
-        })
+        memory.then_some(Group { mount: "sys/fs/cgroup/memory", path, files: &V1 })
     }
 
     /// The least that any group from this one up to the mount still allows; `None` if none has a limit. Inside a container
@@ -144,10 +123,8 @@ mod tests {
         assert_eq!(free(dir.path()).map(|s| s.bytes() >> 20), expected, "{files:?}");
     }
 
-    const MEMINFO: (&str, &str) = (
-        "proc/meminfo",
-        "MemTotal:  8388608 kB\nMemFree: 1 kB\nMemAvailable:    4194304 kB\n",
-    );
+    const MEMINFO: (&str, &str) =
+        ("proc/meminfo", "MemTotal:  8388608 kB\nMemFree: 1 kB\nMemAvailable:    4194304 kB\n");
 
     #[test]
     fn without_groups_it_is_what_is_available() {
@@ -155,11 +132,7 @@ mod tests {
         check(&[("proc/meminfo", "MemTotal: 8 kB\n")], None);
         check(&[MEMINFO], Some(4096));
         check(
-            &[
-                MEMINFO,
-                ("proc/self/cgroup", "0::/a\n"),
-                ("sys/fs/cgroup/a/memory.max", "max\n"),
-            ],
+            &[MEMINFO, ("proc/self/cgroup", "0::/a\n"), ("sys/fs/cgroup/a/memory.max", "max\n")],
             Some(4096),
         );
     }
@@ -175,24 +148,15 @@ mod tests {
             ("sys/fs/cgroup/a/memory.max", "1073741824\n"),
             ("sys/fs/cgroup/a/memory.current", "943718400\n"),
         ];
-        let stat = (
-            "sys/fs/cgroup/a/memory.stat",
-            "anon 5\ninactive_file 524288000\ninactive_file_x 1\n",
-        );
+        let stat = ("sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 524288000\ninactive_file_x 1\n");
         check(&[MEMINFO, own, inner[0], inner[1]], Some(1024));
         check(&[MEMINFO, own, inner[0], inner[1], outer[0], outer[1]], Some(124));
-        check(
-            &[MEMINFO, own, inner[0], inner[1], outer[0], outer[1], stat],
-            Some(624),
-        );
+        check(&[MEMINFO, own, inner[0], inner[1], outer[0], outer[1], stat], Some(624));
     }
 
     #[test]
     fn version_1_and_a_path_that_is_not_there() {
-        let own = (
-            "proc/self/cgroup",
-            "5:cpu,cpuacct:/x\n4:memory:/docker/x\n1:name=systemd:/x\n",
-        );
+        let own = ("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/docker/x\n1:name=systemd:/x\n");
         let limit = ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n");
         let used = ("sys/fs/cgroup/memory/memory.usage_in_bytes", "536870912\n");
         check(&[MEMINFO, own, limit, used], Some(512));

@@ -21,7 +21,5 @@ pub(crate) fn open(options: DiskMapOptions, path: &Path, read: Read) -> Result<D
 
 /// A pattern for names of tensors; `*` crosses dots, `{a,b}` is either.
 pub(crate) fn pattern(text: &str) -> Result<GlobMatcher, String> {
-    Glob::new(text)
-        .map(|g| g.compile_matcher())
-        .map_err(|e| e.to_string())
+    Glob::new(text).map(|g| g.compile_matcher()).map_err(|e| e.to_string())
 }

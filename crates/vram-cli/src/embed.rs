@@ -36,32 +36,12 @@ mod tests {
         let args = parse("embed --model m one two").unwrap();
         assert_eq!(args.texts, ["one", "two"]);
         let engine = args.engine;
-        assert_eq!(
-            (engine.budget, engine.host_budget),
-            (Budget::Auto, ByteSize::mib(64))
-        );
-        assert_eq!(
-            (engine.read, engine.passes, engine.threads),
-            (Read::Auto, 1, None)
-        );
-        let engine = parse("embed --model m --budget 22MiB --read direct --dtype bf16 x")
-            .unwrap()
-            .engine;
+        assert_eq!((engine.budget, engine.host_budget), (Budget::Auto, ByteSize::mib(64)));
+        assert_eq!((engine.read, engine.passes, engine.threads), (Read::Auto, 1, None));
+        let engine = parse("embed --model m --budget 22MiB --read direct --dtype bf16 x").unwrap().engine;
         assert_eq!(engine.budget, Budget::Bytes(ByteSize::mib(22)));
-        for bad in [
-            "--passes 0",
-            "--threads x",
-            "--budget much",
-            "--device toaster",
-            "--dtype i8",
-        ] {
-            assert_eq!(
-                parse(&format!("embed --model m {bad} x"))
-                    .unwrap_err()
-                    .exit_code(),
-                2,
-                "{bad}"
-            );
+        for bad in ["--passes 0", "--threads x", "--budget much", "--device toaster", "--dtype i8"] {
+            assert_eq!(parse(&format!("embed --model m {bad} x")).unwrap_err().exit_code(), 2, "{bad}");
         }
         assert!(parse("embed --model m").is_err());
     }

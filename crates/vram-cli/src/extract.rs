@@ -59,14 +59,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
 
     let tensors: Vec<NewTensor> = map
         .iter()
-        .map(|(name, info)| NewTensor {
-            name: name.to_owned(),
-            meta: info.meta().clone(),
-        })
+        .map(|(name, info)| NewTensor { name: name.to_owned(), meta: info.meta().clone() })
         .collect();
-    let metadata: BTreeMap<String, String> = (0..map.files().len())
-        .flat_map(|i| map.metadata(FileId(i as u32)))
-        .collect();
+    let metadata: BTreeMap<String, String> =
+        (0..map.files().len()).flat_map(|i| map.metadata(FileId(i as u32))).collect();
     let file = NewFile::new(&args.output, tensors, &metadata)?;
     let (count, bytes) = (file.tensors(), file.tensor_bytes());
     let fill = |_: usize, tensor: &NewTensor, at: u64, piece: &mut [u8]| {
@@ -85,10 +81,6 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if json {
         return output::json(&document);
     }
-    eprintln!(
-        "{}: {count} tensors, {} in {seconds:.2} s",
-        args.output.display(),
-        ByteSize(bytes)
-    );
+    eprintln!("{}: {count} tensors, {} in {seconds:.2} s", args.output.display(), ByteSize(bytes));
     Ok(())
 }

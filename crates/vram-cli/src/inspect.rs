@@ -50,17 +50,9 @@ struct Total {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let maps = args
-        .paths
-        .iter()
-        .map(DiskMap::open)
-        .collect::<Result<Vec<_>, _>>()?;
+    let maps = args.paths.iter().map(DiskMap::open).collect::<Result<Vec<_>, _>>()?;
     let document = collect(&maps, args.tensors.as_ref());
-    if json {
-        output::json(&document)
-    } else {
-        Ok(print(&document)?)
-    }
+    if json { output::json(&document) } else { Ok(print(&document)?) }
 }
 
 fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'a> {
@@ -68,39 +60,20 @@ fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'
     let mut totals = BTreeMap::<&str, Total>::new();
     for map in maps {
         let files: Vec<&Path> = map.files().collect();
-        for (name, info) in map
-            .iter()
-            .filter(|(name, _)| pattern.is_none_or(|p| p.is_match(name)))
-        {
+        for (name, info) in map.iter().filter(|(name, _)| pattern.is_none_or(|p| p.is_match(name))) {
             let (range, dtype) = (info.range(), info.dtype().name());
             let file = files.get(range.file.0 as usize).copied().unwrap_or(Path::new(""));
-            let total = totals.entry(dtype).or_insert(Total {
-                dtype,
-                tensors: 0,
-                bytes: 0,
-            });
+            let total = totals.entry(dtype).or_insert(Total { dtype, tensors: 0, bytes: 0 });
             total.tensors += 1;
             total.bytes += range.bytes;
             let (shape, bytes, offset) = (&info.shape()[..], range.bytes, range.offset);
-            tensors.push(Tensor {
-                name,
-                dtype,
-                shape,
-                bytes,
-                file,
-                offset,
-            });
+            tensors.push(Tensor { name, dtype, shape, bytes, file, offset });
         }
     }
     let mut totals: Vec<Total> = totals.into_values().collect();
     totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     let bytes = totals.iter().map(|t| t.bytes).sum();
-    Document {
-        tensors,
-        totals,
-        bytes,
-        bytes_read: maps.iter().map(DiskMap::bytes_read).sum(),
-    }
+    Document { tensors, totals, bytes, bytes_read: maps.iter().map(DiskMap::bytes_read).sum() }
 }
 
 fn print(document: &Document<'_>) -> io::Result<()> {
@@ -113,12 +86,7 @@ fn print(document: &Document<'_>) -> io::Result<()> {
             writeln!(out, "{}", tensor.file.display())?;
             file = Some(tensor.file);
         }
-        let shape = tensor
-            .shape
-            .iter()
-            .map(usize::to_string)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let shape = tensor.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         rows.push([
             format!("  {}", tensor.name),
             tensor.dtype.to_owned(),
@@ -128,30 +96,18 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         ]);
     }
     table(&mut out, &mut rows)?;
-    for Total {
-        dtype,
-        tensors,
-        bytes,
-    } in &document.totals
-    {
+    for Total { dtype, tensors, bytes } in &document.totals {
         writeln!(out, "{tensors} tensors of {dtype}, {}", ByteSize(*bytes))?;
     }
     let (count, bytes) = (document.tensors.len(), ByteSize(document.bytes));
-    writeln!(
-        out,
-        "{count} tensors in all, {bytes}; read {} to know it",
-        ByteSize(document.bytes_read)
-    )?;
+    writeln!(out, "{count} tensors in all, {bytes}; read {} to know it", ByteSize(document.bytes_read))?;
     out.flush()
 }
 
 /// Prints and forgets the rows.
 fn table(out: &mut impl Write, rows: &mut Vec<[String; 5]>) -> io::Result<()> {
     if !rows.is_empty() {
-        rows.insert(
-            0,
-            ["  tensor", "dtype", "shape", "size", "offset"].map(str::to_owned),
-        );
+        rows.insert(0, ["  tensor", "dtype", "shape", "size", "offset"].map(str::to_owned));
         output::columns(out, rows, [false, false, false, true, true])?;
         rows.clear();
     }

@@ -14,10 +14,7 @@ mod synth;
 mod writer;
 
 // Arguments of the commands that need the engine; they join `Command` together with it.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the commands that have a budget need the engine")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the commands that have a budget need the engine"))]
 mod budget;
 mod devices;
 mod embed;
@@ -66,9 +63,7 @@ fn main() -> ExitCode {
 
 /// Whoever read our output has seen enough, as in `vram inspect ... | head`.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
 /// The error and its causes, each said once.
@@ -99,9 +94,7 @@ mod tests {
 
     #[test]
     fn a_cause_that_is_already_said_is_not_said_again() {
-        let error = anyhow::anyhow!("disk on fire")
-            .context("a: disk on fire")
-            .context("reading");
+        let error = anyhow::anyhow!("disk on fire").context("a: disk on fire").context("reading");
         assert_eq!(one_line(&error), "reading: a: disk on fire");
     }
 }

@@ -35,9 +35,7 @@ impl Progress {
     pub(crate) fn add(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if self.watched && self.start.elapsed() > PATIENCE {
-            self.bar
-                .get_or_init(|| bar(self.what, self.total))
-                .set_position(done);
+            self.bar.get_or_init(|| bar(self.what, self.total)).set_position(done);
         }
     }
 

@@ -62,19 +62,13 @@ impl NewFile {
         let mut placed = Vec::with_capacity(tensors.len());
         for tensor in tensors {
             let name = tensor.name.clone();
-            ensure!(
-                name != "__metadata__" && names.insert(name.clone()),
-                "two tensors are called {name:?}"
-            );
+            ensure!(name != "__metadata__" && names.insert(name.clone()), "two tensors are called {name:?}");
             let begin = end;
             end = end
                 .checked_add(tensor.meta.bytes())
                 .context("the file would be larger than any file can be")?;
             let (dtype, shape) = (tensor.meta.dtype().name(), &tensor.meta.shape()[..]);
-            entries.insert(
-                name,
-                json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}),
-            );
+            entries.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}));
             placed.push((tensor, begin));
         }
         let mut json = Value::Object(entries).to_string().into_bytes();
@@ -83,16 +77,8 @@ impl NewFile {
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.append(&mut json);
         let data = header.len() as u64;
-        let tensors = placed
-            .into_iter()
-            .map(|(tensor, begin)| (tensor, data + begin))
-            .collect();
-        Ok(NewFile {
-            path: path.to_owned(),
-            header,
-            tensors,
-            bytes: data + end,
-        })
+        let tensors = placed.into_iter().map(|(tensor, begin)| (tensor, data + begin)).collect();
+        Ok(NewFile { path: path.to_owned(), header, tensors, bytes: data + end })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -142,15 +128,8 @@ pub(crate) fn write(
     fill: &Fill<'_>,
 ) -> Result<Duration> {
     for file in files {
-        let there = file
-            .path
-            .try_exists()
-            .with_context(|| file.path.display().to_string())?;
-        ensure!(
-            replace || !there,
-            "{} is there already; --force replaces it",
-            file.path.display()
-        );
+        let there = file.path.try_exists().with_context(|| file.path.display().to_string())?;
+        ensure!(replace || !there, "{} is there already; --force replaces it", file.path.display());
     }
     let progress = Progress::new(what, files.iter().map(NewFile::tensor_bytes).sum());
     let done = write_unfinished(files, threads, fill, &progress).and_then(|()| {
@@ -185,11 +164,7 @@ fn write_unfinished(
         };
         open.push(create().with_context(|| format!("cannot write {}", path.display()))?);
     }
-    let pieces: Vec<Piece<'_>> = files
-        .iter()
-        .enumerate()
-        .flat_map(|(i, file)| file.pieces(i))
-        .collect();
+    let pieces: Vec<Piece<'_>> = files.iter().enumerate().flat_map(|(i, file)| file.pieces(i)).collect();
     let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
@@ -213,9 +188,7 @@ fn write_unfinished(
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(pieces.len()))
-            .map(|_| scope.spawn(work))
-            .collect();
+        let workers: Vec<_> = (0..threads.min(pieces.len())).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|w| match w.join() {
             Ok(done) => done,
             Err(_) => bail!("a thread that wrote tensors panicked"),

@@ -28,12 +28,9 @@ impl Architecture {
         let mut name = None;
         for line in section(text, "Code map")? {
             if let Some(heading) = line.strip_prefix("### ") {
-                let crate_name = quoted(heading)
-                    .next()
-                    .context("a heading of the code map names no `crate`")?;
-                let twice = code_map
-                    .insert(crate_name.to_owned(), Allowed::default())
-                    .is_some();
+                let crate_name =
+                    quoted(heading).next().context("a heading of the code map names no `crate`")?;
+                let twice = code_map.insert(crate_name.to_owned(), Allowed::default()).is_some();
                 ensure!(!twice, "the code map has {crate_name} twice");
                 name = Some(crate_name);
             }
@@ -51,10 +48,7 @@ impl Architecture {
             .filter_map(|item| quoted(item).next())
             .map(str::to_owned)
             .collect();
-        Ok(Architecture {
-            code_map,
-            unsafe_files,
-        })
+        Ok(Architecture { code_map, unsafe_files })
     }
 }
 
@@ -97,21 +91,13 @@ Words about `this`.
         let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
         let parsed = Architecture::parse(TEXT).unwrap();
         assert_eq!(parsed.code_map["a"], Allowed::default());
-        assert_eq!(
-            parsed.code_map["b"],
-            Allowed {
-                uses: names(&["a", "c"]),
-                tests_use: names(&["d"])
-            }
-        );
+        assert_eq!(parsed.code_map["b"], Allowed { uses: names(&["a", "c"]), tests_use: names(&["d"]) });
         assert_eq!(parsed.unsafe_files, names(&["crates/a/src/io.rs"]));
     }
 
     #[test]
     fn a_missing_section_is_an_error() {
-        let error = Architecture::parse("# Architecture\n## Code map\n")
-            .unwrap_err()
-            .to_string();
+        let error = Architecture::parse("# Architecture\n## Code map\n").unwrap_err().to_string();
         assert!(error.contains("Unsafe inventory"), "{error}");
     }
 }

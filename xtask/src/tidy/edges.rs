@@ -17,17 +17,9 @@ pub(super) fn check(architecture: &Architecture, metadata: &Metadata) -> Finding
     let members: Vec<&str> = packages.iter().map(|p| p.name.as_str()).collect();
     let mut edges = Vec::new();
     for package in &packages {
-        for dependency in package
-            .dependencies
-            .iter()
-            .filter(|d| members.contains(&d.name.as_str()))
-        {
+        for dependency in package.dependencies.iter().filter(|d| members.contains(&d.name.as_str())) {
             let in_tests = dependency.kind == DependencyKind::Development;
-            edges.push(Edge {
-                from: &package.name,
-                to: &dependency.name,
-                in_tests,
-            });
+            edges.push(Edge { from: &package.name, to: &dependency.name, in_tests });
         }
     }
     compare(architecture, &members, &edges)
@@ -66,20 +58,13 @@ mod tests {
 
     fn check(text: &str, edges: &[(&str, &str, bool)], expected: &[&str]) {
         let architecture = Architecture::parse(text).unwrap();
-        let edges: Vec<_> = edges
-            .iter()
-            .map(|&(from, to, in_tests)| Edge { from, to, in_tests })
-            .collect();
+        let edges: Vec<_> = edges.iter().map(|&(from, to, in_tests)| Edge { from, to, in_tests }).collect();
         assert_eq!(compare(&architecture, &["a", "b", "c"], &edges), expected);
     }
 
     #[test]
     fn siblings_never_see_one_another() {
-        check(
-            TEXT,
-            &[("b", "a", false), ("c", "a", true), ("c", "b", true)],
-            &[],
-        );
+        check(TEXT, &[("b", "a", false), ("c", "a", true), ("c", "b", true)], &[]);
         check(TEXT, &[("c", "b", false)], &["c must not use b"]);
         check(TEXT, &[("a", "b", true)], &["the tests of a must not use b"]);
     }
@@ -89,10 +74,7 @@ mod tests {
         check(
             &TEXT.replace("### `c`", "### `d`"),
             &[],
-            &[
-                "the code map has no entry for c",
-                "the entry d names d, which is no member of the workspace",
-            ],
+            &["the code map has no entry for c", "the entry d names d, which is no member of the workspace"],
         );
     }
 }

@@ -12,10 +12,7 @@ pub(super) fn check(sources: &[Source], exceptions: &[Exception]) -> Findings {
     for source in sources.iter().filter(long) {
         if !exceptions.iter().any(|(path, _)| *path == source.path) {
             let lines = source.text.lines().count();
-            found.push(format!(
-                "{} has {lines} lines, over {MOST_LINES}; split it by purpose",
-                source.path
-            ));
+            found.push(format!("{} has {lines} lines, over {MOST_LINES}; split it by purpose", source.path));
         }
     }
     for (path, _) in exceptions {
@@ -32,10 +29,7 @@ mod tests {
 
     #[test]
     fn long_files_need_a_reason() {
-        let source = |lines: usize| Source {
-            path: "a.rs".to_owned(),
-            text: "\n".repeat(lines),
-        };
+        let source = |lines: usize| Source { path: "a.rs".to_owned(), text: "\n".repeat(lines) };
         let reason: &[Exception] = &[("a.rs", "a table")];
         assert!(check(&[source(600)], &[]).is_empty());
         assert_eq!(check(&[source(601)], &[]).len(), 1);

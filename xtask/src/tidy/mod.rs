@@ -30,14 +30,8 @@ pub(crate) fn run() -> Result<()> {
     let sources = sources::all(&root)?;
 
     let checks: [(&str, Findings); 5] = [
-        (
-            "code map and dependency edges",
-            edges::check(&architecture, &metadata),
-        ),
-        (
-            "unsafe inventory",
-            unsafety::check(&architecture.unsafe_files, &sources)?,
-        ),
+        ("code map and dependency edges", edges::check(&architecture, &metadata)),
+        ("unsafe inventory", unsafety::check(&architecture.unsafe_files, &sources)?),
         ("trait sizes", traits::check(&sources, allow::LARGE_TRAITS)?),
         ("file lengths", lengths::check(&sources, allow::LONG_FILES)),
         ("manifests", manifests::check(&metadata)),
@@ -52,10 +46,6 @@ pub(crate) fn run() -> Result<()> {
     if found > 0 {
         bail!("tidy found {found} things to mend");
     }
-    eprintln!(
-        "tidy: {} files of {} crates are in order",
-        sources.len(),
-        metadata.workspace_members.len()
-    );
+    eprintln!("tidy: {} files of {} crates are in order", sources.len(), metadata.workspace_members.len());
     Ok(())
 }

@@ -31,11 +31,7 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<Source>) -> Result<()> {
             walk(root, &path, found)?;
         } else if kind.is_file() && name.ends_with(".rs") {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let path = path
-                .strip_prefix(root)
-                .unwrap_or(&path)
-                .to_string_lossy()
-                .replace('\\', "/");
+            let path = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('\\', "/");
             found.push(Source { path, text });
         }
     }

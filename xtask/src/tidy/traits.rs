@@ -14,10 +14,7 @@ pub(super) fn check(sources: &[Source], exceptions: &[Exception]) -> Result<Find
     let mut found = Findings::new();
     let mut needed = Vec::new();
     for source in sources {
-        let Some((crate_name, _)) = source
-            .path
-            .strip_prefix("crates/")
-            .and_then(|p| p.split_once("/src/"))
+        let Some((crate_name, _)) = source.path.strip_prefix("crates/").and_then(|p| p.split_once("/src/"))
         else {
             continue;
         };
@@ -58,10 +55,7 @@ fn public_traits(items: &[Item]) -> Vec<(String, usize)> {
 }
 
 fn required_methods(item: &ItemTrait) -> usize {
-    item.items
-        .iter()
-        .filter(|i| matches!(i, TraitItem::Fn(f) if f.default.is_none()))
-        .count()
+    item.items.iter().filter(|i| matches!(i, TraitItem::Fn(f) if f.default.is_none())).count()
 }
 
 #[cfg(test)]
@@ -71,10 +65,7 @@ mod tests {
     fn check_trait(required: usize, exceptions: &[Exception], expected: usize) {
         let methods: String = (0..required).map(|i| format!("fn f{i}(&self);")).collect();
         let text = format!("pub trait T {{ {methods} fn more(&self) {{}} type A; }}");
-        let source = Source {
-            path: "crates/a/src/x.rs".to_owned(),
-            text,
-        };
+        let source = Source { path: "crates/a/src/x.rs".to_owned(), text };
         let found = check(&[source], exceptions).unwrap();
         assert_eq!(found.len(), expected, "{found:?}");
     }

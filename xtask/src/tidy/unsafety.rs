@@ -19,10 +19,7 @@ pub(super) fn check(inventory: &BTreeSet<String>, sources: &[Source]) -> Result<
         };
         used.insert(source.path.as_str());
         if !inventory.contains(&source.path) {
-            found.push(format!(
-                "{}:{line}: unsafe, but ARCHITECTURE.md does not list the file",
-                source.path
-            ));
+            found.push(format!("{}:{line}: unsafe, but ARCHITECTURE.md does not list the file", source.path));
         }
     }
     for path in inventory.iter().filter(|p| !used.contains(p.as_str())) {
@@ -45,15 +42,8 @@ mod tests {
     use super::*;
 
     fn check_one(text: &str, listed: bool, expected: &[&str]) {
-        let source = Source {
-            path: "a.rs".to_owned(),
-            text: text.to_owned(),
-        };
-        let inventory = if listed {
-            BTreeSet::from(["a.rs".to_owned()])
-        } else {
-            BTreeSet::new()
-        };
+        let source = Source { path: "a.rs".to_owned(), text: text.to_owned() };
+        let inventory = if listed { BTreeSet::from(["a.rs".to_owned()]) } else { BTreeSet::new() };
         assert_eq!(check(&inventory, &[source]).unwrap(), expected);
     }
 
@@ -73,15 +63,7 @@ mod tests {
 
     #[test]
     fn words_are_not_code() {
-        check_one(
-            "#![deny(unsafe_code)]\n/// unsafe\nconst A: &str = \"unsafe\"; // unsafe",
-            false,
-            &[],
-        );
-        check_one(
-            "fn f() {}",
-            true,
-            &["ARCHITECTURE.md lists a.rs, where nothing is unsafe"],
-        );
+        check_one("#![deny(unsafe_code)]\n/// unsafe\nconst A: &str = \"unsafe\"; // unsafe", false, &[]);
+        check_one("fn f() {}", true, &["ARCHITECTURE.md lists a.rs, where nothing is unsafe"]);
     }
 }

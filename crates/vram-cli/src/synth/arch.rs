@@ -23,12 +23,7 @@ pub(super) fn qwen_image_controlnet(blocks: usize, width: usize, in_dim: usize) 
     for n in 0..blocks {
         let block = format!("controlnet_blocks.{n}");
         for norm in ["x_rms", "y_rms"] {
-            weights.push(weight(
-                format!("{block}.{norm}.weight"),
-                &[width],
-                1.0,
-                NORM_SPREAD,
-            )?);
+            weights.push(weight(format!("{block}.{norm}.weight"), &[width], 1.0, NORM_SPREAD)?);
         }
         for name in ["input_proj", "output_proj"] {
             linear(&mut weights, &format!("{block}.{name}"), width, width)?;
@@ -47,11 +42,7 @@ fn linear(weights: &mut Vec<Weight>, name: &str, outputs: usize, inputs: usize) 
 
 fn weight(name: String, shape: &[usize], middle: f32, spread: f32) -> Result<Weight> {
     let meta = TensorMeta::new(DType::BF16, shape)?;
-    Ok(Weight {
-        tensor: NewTensor { name, meta },
-        middle,
-        spread,
-    })
+    Ok(Weight { tensor: NewTensor { name, meta }, middle, spread })
 }
 
 #[cfg(test)]

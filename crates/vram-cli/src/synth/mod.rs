@@ -71,63 +71,31 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let weights = match args.arch {
         Arch::QwenImageControlnet => arch::qwen_image_controlnet(args.blocks, args.width, args.in_dim)?,
     };
-    ensure!(
-        args.shards <= weights.len(),
-        "{} tensors do not fill {} shards",
-        weights.len(),
-        args.shards
-    );
+    ensure!(args.shards <= weights.len(), "{} tensors do not fill {} shards", weights.len(), args.shards);
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let files = shards(&weights, args.shards)
         .into_iter()
         .enumerate()
         .map(|(i, tensors)| NewFile::new(&shard_path(&args.output, i, args.shards)?, tensors, &metadata))
         .collect::<Result<Vec<_>>>()?;
-    let by_name: BTreeMap<&str, (usize, &Weight)> = weights
-        .iter()
-        .enumerate()
-        .map(|(i, w)| (w.tensor.name.as_str(), (i, w)))
-        .collect();
+    let by_name: BTreeMap<&str, (usize, &Weight)> =
+        weights.iter().enumerate().map(|(i, w)| (w.tensor.name.as_str(), (i, w))).collect();
     let fill = |_: usize, tensor: &NewTensor, at: u64, piece: &mut [u8]| {
-        let (number, weight) = by_name
-            .get(tensor.name.as_str())
-            .context("a tensor of nobody's")?;
-        noise::fill(
-            args.seed,
-            *number as u64,
-            weight.middle,
-            weight.spread,
-            at / 2,
-            piece,
-        );
+        let (number, weight) = by_name.get(tensor.name.as_str()).context("a tensor of nobody's")?;
+        noise::fill(args.seed, *number as u64, weight.middle, weight.spread, at / 2, piece);
         Ok(())
     };
     let took = writer::write("making weights", &files, args.force, args.threads, &fill)?;
-    let index = if args.shards > 1 {
-        Some(write_index(&args.output, &files)?)
-    } else {
-        None
-    };
+    let index = if args.shards > 1 { Some(write_index(&args.output, &files)?) } else { None };
 
     let output = index.as_deref().unwrap_or(&args.output);
     let (bytes, seconds) = (files.iter().map(NewFile::tensor_bytes).sum(), took.as_secs_f64());
     let files = files.iter().map(NewFile::path).collect();
-    let document = Document {
-        output,
-        files,
-        tensors: weights.len(),
-        bytes,
-        seconds,
-    };
+    let document = Document { output, files, tensors: weights.len(), bytes, seconds };
     if json {
         return output::json(&document);
     }
-    eprintln!(
-        "{}: {} tensors, {} in {seconds:.2} s",
-        output.display(),
-        weights.len(),
-        ByteSize(bytes)
-    );
+    eprintln!("{}: {} tensors, {} in {seconds:.2} s", output.display(), weights.len(), ByteSize(bytes));
     Ok(())
 }
 
@@ -157,9 +125,7 @@ fn shard_path(output: &Path, number: usize, count: usize) -> Result<PathBuf> {
     if count == 1 {
         return Ok(output.to_owned());
     }
-    let stem = output
-        .file_stem()
-        .with_context(|| format!("{} is no file name", output.display()))?;
+    let stem = output.file_stem().with_context(|| format!("{} is no file name", output.display()))?;
     Ok(output.with_file_name(format!(
         "{}-{:05}-of-{count:05}.safetensors",
         stem.to_string_lossy(),

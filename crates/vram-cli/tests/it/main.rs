@@ -1,4 +1,5 @@
 //! The command as a person or a script meets it: exit codes, JSON, and what errors say.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::path::Path;
@@ -7,21 +8,14 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn vram(args: &[&str], folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vram"))
-        .args(args)
-        .current_dir(folder)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_vram")).args(args).current_dir(folder).output().unwrap()
 }
 
 /// Runs a line that must end with `code`, and gives stdout and stderr.
 fn run(line: &str, folder: &Path, code: i32) -> (String, String) {
     let args: Vec<&str> = line.split_whitespace().collect();
     let out = vram(&args, folder);
-    let (stdout, stderr) = (
-        String::from_utf8(out.stdout).unwrap(),
-        String::from_utf8(out.stderr).unwrap(),
-    );
+    let (stdout, stderr) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
     assert_eq!(out.status.code(), Some(code), "vram {line}\n{stdout}{stderr}");
     (stdout, stderr)
 }
@@ -50,10 +44,7 @@ fn wrong_usage_is_2_and_says_what_would_be_right() {
         ("synth --arch qwen-image-controlnet --blocks 0 -o x", "at least 1"),
     ] {
         let (stdout, stderr) = run(line, dir.path(), 2);
-        assert!(
-            stdout.is_empty() && stderr.contains(expected),
-            "vram {line}: {stderr}"
-        );
+        assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
     }
     assert!(run("--help", dir.path(), 0).0.contains("inspect"));
     assert!(run("--version", dir.path(), 0).0.starts_with("vram "));
@@ -62,36 +53,20 @@ fn wrong_usage_is_2_and_says_what_would_be_right() {
 #[test]
 fn failures_are_1_and_name_the_file_on_one_line() {
     let dir = folder();
-    fs::write(
-        dir.path().join("broken.safetensors"),
-        b"\xff\xff\xff\xff\xff\xff\xff\xff{}",
-    )
-    .unwrap();
+    fs::write(dir.path().join("broken.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\xff{}").unwrap();
     fs::write(dir.path().join("there"), b"").unwrap();
     run(&format!("{SMALL} -o m.safetensors"), dir.path(), 0);
     for (line, expected) in [
         ("inspect nowhere.safetensors --json", "nowhere.safetensors"),
         ("inspect broken.safetensors", "broken.safetensors"),
-        (
-            "extract m.safetensors --tensors nothing.* -o y",
-            "no tensor matches",
-        ),
+        ("extract m.safetensors --tensors nothing.* -o y", "no tensor matches"),
         ("extract m.safetensors -o there", "--force"),
         ("extract m.safetensors -o no/such/folder/y", "no/such/folder/y"),
-        (
-            "synth --arch qwen-image-controlnet --blocks 1 --shards 99 -o x",
-            "99 shards",
-        ),
+        ("synth --arch qwen-image-controlnet --blocks 1 --shards 99 -o x", "99 shards"),
     ] {
         let (stdout, stderr) = run(line, dir.path(), 1);
-        assert!(
-            stdout.is_empty() && stderr.contains(expected),
-            "vram {line}: {stderr}"
-        );
-        assert!(
-            stderr.starts_with("error: ") && stderr.lines().count() == 1,
-            "vram {line}: {stderr}"
-        );
+        assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "vram {line}: {stderr}");
     }
     assert!(!dir.path().join("there.tmp").exists());
 }
@@ -99,32 +74,17 @@ fn failures_are_1_and_name_the_file_on_one_line() {
 #[test]
 fn synth_is_the_same_whatever_the_threads_and_shards() {
     let dir = folder();
-    run(
-        &format!("{SMALL} --seed 7 -o one.safetensors --threads 1"),
-        dir.path(),
-        0,
-    );
-    run(
-        &format!("{SMALL} --seed 7 -o many.safetensors --threads 5"),
-        dir.path(),
-        0,
-    );
+    run(&format!("{SMALL} --seed 7 -o one.safetensors --threads 1"), dir.path(), 0);
+    run(&format!("{SMALL} --seed 7 -o many.safetensors --threads 5"), dir.path(), 0);
     run(&format!("{SMALL} --seed 8 -o other.safetensors"), dir.path(), 0);
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert!(read("one.safetensors") == read("many.safetensors"));
     assert!(read("one.safetensors") != read("other.safetensors"));
 
-    let made = json(
-        &format!("{SMALL} --seed 7 --shards 3 -o s.safetensors"),
-        dir.path(),
-    );
+    let made = json(&format!("{SMALL} --seed 7 --shards 3 -o s.safetensors"), dir.path());
     assert_eq!(made["files"].as_array().unwrap().len(), 3);
     assert_eq!(made["output"], "s.safetensors.index.json");
-    run(
-        "extract s.safetensors.index.json -o joined.safetensors",
-        dir.path(),
-        0,
-    );
+    run("extract s.safetensors.index.json -o joined.safetensors", dir.path(), 0);
     assert!(read("one.safetensors") == read("joined.safetensors"));
 }
 
@@ -136,10 +96,7 @@ fn inspect_lists_what_synth_wrote() {
     let tensors = found["tensors"].as_array().unwrap();
     assert_eq!(tensors.len(), 2 + 3 * 6);
     let first = &tensors[0];
-    assert_eq!(
-        (&first["name"], &first["dtype"]),
-        (&"img_in.weight".into(), &"BF16".into())
-    );
+    assert_eq!((&first["name"], &first["dtype"]), (&"img_in.weight".into(), &"BF16".into()));
     assert_eq!(first["shape"], serde_json::json!([64, 16]));
     assert_eq!(first["offset"].as_u64().unwrap() % 4096, 0);
     let mut end = first["offset"].as_u64().unwrap();
@@ -150,10 +107,7 @@ fn inspect_lists_what_synth_wrote() {
     assert_eq!(end, fs::metadata(dir.path().join("m.safetensors")).unwrap().len());
     assert_eq!(found["bytes_read"], first["offset"], "headers only");
 
-    let block = json(
-        "inspect m.safetensors --tensors controlnet_blocks.1.*",
-        dir.path(),
-    );
+    let block = json("inspect m.safetensors --tensors controlnet_blocks.1.*", dir.path());
     assert_eq!(block["tensors"].as_array().unwrap().len(), 6);
     let (text, _) = run("inspect m.safetensors", dir.path(), 0);
     assert!(
@@ -179,25 +133,13 @@ fn extract_copies_to_the_bit_and_casts() {
     );
 
     // bf16 to f32 and back loses nothing.
-    run(
-        "extract auto.safetensors --dtype f32 -o wide.safetensors",
-        dir.path(),
-        0,
-    );
+    run("extract auto.safetensors --dtype f32 -o wide.safetensors", dir.path(), 0);
     let wide = json("inspect wide.safetensors", dir.path());
     assert_eq!(wide["totals"][0]["dtype"], "F32");
-    run(
-        "extract wide.safetensors --dtype bf16 -o narrow.safetensors",
-        dir.path(),
-        0,
-    );
+    run("extract wide.safetensors --dtype bf16 -o narrow.safetensors", dir.path(), 0);
     assert!(bytes("narrow.safetensors") == bytes("auto.safetensors"));
 
     let before = bytes("auto.safetensors");
-    run(
-        "extract wide.safetensors -o auto.safetensors --force",
-        dir.path(),
-        0,
-    );
+    run("extract wide.safetensors -o auto.safetensors --force", dir.path(), 0);
     assert!(bytes("auto.safetensors") == bytes("wide.safetensors") && before != bytes("auto.safetensors"));
 }
