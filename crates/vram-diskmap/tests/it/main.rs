@@ -4,6 +4,8 @@
 #![allow(clippy::single_range_in_vec_init)] // one extent, one range
 
 mod bad;
+#[cfg(target_os = "linux")]
+mod cold;
 mod counting;
 mod helpers;
 mod oracle;
