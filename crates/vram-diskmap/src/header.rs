@@ -12,6 +12,8 @@ use crate::names::{NameRef, Names, Table, count};
 
 /// Longest header that the format allows, in bytes.
 pub(crate) const MOST_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes of JSON that a tensor usually takes at least; memory for so many entries is set aside at once.
+const USUAL_BYTES: usize = 96;
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: usize = 8;
 
@@ -63,9 +65,10 @@ pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<H
         .map_err(|e| Fault::invalid(LENGTH_BYTES + e.valid_up_to(), "the header is not UTF-8"))?;
     let mut cursor = Cursor::new(text, LENGTH_BYTES);
     let mut header = Header {
-        entries: Vec::new(),
+        entries: Vec::with_capacity(json.len() / USUAL_BYTES),
         metadata: Box::default(),
     };
+    names.reserve(json.len() / 2);
     let mut has_metadata = false;
     cursor.object(|c, key, at| {
         if key != "__metadata__" {
@@ -158,8 +161,15 @@ fn size(dtype: DType, shape: &Shape, at: usize) -> Result<u64, Fault> {
 fn dtype_of(c: &mut Cursor<'_>) -> Result<DType, Fault> {
     let at = c.offset();
     let name = c.string()?;
-    DType::from_name(name.as_bytes())
-        .ok_or_else(|| Fault::invalid(at, format!("unknown dtype {}", quoted(&name))))
+    // The usual ones first: the list of all is long to compare with.
+    let usual = match name.as_bytes() {
+        b"BF16" => Some(DType::BF16),
+        b"F32" => Some(DType::F32),
+        b"F16" => Some(DType::F16),
+        b"F8_E4M3" => Some(DType::F8_E4M3),
+        other => DType::from_name(other),
+    };
+    usual.ok_or_else(|| Fault::invalid(at, format!("unknown dtype {}", quoted(&name))))
 }
 
 fn shape_of(c: &mut Cursor<'_>) -> Result<Shape, Fault> {

@@ -7,6 +7,9 @@ use crate::fault::Fault;
 /// Values nested deeper than this are refused, so that the stack is bounded.
 const MOST_NESTED: usize = 100;
 
+/// Numbers of so many digits always fit 64 bits.
+const MOST_PLAIN_DIGITS: usize = 19;
+
 /// A place in a JSON text. `base` is added to the offsets in errors.
 pub(crate) struct Cursor<'a> {
     text: &'a str,
@@ -157,8 +160,10 @@ impl<'a> Cursor<'a> {
 
     /// Passes over the bytes of a string that stand for themselves.
     fn plain(&mut self) {
-        let rest = self.rest();
         let special = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+        let (words, _) = self.rest().as_chunks::<8>();
+        self.at += 8 * words.iter().take_while(|word| !any_special(**word)).count();
+        let rest = self.rest();
         self.at += rest.iter().position(special).unwrap_or(rest.len());
     }
 
@@ -220,11 +225,14 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let mut value = 0u64;
         while let Some(d @ b'0'..=b'9') = self.peek() {
-            value = value
-                .checked_mul(10)
-                .and_then(|v| v.checked_add(u64::from(d - b'0')))
-                .ok_or_else(|| Fault::invalid(self.base + start, "a number that does not fit 64 bits"))?;
+            value = value.wrapping_mul(10).wrapping_add(u64::from(d - b'0'));
             self.at += 1;
+        }
+        if self.at - start > MOST_PLAIN_DIGITS {
+            // Only here can it have wrapped.
+            value = self.text[start..self.at]
+                .parse()
+                .map_err(|_| Fault::invalid(self.base + start, "a number that does not fit 64 bits"))?;
         }
         match (self.at - start, self.peek()) {
             (0, _) => Err(self.unexpected("a whole number that is not negative")),
@@ -300,8 +308,31 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Whether one of eight bytes does not stand for itself in a string; may err towards yes on bytes above 0x7F.
+fn any_special(word: [u8; 8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(word);
+    // The highest bit of each byte of `x - n` where the byte was below `n`, for bytes under 0x80.
+    let below = |x: u64, n: u64| x.wrapping_sub(ONES * n) & !x;
+    let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+    let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+    (quote | backslash | below(word, 0x20)) & (ONES << 7) != 0
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn eight_bytes_at_a_time_find_each_special_byte() {
+        for place in 0..8 {
+            for byte in 0..=255u8 {
+                let mut word = *b"abcdefgh";
+                word[place] = byte;
+                let special = byte == b'"' || byte == b'\\' || byte < 0x20;
+                assert_eq!(any_special(word), special, "{byte:#x} at {place}");
+            }
+        }
+    }
+
     use super::*;
 
     #[test]

@@ -37,6 +37,16 @@ impl Names {
         Ok(NameRef { start, len })
     }
 
+    /// Sets memory aside for so many bytes of names.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
+    /// Gives back what is set aside and not used.
+    pub(crate) fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+    }
+
     pub(crate) fn get(&self, name: NameRef) -> &str {
         let start = name.start as usize;
         self.text
