@@ -6,6 +6,7 @@
 
 use vram_types::{DType, Shape, SourceErrorKind, TensorMeta};
 
+use crate::compact::{self, Fields};
 use crate::fault::{Fault, quoted};
 use crate::json::Cursor;
 use crate::names::{NameRef, Names, Table, count};
@@ -102,24 +103,24 @@ fn range(entry: &Entry) -> (u64, u64) {
 
 /// Reads the `{"dtype":..., "shape":..., "data_offsets":...}` of one tensor.
 fn tensor(c: &mut Cursor<'_>, name: &str, named_at: usize, names: &mut Names) -> Result<Entry, Fault> {
-    let (mut dtype, mut shape, mut offsets) = (None, None, None);
     let object_at = c.offset();
-    c.object(|c, key, at| {
-        let twice = match &*key {
-            "dtype" => dtype.replace(dtype_of(c)?).is_some(),
-            "shape" => shape.replace((shape_of(c)?, at)).is_some(),
-            "data_offsets" => offsets.replace((offsets_of(c)?, at)).is_some(),
-            other => return Err(Fault::invalid(at, format!("unknown field {}", quoted(other)))),
-        };
-        if twice {
-            return Err(Fault::invalid(at, format!("the field {key} occurs twice")));
+    let Fields {
+        dtype,
+        shape,
+        shape_at,
+        offsets: (begin, end),
+        offsets_at,
+    } = match compact::read(c.rest()) {
+        Some((fields, len)) => {
+            c.pass(len);
+            Fields {
+                shape_at: object_at + fields.shape_at,
+                offsets_at: object_at + fields.offsets_at,
+                ..fields
+            }
         }
-        Ok::<(), Fault>(())
-    })?;
-    let missing = |field| Fault::invalid(object_at, format!("the field {field} is missing"));
-    let dtype = dtype.ok_or_else(|| missing("dtype"))?;
-    let (shape, shape_at) = shape.ok_or_else(|| missing("shape"))?;
-    let ((begin, end), offsets_at) = offsets.ok_or_else(|| missing("data_offsets"))?;
+        None => fields(c)?,
+    };
     let bytes = size(dtype, &shape, shape_at)?;
     let stored = end.checked_sub(begin).ok_or_else(|| {
         Fault::invalid(
@@ -158,18 +159,40 @@ fn size(dtype: DType, shape: &Shape, at: usize) -> Result<u64, Fault> {
     Ok(bits / 8)
 }
 
+/// Reads the object of one tensor, however it is spelt.
+fn fields(c: &mut Cursor<'_>) -> Result<Fields, Fault> {
+    let (mut dtype, mut shape, mut offsets) = (None, None, None);
+    let object_at = c.offset();
+    c.object(|c, key, at| {
+        let twice = match &*key {
+            "dtype" => dtype.replace(dtype_of(c)?).is_some(),
+            "shape" => shape.replace((shape_of(c)?, at)).is_some(),
+            "data_offsets" => offsets.replace((offsets_of(c)?, at)).is_some(),
+            other => return Err(Fault::invalid(at, format!("unknown field {}", quoted(other)))),
+        };
+        if twice {
+            return Err(Fault::invalid(at, format!("the field {key} occurs twice")));
+        }
+        Ok::<(), Fault>(())
+    })?;
+    let missing = |field| Fault::invalid(object_at, format!("the field {field} is missing"));
+    let dtype = dtype.ok_or_else(|| missing("dtype"))?;
+    let (shape, shape_at) = shape.ok_or_else(|| missing("shape"))?;
+    let (offsets, offsets_at) = offsets.ok_or_else(|| missing("data_offsets"))?;
+    Ok(Fields {
+        dtype,
+        shape,
+        shape_at,
+        offsets,
+        offsets_at,
+    })
+}
+
 fn dtype_of(c: &mut Cursor<'_>) -> Result<DType, Fault> {
     let at = c.offset();
     let name = c.string()?;
-    // The usual ones first: the list of all is long to compare with.
-    let usual = match name.as_bytes() {
-        b"BF16" => Some(DType::BF16),
-        b"F32" => Some(DType::F32),
-        b"F16" => Some(DType::F16),
-        b"F8_E4M3" => Some(DType::F8_E4M3),
-        other => DType::from_name(other),
-    };
-    usual.ok_or_else(|| Fault::invalid(at, format!("unknown dtype {}", quoted(&name))))
+    compact::dtype(name.as_bytes())
+        .ok_or_else(|| Fault::invalid(at, format!("unknown dtype {}", quoted(&name))))
 }
 
 fn shape_of(c: &mut Cursor<'_>) -> Result<Shape, Fault> {

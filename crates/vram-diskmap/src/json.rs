@@ -27,10 +27,12 @@ impl<'a> Cursor<'a> {
         self.base + self.at
     }
 
+    #[inline]
     pub(crate) fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    #[inline]
     pub(crate) fn blanks(&mut self) {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
@@ -42,7 +44,12 @@ impl<'a> Cursor<'a> {
         &self.text.as_bytes()[self.at..]
     }
 
-    /// The same as text.
+    /// Passes over bytes that the caller has read from [`rest`](Cursor::rest): whole characters.
+    pub(crate) fn pass(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    /// The text that has not been read.
     pub(crate) fn rest_text(&self) -> &'a str {
         &self.text[self.at..]
     }
@@ -59,6 +66,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes over one byte, with the blanks before it.
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, wanted: &'static str) -> Result<(), Fault> {
         self.blanks();
         if self.peek() != Some(byte) {
@@ -113,6 +121,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Whether another member follows.
+    #[inline]
     fn comma_or(&mut self, close: u8, wanted: &'static str) -> Result<bool, Fault> {
         self.blanks();
         match self.peek() {
@@ -159,6 +168,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes over the bytes of a string that stand for themselves.
+    #[inline]
     fn plain(&mut self) {
         let special = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
         let (words, _) = self.rest().as_chunks::<8>();
@@ -221,6 +231,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a whole number that is not negative.
+    #[inline]
     pub(crate) fn unsigned(&mut self) -> Result<u64, Fault> {
         let start = self.at;
         let mut value = 0u64;

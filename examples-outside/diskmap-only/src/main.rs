@@ -17,6 +17,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let tensor = map.get(&name)?;
     let bytes = tensor.bytes().len();
-    println!("{tensor:?}: {bytes} bytes, {} read, {:?}", map.bytes_read(), start.elapsed());
+    println!(
+        "{tensor:?}: {bytes} bytes, {} read, {:?}",
+        map.bytes_read(),
+        start.elapsed()
+    );
     Ok(())
 }

@@ -7,6 +7,7 @@ mod bad;
 #[cfg(target_os = "linux")]
 mod cold;
 mod counting;
+mod dependencies;
 mod helpers;
 mod oracle;
 mod reading;
