@@ -6,12 +6,15 @@
 
 use vram_types::{DType, Shape, SourceErrorKind, TensorMeta};
 
+use crate::compact::{self, Fields};
 use crate::fault::{Fault, quoted};
 use crate::json::Cursor;
 use crate::names::{NameRef, Names, Table, count};
 
 /// Longest header that the format allows, in bytes.
 pub(crate) const MOST_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes of JSON that a tensor usually takes at least; memory for so many entries is set aside at once.
+const USUAL_BYTES: usize = 96;
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: usize = 8;
 
@@ -63,9 +66,10 @@ pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<H
         .map_err(|e| Fault::invalid(LENGTH_BYTES + e.valid_up_to(), "the header is not UTF-8"))?;
     let mut cursor = Cursor::new(text, LENGTH_BYTES);
     let mut header = Header {
-        entries: Vec::new(),
+        entries: Vec::with_capacity(json.len() / USUAL_BYTES),
         metadata: Box::default(),
     };
+    names.reserve(json.len() / 2);
     let mut has_metadata = false;
     cursor.object(|c, key, at| {
         if key != "__metadata__" {
@@ -99,24 +103,24 @@ fn range(entry: &Entry) -> (u64, u64) {
 
 /// Reads the `{"dtype":..., "shape":..., "data_offsets":...}` of one tensor.
 fn tensor(c: &mut Cursor<'_>, name: &str, named_at: usize, names: &mut Names) -> Result<Entry, Fault> {
-    let (mut dtype, mut shape, mut offsets) = (None, None, None);
     let object_at = c.offset();
-    c.object(|c, key, at| {
-        let twice = match &*key {
-            "dtype" => dtype.replace(dtype_of(c)?).is_some(),
-            "shape" => shape.replace((shape_of(c)?, at)).is_some(),
-            "data_offsets" => offsets.replace((offsets_of(c)?, at)).is_some(),
-            other => return Err(Fault::invalid(at, format!("unknown field {}", quoted(other)))),
-        };
-        if twice {
-            return Err(Fault::invalid(at, format!("the field {key} occurs twice")));
+    let Fields {
+        dtype,
+        shape,
+        shape_at,
+        offsets: (begin, end),
+        offsets_at,
+    } = match compact::read(c.rest()) {
+        Some((fields, len)) => {
+            c.pass(len);
+            Fields {
+                shape_at: object_at + fields.shape_at,
+                offsets_at: object_at + fields.offsets_at,
+                ..fields
+            }
         }
-        Ok::<(), Fault>(())
-    })?;
-    let missing = |field| Fault::invalid(object_at, format!("the field {field} is missing"));
-    let dtype = dtype.ok_or_else(|| missing("dtype"))?;
-    let (shape, shape_at) = shape.ok_or_else(|| missing("shape"))?;
-    let ((begin, end), offsets_at) = offsets.ok_or_else(|| missing("data_offsets"))?;
+        None => fields(c)?,
+    };
     let bytes = size(dtype, &shape, shape_at)?;
     let stored = end.checked_sub(begin).ok_or_else(|| {
         Fault::invalid(
@@ -155,10 +159,39 @@ fn size(dtype: DType, shape: &Shape, at: usize) -> Result<u64, Fault> {
     Ok(bits / 8)
 }
 
+/// Reads the object of one tensor, however it is spelt.
+fn fields(c: &mut Cursor<'_>) -> Result<Fields, Fault> {
+    let (mut dtype, mut shape, mut offsets) = (None, None, None);
+    let object_at = c.offset();
+    c.object(|c, key, at| {
+        let twice = match &*key {
+            "dtype" => dtype.replace(dtype_of(c)?).is_some(),
+            "shape" => shape.replace((shape_of(c)?, at)).is_some(),
+            "data_offsets" => offsets.replace((offsets_of(c)?, at)).is_some(),
+            other => return Err(Fault::invalid(at, format!("unknown field {}", quoted(other)))),
+        };
+        if twice {
+            return Err(Fault::invalid(at, format!("the field {key} occurs twice")));
+        }
+        Ok::<(), Fault>(())
+    })?;
+    let missing = |field| Fault::invalid(object_at, format!("the field {field} is missing"));
+    let dtype = dtype.ok_or_else(|| missing("dtype"))?;
+    let (shape, shape_at) = shape.ok_or_else(|| missing("shape"))?;
+    let (offsets, offsets_at) = offsets.ok_or_else(|| missing("data_offsets"))?;
+    Ok(Fields {
+        dtype,
+        shape,
+        shape_at,
+        offsets,
+        offsets_at,
+    })
+}
+
 fn dtype_of(c: &mut Cursor<'_>) -> Result<DType, Fault> {
     let at = c.offset();
     let name = c.string()?;
-    DType::from_name(name.as_bytes())
+    compact::dtype(name.as_bytes())
         .ok_or_else(|| Fault::invalid(at, format!("unknown dtype {}", quoted(&name))))
 }
 

@@ -7,6 +7,9 @@ use crate::fault::Fault;
 /// Values nested deeper than this are refused, so that the stack is bounded.
 const MOST_NESTED: usize = 100;
 
+/// Numbers of so many digits always fit 64 bits.
+const MOST_PLAIN_DIGITS: usize = 19;
+
 /// A place in a JSON text. `base` is added to the offsets in errors.
 pub(crate) struct Cursor<'a> {
     text: &'a str,
@@ -24,10 +27,12 @@ impl<'a> Cursor<'a> {
         self.base + self.at
     }
 
+    #[inline]
     pub(crate) fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    #[inline]
     pub(crate) fn blanks(&mut self) {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
@@ -39,7 +44,12 @@ impl<'a> Cursor<'a> {
         &self.text.as_bytes()[self.at..]
     }
 
-    /// The same as text.
+    /// Passes over bytes that the caller has read from [`rest`](Cursor::rest): whole characters.
+    pub(crate) fn pass(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    /// The text that has not been read.
     pub(crate) fn rest_text(&self) -> &'a str {
         &self.text[self.at..]
     }
@@ -56,6 +66,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes over one byte, with the blanks before it.
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, wanted: &'static str) -> Result<(), Fault> {
         self.blanks();
         if self.peek() != Some(byte) {
@@ -110,6 +121,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Whether another member follows.
+    #[inline]
     fn comma_or(&mut self, close: u8, wanted: &'static str) -> Result<bool, Fault> {
         self.blanks();
         match self.peek() {
@@ -156,9 +168,12 @@ impl<'a> Cursor<'a> {
     }
 
     /// Passes over the bytes of a string that stand for themselves.
+    #[inline]
     fn plain(&mut self) {
-        let rest = self.rest();
         let special = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+        let (words, _) = self.rest().as_chunks::<8>();
+        self.at += 8 * words.iter().take_while(|word| !any_special(**word)).count();
+        let rest = self.rest();
         self.at += rest.iter().position(special).unwrap_or(rest.len());
     }
 
@@ -216,15 +231,19 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a whole number that is not negative.
+    #[inline]
     pub(crate) fn unsigned(&mut self) -> Result<u64, Fault> {
         let start = self.at;
         let mut value = 0u64;
         while let Some(d @ b'0'..=b'9') = self.peek() {
-            value = value
-                .checked_mul(10)
-                .and_then(|v| v.checked_add(u64::from(d - b'0')))
-                .ok_or_else(|| Fault::invalid(self.base + start, "a number that does not fit 64 bits"))?;
+            value = value.wrapping_mul(10).wrapping_add(u64::from(d - b'0'));
             self.at += 1;
+        }
+        if self.at - start > MOST_PLAIN_DIGITS {
+            // Only here can it have wrapped.
+            value = self.text[start..self.at]
+                .parse()
+                .map_err(|_| Fault::invalid(self.base + start, "a number that does not fit 64 bits"))?;
         }
         match (self.at - start, self.peek()) {
             (0, _) => Err(self.unexpected("a whole number that is not negative")),
@@ -300,8 +319,31 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Whether one of eight bytes does not stand for itself in a string; may err towards yes on bytes above 0x7F.
+fn any_special(word: [u8; 8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(word);
+    // The highest bit of each byte of `x - n` where the byte was below `n`, for bytes under 0x80.
+    let below = |x: u64, n: u64| x.wrapping_sub(ONES * n) & !x;
+    let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+    let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+    (quote | backslash | below(word, 0x20)) & (ONES << 7) != 0
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn eight_bytes_at_a_time_find_each_special_byte() {
+        for place in 0..8 {
+            for byte in 0..=255u8 {
+                let mut word = *b"abcdefgh";
+                word[place] = byte;
+                let special = byte == b'"' || byte == b'\\' || byte < 0x20;
+                assert_eq!(any_special(word), special, "{byte:#x} at {place}");
+            }
+        }
+    }
+
     use super::*;
 
     #[test]

@@ -38,6 +38,7 @@
 //! a tensor written as an array, a dtype that is no string, and a `__metadata__` that is null.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod compact;
 mod convert;
 mod diskmap;
 mod extract;

@@ -37,6 +37,16 @@ impl Names {
         Ok(NameRef { start, len })
     }
 
+    /// Sets memory aside for so many bytes of names.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes);
+    }
+
+    /// Gives back what is set aside and not used.
+    pub(crate) fn shrink(&mut self) {
+        self.text.shrink_to_fit();
+    }
+
     pub(crate) fn get(&self, name: NameRef) -> &str {
         let start = name.start as usize;
         self.text
@@ -49,7 +59,7 @@ impl Names {
 pub(crate) struct Table {
     /// A power of two of slots, at most half of them taken; [`EMPTY`] or a number.
     slots: Vec<u32>,
-    hasher: RandomState,
+    keys: [u64; 2],
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -60,7 +70,7 @@ impl Table {
         let size = (count as usize * 2).next_power_of_two().max(4);
         let mut table = Table {
             slots: vec![EMPTY; size],
-            hasher: RandomState::new(),
+            keys: keys(),
         };
         for number in 0..count {
             let slot = table.slot(name_of(number), &name_of);
@@ -82,7 +92,7 @@ impl Table {
     /// The slot that holds the name, or the free one where it belongs. Ends because half the slots are free.
     fn slot<'n>(&self, name: &str, name_of: &impl Fn(u32) -> &'n str) -> usize {
         let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(name.as_bytes()) as usize & mask;
+        let mut slot = hash(name.as_bytes(), self.keys) as usize & mask;
         loop {
             match self.slots[slot] {
                 EMPTY => return slot,
@@ -91,6 +101,34 @@ impl Table {
             }
         }
     }
+}
+
+/// Two numbers that nobody outside can foresee.
+fn keys() -> [u64; 2] {
+    let random = RandomState::new();
+    [random.hash_one(0u8), random.hash_one(1u8) | 1]
+}
+
+/// Multiplies and folds 16 bytes at a time: several times as fast on names as the standard library's hash.
+fn hash(name: &[u8], keys: [u64; 2]) -> u64 {
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+    let (words, rest) = name.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut state = keys[0] ^ name.len() as u64;
+    for pair in words.chunks(2) {
+        let [first, second] = match pair {
+            [a, b] => [word(a), word(b)],
+            [a] => [word(a), 0],
+            _ => [0, 0],
+        };
+        state = fold(state ^ first, keys[1] ^ second);
+    }
+    fold(state ^ word(&last), keys[1])
 }
 
 #[cfg(test)]

@@ -139,6 +139,7 @@ impl DiskMapOptions {
             loading.convert(to)?;
         }
         loading.tensors.shrink_to_fit();
+        loading.names.shrink();
         let Loading {
             files,
             metadata,
@@ -201,15 +202,19 @@ impl Loading {
         let data = LENGTH_BYTES as u64 + bytes;
         let header = header::parse(&json, file.bytes() - data, &mut self.names).map_err(invalid)?;
         let id = FileId(self.files.len() as u32);
-        self.tensors
-            .extend(header.entries.into_iter().map(|entry| TensorInfo {
-                stored: entry.meta.dtype(),
-                meta: entry.meta,
-                offset: data + entry.begin,
-                name: entry.name,
-                file: id,
-                named_at: entry.named_at,
-            }));
+        let tensors = header.entries.into_iter().map(|entry| TensorInfo {
+            stored: entry.meta.dtype(),
+            meta: entry.meta,
+            offset: data + entry.begin,
+            name: entry.name,
+            file: id,
+            named_at: entry.named_at,
+        });
+        if self.tensors.is_empty() {
+            self.tensors = tensors.collect(); // in the entries' own memory
+        } else {
+            self.tensors.extend(tensors);
+        }
         self.metadata.push(header.metadata);
         self.files.push(file);
         self.bytes_read += data;

@@ -4,7 +4,10 @@
 #![allow(clippy::single_range_in_vec_init)] // one extent, one range
 
 mod bad;
+#[cfg(target_os = "linux")]
+mod cold;
 mod counting;
+mod dependencies;
 mod helpers;
 mod oracle;
 mod reading;
