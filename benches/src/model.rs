@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Bytes of the ring; the planner's choice if absent
     #[arg(long)]
     ring: Option<u64>,
+    /// Budget of the streamed runs in percent of the weights
+    #[arg(long, value_name = "PERCENT")]
+    budget: Option<u64>,
     /// Reader threads
     #[arg(long)]
     readers: Option<usize>,
@@ -114,6 +117,14 @@ impl Runner {
         };
         let options = RunOptions { last: true, ..Default::default() };
         Ok(self.model.run_with(options, |m, fwd| m.forward(fwd, &inputs))?)
+    }
+
+    /// How long the passes waited for weights.
+    fn stalls(&self) -> String {
+        let mut stalls: Vec<f64> = self.model.report().passes.iter().map(|p| p.stall_seconds).collect();
+        stalls.sort_by(f64::total_cmp);
+        let median = stalls.get(stalls.len() / 2).copied().unwrap_or(0.0);
+        format!("waited for weights for {:.1} ms of the median pass", median * 1e3)
     }
 
     /// Bytes that a pass streams, once residents are there.
@@ -206,12 +217,13 @@ pub(crate) fn resident(options: &Options, args: &Args) -> Result<()> {
 pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.checkpoint.as_deref())?;
     let weights = std::fs::metadata(&path)?.len();
+    let budget = weights * args.budget.unwrap_or(25) / 100;
     warm_cache(&path)?;
     for tokens in args.tokens() {
         let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;
         let expected = resident.pass()?;
-        let streamed = Runner::new(open(&path)?, tokens, weights / 4, args)?;
-        let mapped = Runner::new(open_mapped(&path)?, tokens, weights / 4, args)?;
+        let streamed = Runner::new(open(&path)?, tokens, budget, args)?;
+        let mapped = Runner::new(open_mapped(&path)?, tokens, budget, args)?;
         for runner in [&streamed, &mapped] {
             for _ in 0..2 {
                 ensure!(runner.pass()? == expected, "streamed and resident differ");
@@ -226,7 +238,6 @@ pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
             }),
             Subject::new("streamed, positioned reads", bytes, || streamed.pass().map(drop)),
         ];
-        let budget = weights / 4;
         let title = format!("Streamed from the page cache, {tokens} tokens, bf16, budget {budget} bytes, ring {ring}");
         let name = format!("streaming-cached-{tokens}");
         measure(options, &name, &title, subjects, vec![])?.publish(options)?;
@@ -237,6 +248,8 @@ pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
         ];
         let title = format!("Streamed through the memory map, {tokens} tokens, bf16, budget {budget} bytes");
         measure(options, &format!("streaming-mapped-{tokens}"), &title, subjects, vec![])?.publish(options)?;
+        println!("streamed, positioned reads: {}", streamed.stalls());
+        println!("streamed, memory map: {}", mapped.stalls());
     }
     Ok(())
 }

@@ -8,6 +8,10 @@ use super::kernels::{self, KernelError};
 use crate::{Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut};
 
 impl Kernels for Cpu {
+    fn scope(&self, forward: &mut (dyn FnMut() + Send)) {
+        self.pool.install(forward);
+    }
+
     fn scratch_bytes(&self, kernel: ScratchFor<'_>) -> u64 {
         let bytes = match kernel {
             ScratchFor::Linear { x } => {
