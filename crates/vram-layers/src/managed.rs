@@ -8,13 +8,13 @@ use vram_alloc::{Module, Parameter, Path, Visitor, walk};
 use vram_device::{Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
+use crate::Error;
 use crate::engine::{Engine, EngineOptions, PassRequest};
 use crate::forward::{Binding, Bindings, Forward};
 use crate::layers;
 use crate::report::{PassReport, Report};
 use crate::spec::{LayerId, LayerSpec, Split};
 use crate::state::Placement;
-use crate::Error;
 
 /// What moves together, by the type of a module.
 #[derive(Clone, Debug)]
@@ -230,10 +230,7 @@ impl<M: Module> Managed<M> {
     ///
     /// # Errors
     /// [`Error::BudgetTooSmall`], [`Error::Source`], [`Error::Device`], and whatever `forward` gives.
-    pub fn run<R>(
-        &self,
-        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
+    pub fn run<R>(&self, forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>) -> Result<R, Error> {
         self.run_with(RunOptions::default(), forward)
     }
 
@@ -250,8 +247,7 @@ impl<M: Module> Managed<M> {
         let request =
             PassRequest { workspace, trace: Some(trace), last: options.last, cancel: options.cancel };
         let mut pass = self.engine.begin(request)?;
-        let mut real =
-            Forward::real(&mut pass, &*self.device, self.dtype, &self.bindings, &self.host_limit);
+        let mut real = Forward::real(&mut pass, &*self.device, self.dtype, &self.bindings, &self.host_limit);
         let result = forward(&self.model, &mut real)?;
         let report = pass.finish()?;
         self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(report);
@@ -340,7 +336,8 @@ fn collect(
     prefix: &str,
     source: &dyn WeightSource,
 ) -> Result<Collected, Error> {
-    let mut collect = Collect { map, frames: Vec::new(), layers: Vec::new(), uncovered: Vec::new(), groups: 0 };
+    let mut collect =
+        Collect { map, frames: Vec::new(), layers: Vec::new(), uncovered: Vec::new(), groups: 0 };
     walk(model, &mut collect);
     if !collect.uncovered.is_empty() {
         return Err(Error::Model(format!(
