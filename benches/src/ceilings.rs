@@ -93,7 +93,7 @@ fn open_direct(path: &Path) -> Result<File> {
 }
 
 /// Reads the first `bytes` of the file with `depth` threads, each with one read in flight.
-fn read_direct(path: &Path, bytes: u64, depth: usize) -> Result<()> {
+pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize) -> Result<()> {
     let file = open_direct(path)?;
     let next = AtomicU64::new(0);
     let worker = || -> Result<()> {

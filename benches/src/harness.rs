@@ -126,6 +126,19 @@ impl Row {
         fs::write(&path, text + "\n").with_context(|| path.display().to_string())
     }
 
+    /// One subject against the larger of some others, round by round, in words.
+    pub(crate) fn against_the_larger(&self, subject: usize, of: &[usize]) -> String {
+        let Some(of_seconds) = of.iter().map(|&i| Some(&self.subjects.get(i)?.seconds)).collect::<Option<Vec<_>>>()
+        else {
+            return String::new();
+        };
+        let Some(own) = self.subjects.get(subject) else { return String::new() };
+        let larger = |round: usize| of_seconds.iter().map(|s| s[round]).fold(0.0, f64::max);
+        let ratios: Vec<f64> = own.seconds.iter().enumerate().map(|(i, s)| s / larger(i)).collect();
+        let (least, median, most) = spread(&ratios);
+        format!("{} over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})", own.name)
+    }
+
     fn table(&self) -> String {
         let mut rows = vec![["", "median", "spread", "rate", "against the first"].map(str::to_owned)];
         for m in &self.subjects {

@@ -5,6 +5,7 @@
 mod ceilings;
 mod harness;
 mod machine;
+mod model;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,12 +45,27 @@ enum Row {
     All,
     /// What the machine can do: direct reads, memory copies, memory reads
     Ceilings(ceilings::Args),
+    /// The fully resident pass of the 2.27 GB ControlNet
+    Resident(model::Args),
+    /// The same streamed from the page cache, by reads and by the map
+    StreamingCached(model::Args),
+    /// The same streamed from a cold file
+    StreamingCold(model::Args),
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
     match args.row {
-        Row::All => ceilings::run(&args.options, &ceilings::Args::default()),
+        Row::All => {
+            ceilings::run(&args.options, &ceilings::Args::default())?;
+            let model = model::Args::default();
+            model::resident(&args.options, &model)?;
+            model::streaming_cached(&args.options, &model)?;
+            model::streaming_cold(&args.options, &model)
+        }
         Row::Ceilings(row) => ceilings::run(&args.options, &row),
+        Row::Resident(row) => model::resident(&args.options, &row),
+        Row::StreamingCached(row) => model::streaming_cached(&args.options, &row),
+        Row::StreamingCold(row) => model::streaming_cold(&args.options, &row),
     }
 }
 

@@ -114,7 +114,7 @@ impl Case {
     }
 }
 
-const SHAPES: [Shape; 6] = [
+const SHAPES: [Shape; 7] = [
     Shape {
         queries: 1,
         keys: 1,
@@ -159,6 +159,15 @@ const SHAPES: [Shape; 6] = [
         dim: 20,
         valid: None,
         causal: Some(65),
+    },
+    Shape {
+        queries: 2,
+        keys: 3,
+        heads: 2,
+        kv_heads: 1,
+        dim: 300,
+        valid: None,
+        causal: None,
     },
     Shape {
         queries: 17,

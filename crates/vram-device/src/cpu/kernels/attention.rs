@@ -7,6 +7,7 @@ use vram_types::DType;
 use super::error::{KernelError, check_len};
 use super::isa::{Body, Isa, IsaKind, dispatch};
 use super::linear::micro::{self, Job, Micro};
+use super::linear::pack::KC;
 use super::math::exp;
 use super::num::{Act, act_bytes, with_act};
 use super::par::{self, Pool, Shared};
@@ -145,7 +146,7 @@ impl Layout {
         let scores = dim.saturating_mul(LANES);
         let sums = scores.saturating_add(keys.saturating_mul(LANES));
         let tile = sums.saturating_add(dim.saturating_mul(LANES));
-        let total = tile.saturating_add(dim.saturating_mul(KEYS));
+        let total = tile.saturating_add(dim.max(KC).saturating_mul(KEYS));
         Layout {
             dim,
             scores,
@@ -263,25 +264,34 @@ impl<A: Act> Block<'_, A> {
         }
         for key in (0..seen).step_by(KEYS) {
             let count = KEYS.min(seen - key);
-            self.widen(args.k, args.k_stride, shared, key, count, tile);
-            for r in (0..count).step_by(M::NR) {
-                // SAFETY: q holds `head_dim` vectors, the tile `KEYS` rows of `dim`, and the scores a vector for each
-                // key, the keys rounded up to whole tiles; `KEYS` is a multiple of `NR`.
-                unsafe {
-                    let (w, c) = (
-                        tile.as_ptr().add(r * dim),
-                        scores.as_mut_ptr().add((key + r) * LANES),
-                    );
-                    let x = [q.as_ptr(); 2];
-                    M::run::<1, false>(Job {
-                        k: head_dim,
-                        x,
-                        w,
-                        ldw: dim,
-                        c,
-                        ldc: LANES,
-                        accumulate: false,
-                    });
+            for d in (0..head_dim).step_by(KC) {
+                let len = KC.min(head_dim - d);
+                let part = Part {
+                    row: key,
+                    rows: count,
+                    column: shared + d,
+                    len,
+                };
+                self.widen(args.k, args.k_stride, part, tile, KC);
+                for r in (0..count).step_by(M::NR) {
+                    // SAFETY: q holds `head_dim` vectors, the tile `KEYS` rows of `KC`, and the scores a vector for each
+                    // key, the keys rounded up to whole tiles; `KEYS` is a multiple of `NR`.
+                    unsafe {
+                        let (w, c) = (
+                            tile.as_ptr().add(r * KC),
+                            scores.as_mut_ptr().add((key + r) * LANES),
+                        );
+                        let x = [q.as_ptr().add(d * LANES); 2];
+                        M::run::<1, KC>(Job {
+                            k: len,
+                            x,
+                            w,
+                            ldw: 0,
+                            c,
+                            ldc: LANES,
+                            accumulate: d > 0,
+                        });
+                    }
                 }
             }
         }
@@ -299,13 +309,19 @@ impl<A: Act> Block<'_, A> {
         sums.fill(0.0);
         for key in (0..seen).step_by(KEYS) {
             let count = KEYS.min(seen - key);
-            self.widen(args.v, args.v_stride, shared, key, count, tile);
+            let part = Part {
+                row: key,
+                rows: count,
+                column: shared,
+                len: head_dim,
+            };
+            self.widen(args.v, args.v_stride, part, tile, dim);
             for d in (0..head_dim).step_by(M::NR) {
                 // SAFETY: as above; the sums hold a vector for each of `dim >= d + NR` columns.
                 unsafe {
                     let (w, c) = (tile.as_ptr().add(d), sums.as_mut_ptr().add(d * LANES));
                     let x = [scores.as_ptr().add(key * LANES); 2];
-                    M::run::<1, true>(Job {
+                    M::run::<1, 0>(Job {
                         k: count,
                         x,
                         w,
@@ -338,12 +354,12 @@ impl<A: Act> Block<'_, A> {
         &bytes[(row * stride + column) * A::BYTES..][..len * A::BYTES]
     }
 
-    /// Rows `key..key + count` of one head of k or v as f32; the rest of the tile becomes zero.
-    fn widen(&self, bytes: &[u8], stride: usize, column: usize, key: usize, count: usize, tile: &mut [f32]) {
-        for (i, out) in tile.chunks_exact_mut(self.layout.dim.max(1)).enumerate() {
-            if i < count {
-                let row = Self::row(bytes, key + i, stride, column, self.args.head_dim);
-                out[self.args.head_dim..].fill(0.0);
+    /// A part of one head of k or v as f32, in rows of `pitch`; the rest of the tile becomes zero.
+    fn widen(&self, bytes: &[u8], stride: usize, part: Part, tile: &mut [f32], pitch: usize) {
+        for (i, out) in tile.chunks_exact_mut(pitch).take(KEYS).enumerate() {
+            if i < part.rows {
+                let row = Self::row(bytes, part.row + i, stride, part.column, part.len);
+                out[part.len..].fill(0.0);
                 dispatch(
                     self.isa,
                     Widen::<A> {
@@ -358,6 +374,14 @@ impl<A: Act> Block<'_, A> {
             }
         }
     }
+}
+
+/// Which rows and columns of k or v.
+struct Part {
+    row: usize,
+    rows: usize,
+    column: usize,
+    len: usize,
 }
 
 /// Writes a row as f32, every `step` values.

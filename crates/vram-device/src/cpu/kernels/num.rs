@@ -11,6 +11,7 @@ pub(crate) trait Elem: Copy + Send + Sync + 'static {
     /// Its bytes.
     type Raw: Copy;
     const BYTES: usize;
+    const DTYPE: DType;
     /// The whole elements of a byte slice of any alignment.
     fn slice(bytes: &[u8]) -> &[Self::Raw];
     /// The value; exact.
@@ -37,10 +38,11 @@ pub(crate) struct E4m3;
 pub(crate) struct E5m2;
 
 macro_rules! elem {
-    ($t:ty, $n:literal, |$raw:ident| $get:expr) => {
+    ($t:ty, $n:literal, $dtype:ident, |$raw:ident| $get:expr) => {
         impl Elem for $t {
             type Raw = [u8; $n];
             const BYTES: usize = $n;
+            const DTYPE: DType = DType::$dtype;
             #[inline(always)]
             fn slice(bytes: &[u8]) -> &[[u8; $n]] {
                 bytes.as_chunks().0
@@ -72,16 +74,16 @@ macro_rules! act {
     };
 }
 
-elem!(F32, 4, |raw| f32::from_le_bytes(raw));
+elem!(F32, 4, F32, |raw| f32::from_le_bytes(raw));
 act!(F32, 4, |value| value.to_le_bytes());
-elem!(Bf16, 2, |raw| f32::from_bits(
+elem!(Bf16, 2, BF16, |raw| f32::from_bits(
     u32::from(u16::from_le_bytes(raw)) << 16
 ));
 act!(Bf16, 2, |value| bf16_bits(value).to_le_bytes());
-elem!(F16, 2, |raw| f16_to_f32(u16::from_le_bytes(raw)));
+elem!(F16, 2, F16, |raw| f16_to_f32(u16::from_le_bytes(raw)));
 act!(F16, 2, |value| f16_bits(value).to_le_bytes());
-elem!(E4m3, 1, |raw| e4m3_to_f32(raw[0]));
-elem!(E5m2, 1, |raw| f16_to_f32(u16::from(raw[0]) << 8));
+elem!(E4m3, 1, F8_E4M3, |raw| e4m3_to_f32(raw[0]));
+elem!(E5m2, 1, F8_E5M2, |raw| f16_to_f32(u16::from(raw[0]) << 8));
 
 #[inline(always)]
 pub(crate) fn bf16_bits(value: f32) -> u16 {

@@ -4,9 +4,12 @@
 //! of k, so that neither the blocks nor the number of rows of x show in the bits.
 
 use std::arch::asm;
+use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::isa::{Body, Isa, dispatch};
+use vram_types::DType;
+
+use super::super::isa::{Body, Isa, IsaKind, dispatch};
 use super::super::num::{Act, Bf16, Elem, with_weight};
 use super::super::par::{Pool, Shared, for_each};
 use super::LinearArgs;
@@ -31,27 +34,49 @@ type Sums = Aligned<[[[[f32; PANEL]; ROWS]; PANELS]; 2]>;
 /// A block of W: `[tile of rows][step][row][bytes]`.
 type Block = Aligned<[[[[u8; TILE_K * 2]; ROWS]; STEPS]; 2]>;
 
+/// Panels of x up to which the weights' memory is the bound: a task then takes [`STREAM`] pairs of tiles, so that the next
+/// block can nearly always be fetched ahead.
+const FEW_PANELS: usize = 4;
+const STREAM: usize = 4;
+
 /// Columns `n0..n0 + n` of y, for x packed in pairs.
 pub(super) fn run<W: Elem>(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, pool: Pool<'_>) {
-    for_each(pool, args.n.div_ceil(TASK), |_, task| {
+    let panels = args.m.div_ceil(PANEL);
+    let long = panels <= FEW_PANELS && args.n >= 16 * STREAM * TASK;
+    let rows = if long { STREAM * TASK } else { TASK };
+    for_each(pool, args.n.div_ceil(rows), |_, task| {
         let _tiles = Tiles::configure(isa);
-        for panel in (0..args.m.div_ceil(PANEL)).step_by(PANELS) {
-            group::<W>(isa, args, y, task * TASK, panel);
+        let mut sums: Sums = Aligned([[[[0.0; PANEL]; ROWS]; PANELS]; 2]);
+        let mut block: Block = Aligned([[[[0; TILE_K * 2]; ROWS]; STEPS]; 2]);
+        for n in (task * rows..args.n.min((task + 1) * rows)).step_by(TASK) {
+            for panel in (0..panels).step_by(PANELS) {
+                group::<W>(isa, args, n, panel, &mut sums, &mut block);
+                finish(isa, args, y, n, panel, &sums);
+            }
         }
     });
 }
 
-/// The columns of a task from row `n` of W, for up to [`PANELS`] panels of x from `panel`. The tiles are configured.
-fn group<W: Elem>(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, n: usize, panel: usize) {
+/// The sums of up to [`TASK`] columns from row `n` of W, for up to [`PANELS`] panels of x from `panel`. The tiles are
+/// configured.
+fn group<W: Elem>(
+    isa: Isa,
+    args: &LinearArgs<'_>,
+    n: usize,
+    panel: usize,
+    sums: &mut Sums,
+    block: &mut Block,
+) {
     let LinearArgs { k, w, .. } = *args;
-    let rows = TASK.min(args.n - n);
     let steps = k.div_ceil(TILE_K);
     let panels = PANELS.min(args.m.div_ceil(PANEL) - panel);
     let x = &args.packed[panel * steps * TILE..][..panels * steps * TILE];
-    let mut sums: Sums = Aligned([[[[0.0; PANEL]; ROWS]; PANELS]; 2]);
-    let mut block: Block = Aligned([[[[0; TILE_K * 2]; ROWS]; STEPS]; 2]);
+    if k == 0 {
+        sums.0 = [[[[0.0; PANEL]; ROWS]; PANELS]; 2];
+    }
     for step in (0..steps).step_by(STEPS) {
         let count = STEPS.min(steps - step);
+        let rows = TASK.min(args.n - n);
         dispatch(
             isa,
             Gather::<W> {
@@ -61,7 +86,7 @@ fn group<W: Elem>(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, n: usize,
                 rows,
                 step,
                 count,
-                out: &mut block,
+                out: block,
                 dtype: PhantomData,
             },
         );
@@ -77,35 +102,12 @@ fn group<W: Elem>(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, n: usize,
                     sums.0[1].as_mut_ptr().add(p).cast::<f32>(),
                 ];
                 if p + 1 < panels {
-                    multiply_two(a, [b, b.add(steps * TILE)], c, count);
+                    multiply_two(a, [b, b.add(steps * TILE)], c, count, step > 0);
                 } else {
-                    multiply_one(a, b, c, count);
+                    multiply_one(a, b, c, count, step > 0);
                 }
             }
         }
-    }
-    let mut bias = [0f32; TASK];
-    if let Some((bytes, dtype)) = args.bias {
-        with_weight!(dtype, B => {
-            for (b, &raw) in bias.iter_mut().zip(&B::slice(bytes)[n..n + rows]) {
-                *b = Bf16::round(B::get(raw));
-            }
-        });
-    }
-    for i in 0..(panels * PANEL).min(args.m - panel * PANEL) {
-        let start = (panel * PANEL + i) * args.ldy + args.n0 + n;
-        // SAFETY: row `panel * PANEL + i < m` of y has `ldy` columns, `n0 + n + rows` are at most that many, and y was
-        // found long enough; tasks have different columns.
-        let out = unsafe { y.slice(start * 2, rows * 2) };
-        dispatch(
-            isa,
-            Finish {
-                sums: &sums,
-                bias: &bias,
-                row: i,
-                y: out,
-            },
-        );
     }
 }
 
@@ -126,6 +128,12 @@ impl<W: Elem> Body for Gather<'_, W> {
     fn run<const FMA: bool>(self) {
         let k0 = self.step * TILE_K;
         let len = (self.count * TILE_K).min(self.k - k0);
+        // What is read next: the same rows further on, or the rows after them.
+        let ahead = if k0 + len < self.k {
+            len
+        } else {
+            (TASK - 1) * self.k + len
+        } * W::BYTES;
         for r in 0..TASK {
             let tiles = &mut self.out.0[r / ROWS];
             if r >= self.rows {
@@ -136,35 +144,130 @@ impl<W: Elem> Body for Gather<'_, W> {
             }
             let start = ((self.n + r) * self.k + k0) * W::BYTES;
             let source = &self.w[start..start + len * W::BYTES];
-            for (tile, source) in tiles.iter_mut().zip(source.chunks(TILE_K * W::BYTES)) {
+            let mut chunks = source.chunks_exact(TILE_K * W::BYTES);
+            for (tile, source) in tiles.iter_mut().zip(chunks.by_ref()) {
                 let row = &mut tile[r % ROWS];
-                if source.len() < TILE_K * W::BYTES {
-                    *row = [0; TILE_K * 2];
+                for line in (0..TILE_K * W::BYTES).step_by(64) {
+                    // Into the second-level cache: the first has too few fill buffers to hide memory's latency.
+                    // SAFETY: a prefetch reads nothing, wherever it points.
+                    unsafe { _mm_prefetch::<_MM_HINT_T1>(source.as_ptr().wrapping_add(ahead + line).cast()) };
                 }
-                for (o, &v) in Bf16::slice_mut(row).iter_mut().zip(W::slice(source)) {
-                    *o = Bf16::put(W::get(v));
+                Self::convert(source, row);
+            }
+            if !chunks.remainder().is_empty() {
+                let row = &mut tiles[self.count - 1][r % ROWS];
+                *row = [0; TILE_K * 2];
+                Self::convert(chunks.remainder(), row);
+            }
+        }
+    }
+}
+
+impl<W: Elem> Gather<'_, W> {
+    #[inline(always)]
+    fn convert(source: &[u8], row: &mut [u8; TILE_K * 2]) {
+        if W::DTYPE == DType::BF16 {
+            row[..source.len()].copy_from_slice(source);
+            return;
+        }
+        for (o, &v) in Bf16::slice_mut(row).iter_mut().zip(W::slice(source)) {
+            *o = Bf16::put(W::get(v));
+        }
+    }
+}
+
+/// Adds the bias to the sums of [`group`], rounds them, and writes them to their columns of y.
+fn finish(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, n: usize, panel: usize, sums: &Sums) {
+    debug_assert_eq!(isa.kind(), IsaKind::Amx);
+    let panels = PANELS.min(args.m.div_ceil(PANEL) - panel);
+    for (t, sums) in sums.0.iter().enumerate() {
+        let n = n + t * ROWS;
+        if n >= args.n {
+            break;
+        }
+        let columns = ROWS.min(args.n - n);
+        let mut bias = [0f32; ROWS];
+        if let Some((bytes, dtype)) = args.bias {
+            with_weight!(dtype, B => {
+                for (b, &raw) in bias.iter_mut().zip(&B::slice(bytes)[n..n + columns]) {
+                    *b = Bf16::round(B::get(raw));
+                }
+            });
+        }
+        for (p, sums) in (panel..).zip(sums.iter().take(panels)) {
+            // SAFETY: an `Isa` of kind `Amx` says that AVX-512 is there too.
+            let rows = unsafe { transpose(sums, &bias) };
+            for (row, values) in rows.iter().enumerate().take(args.m - p * PANEL) {
+                let start = (p * PANEL + row) * args.ldy + args.n0 + n;
+                // SAFETY: this row of y has `ldy` columns, `n0 + n + columns` are at most that many, and y was found long
+                // enough; tasks have different columns.
+                let out = unsafe { y.slice(start * 2, columns * 2) };
+                if let Ok(out) = <&mut [u8; 2 * ROWS]>::try_from(&mut *out) {
+                    *out = *values;
+                } else {
+                    out.copy_from_slice(&values[..columns * 2]);
                 }
             }
         }
     }
 }
 
-/// Adds the bias to the sums of one row of x, and rounds them into a piece of a row of y.
-struct Finish<'a> {
-    sums: &'a Sums,
-    bias: &'a [f32; TASK],
-    row: usize,
-    y: &'a mut [u8],
+/// `out[j][i] = bf16(tile[i][j] + bias[i])`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn transpose(tile: &[[f32; PANEL]; ROWS], bias: &[f32; ROWS]) -> [[u8; 2 * ROWS]; PANEL] {
+    // SAFETY: sixteen vectors of sixteen values are 1 KiB, as the tile and the bias are.
+    let (rows, bias): ([__m512; ROWS], __m512) = unsafe {
+        (
+            std::array::from_fn(|i| _mm512_loadu_ps(tile[i].as_ptr())),
+            _mm512_loadu_ps(bias.as_ptr()),
+        )
+    };
+    let mut out = [[0; 2 * ROWS]; PANEL];
+    for (column, out) in transpose_vectors(rows).into_iter().zip(&mut out) {
+        let bits = _mm512_castps_si512(_mm512_add_ps(column, bias));
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+        let nan = _mm512_fpclass_ps_mask::<0x81>(_mm512_castsi512_ps(bits));
+        let bits = _mm512_mask_mov_epi32(rounded, nan, quiet);
+        let half = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits));
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), half) };
+    }
+    out
 }
 
-impl Body for Finish<'_> {
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for (i, (y, bias)) in Bf16::slice_mut(self.y).iter_mut().zip(self.bias).enumerate() {
-            let sum = self.sums.0[i / ROWS][self.row / PANEL][i % ROWS][self.row % PANEL];
-            *y = Bf16::put(sum + bias);
+/// Sixteen by sixteen values with rows and columns exchanged.
+#[target_feature(enable = "avx512f")]
+fn transpose_vectors(r: [__m512; 16]) -> [__m512; 16] {
+    let zero = _mm512_setzero_ps();
+    // Exchange within groups of four lanes: pairs of values, then pairs of pairs.
+    let mut a = [zero; 16];
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    let mut b = [zero; 16];
+    for i in 0..4 {
+        for j in 0..2 {
+            let (low, high) = (_mm512_castps_pd(a[4 * i + j]), _mm512_castps_pd(a[4 * i + 2 + j]));
+            b[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
         }
     }
+    // Then whole groups of four lanes. b[4 i + c] holds column c, 4 + c, 8 + c, 12 + c of the rows 4 i..4 i + 4.
+    let mut out = [zero; 16];
+    for c in 0..4 {
+        let low = _mm512_shuffle_f32x4::<0x88>(b[c], b[4 + c]);
+        let high = _mm512_shuffle_f32x4::<0xdd>(b[c], b[4 + c]);
+        let low2 = _mm512_shuffle_f32x4::<0x88>(b[8 + c], b[12 + c]);
+        let high2 = _mm512_shuffle_f32x4::<0xdd>(b[8 + c], b[12 + c]);
+        out[c] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+        out[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+        out[4 + c] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+        out[12 + c] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+    }
+    out
 }
 
 /// The tile registers of this thread, all of sixteen rows of 64 bytes, given back on drop.
@@ -172,7 +275,7 @@ struct Tiles;
 
 impl Tiles {
     fn configure(isa: Isa) -> Tiles {
-        debug_assert_eq!(isa.kind(), super::super::isa::IsaKind::Amx);
+        debug_assert_eq!(isa.kind(), IsaKind::Amx);
         // Palette 1; from byte 16 on the bytes of a row of each tile as u16, from byte 48 on its rows.
         let mut config = Aligned([0u8; 64]);
         config.0[0] = 1;
@@ -195,14 +298,26 @@ impl Drop for Tiles {
     }
 }
 
-/// `c[i][j] += a[i] * b[j]` for two tiles of rows of W and two panels of x, over `steps` tiles of k (at least one).
+/// `c[i][j] = a[i] * b[j]` (with `accumulate` added to what was there) for two tiles of rows of W and two panels of x, over `steps` tiles of k (at least one).
 ///
 /// # Safety
 /// The tiles are configured; `a` and `b` are good for `steps` tiles each, and each `c` for two tiles.
-unsafe fn multiply_two(a: [*const u8; 2], b: [*const u8; 2], c: [*mut f32; 2], steps: usize) {
+unsafe fn multiply_two(
+    a: [*const u8; 2],
+    b: [*const u8; 2],
+    c: [*mut f32; 2],
+    steps: usize,
+    accumulate: bool,
+) {
     // SAFETY: the caller's promise covers all reads and writes; only tile registers and the named ones change.
     unsafe {
         asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {accumulate}, {accumulate}",
+            "jz 2f",
             "tileloadd tmm0, [{c0} + {row}]",
             "tileloadd tmm1, [{c0} + {row} + 1024]",
             "tileloadd tmm2, [{c1} + {row}]",
@@ -233,6 +348,7 @@ unsafe fn multiply_two(a: [*const u8; 2], b: [*const u8; 2], c: [*mut f32; 2], s
             c0 = in(reg) c[0],
             c1 = in(reg) c[1],
             steps = inout(reg) steps => _,
+            accumulate = in(reg) usize::from(accumulate),
             row = in(reg) 64usize,
             options(nostack),
         );
@@ -243,10 +359,14 @@ unsafe fn multiply_two(a: [*const u8; 2], b: [*const u8; 2], c: [*mut f32; 2], s
 ///
 /// # Safety
 /// The tiles are configured; `a` and `b` are good for `steps` tiles each, and each `c` for one tile.
-unsafe fn multiply_one(a: [*const u8; 2], b: *const u8, c: [*mut f32; 2], steps: usize) {
+unsafe fn multiply_one(a: [*const u8; 2], b: *const u8, c: [*mut f32; 2], steps: usize, accumulate: bool) {
     // SAFETY: the caller's promise covers all reads and writes; only tile registers and the named ones change.
     unsafe {
         asm!(
+            "tilezero tmm0",
+            "tilezero tmm2",
+            "test {accumulate}, {accumulate}",
+            "jz 2f",
             "tileloadd tmm0, [{c0} + {row}]",
             "tileloadd tmm2, [{c1} + {row}]",
             "2:",
@@ -268,6 +388,7 @@ unsafe fn multiply_one(a: [*const u8; 2], b: *const u8, c: [*mut f32; 2], steps:
             c0 = in(reg) c[0],
             c1 = in(reg) c[1],
             steps = inout(reg) steps => _,
+            accumulate = in(reg) usize::from(accumulate),
             row = in(reg) 64usize,
             options(nostack),
         );

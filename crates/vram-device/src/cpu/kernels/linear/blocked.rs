@@ -88,15 +88,15 @@ impl<'a, A: Act, W: Elem> Blocked<'a, A, W> {
                             k: len,
                             x: [x, next],
                             w: tile.as_ptr(),
-                            ldw: KC,
+                            ldw: 0,
                             c,
                             ldc: MC,
                             accumulate: k0 > 0,
                         };
                         if p + 1 < panels {
-                            M::run::<2, false>(job);
+                            M::run::<2, KC>(job);
                         } else {
-                            M::run::<1, false>(job);
+                            M::run::<1, KC>(job);
                         }
                     }
                 }

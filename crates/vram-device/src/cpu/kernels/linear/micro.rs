@@ -14,7 +14,7 @@ pub(crate) struct Job {
     pub(crate) x: [*const f32; 2],
     /// The tile of weights.
     pub(crate) w: *const f32,
-    /// Values from one row of the tile to the next (or, with `COLUMNS`, from one k to the next).
+    /// Values from one k to the next in a tile that is stored so.
     pub(crate) ldw: usize,
     /// Sums: `NR` rows.
     pub(crate) c: *mut f32,
@@ -32,11 +32,11 @@ pub(crate) trait Micro {
     /// `c[r][v * 16 + lane] = sum over k of w[r][k] * x[v][k][lane]` for `r < NR`, `v < VECTORS`.
     ///
     /// The sum starts at zero, goes through k in order, and is then added to `c` as one value where `accumulate` says so.
-    /// With `COLUMNS` the tile is `w[k][r]`.
+    /// The tile is `w[r][k]` with rows of `PITCH` values; with `PITCH` 0 it is `w[k][r]`, with `ldw` values for each k.
     ///
     /// # Safety
     /// The instruction set must be there, and all pointers must be good for what the fields of the job say.
-    unsafe fn run<const VECTORS: usize, const COLUMNS: bool>(job: Job);
+    unsafe fn run<const VECTORS: usize, const PITCH: usize>(job: Job);
 }
 
 /// Plain Rust.
@@ -46,7 +46,7 @@ impl Micro for Portable {
     const NR: usize = 2;
 
     #[inline(always)]
-    unsafe fn run<const VECTORS: usize, const COLUMNS: bool>(job: Job) {
+    unsafe fn run<const VECTORS: usize, const PITCH: usize>(job: Job) {
         // One vector at a time: this is all that sixteen registers of four lanes hold.
         for v in 0..VECTORS {
             let mut sums = [[0f32; PANEL]; Self::NR];
@@ -54,7 +54,11 @@ impl Micro for Portable {
                 // SAFETY: a panel holds `k` times sixteen values; f32 values have no alignment needs as bytes here.
                 let x = unsafe { job.x[v].add(k * PANEL).cast::<[f32; PANEL]>().read_unaligned() };
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let at = if COLUMNS { k * job.ldw + r } else { r * job.ldw + k };
+                    let at = if PITCH == 0 {
+                        k * job.ldw + r
+                    } else {
+                        r * PITCH + k
+                    };
                     // SAFETY: the tile holds `NR` rows of `k` values.
                     let w = unsafe { job.w.add(at).read_unaligned() };
                     for (s, x) in sum.iter_mut().zip(x) {

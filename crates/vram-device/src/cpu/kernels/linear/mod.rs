@@ -4,7 +4,7 @@
 mod amx;
 mod blocked;
 pub(crate) mod micro;
-mod pack;
+pub(crate) mod pack;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;

@@ -12,16 +12,16 @@ impl Micro for Avx512 {
     const NR: usize = 12;
 
     #[inline(always)]
-    unsafe fn run<const VECTORS: usize, const COLUMNS: bool>(job: Job) {
+    unsafe fn run<const VECTORS: usize, const PITCH: usize>(job: Job) {
         // SAFETY: the caller's promise is this function's.
-        unsafe { avx512::<VECTORS, COLUMNS>(job) }
+        unsafe { avx512::<VECTORS, PITCH>(job) }
     }
 }
 
 /// # Safety
 /// As [`Micro::run`].
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512<const VECTORS: usize, const COLUMNS: bool>(job: Job) {
+unsafe fn avx512<const VECTORS: usize, const PITCH: usize>(job: Job) {
     const NR: usize = 12;
     let mut sums = [[_mm512_setzero_ps(); VECTORS]; NR];
     for k in 0..job.k {
@@ -31,7 +31,11 @@ unsafe fn avx512<const VECTORS: usize, const COLUMNS: bool>(job: Job) {
             *x = unsafe { _mm512_loadu_ps(job.x[v].add(k * PANEL)) };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = if COLUMNS { k * job.ldw + r } else { r * job.ldw + k };
+            let at = if PITCH == 0 {
+                k * job.ldw + r
+            } else {
+                r * PITCH + k
+            };
             // SAFETY: the tile holds `NR` rows of `k` values.
             let w = unsafe { _mm512_set1_ps(job.w.add(at).read_unaligned()) };
             for (sum, x) in sums.iter_mut().zip(x) {
@@ -62,10 +66,10 @@ impl Micro for Avx2 {
     const NR: usize = 6;
 
     #[inline(always)]
-    unsafe fn run<const VECTORS: usize, const COLUMNS: bool>(job: Job) {
+    unsafe fn run<const VECTORS: usize, const PITCH: usize>(job: Job) {
         for v in 0..VECTORS {
             // SAFETY: the caller's promise, for the panel `v` and its columns of `c`.
-            unsafe { avx2::<COLUMNS>(job, job.x[v], job.c.add(v * PANEL)) };
+            unsafe { avx2::<PITCH>(job, job.x[v], job.c.add(v * PANEL)) };
         }
     }
 }
@@ -73,7 +77,7 @@ impl Micro for Avx2 {
 /// # Safety
 /// As [`Micro::run`] with one panel `x` and the sums `c` that belong to it.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const COLUMNS: bool>(job: Job, x: *const f32, c: *mut f32) {
+unsafe fn avx2<const PITCH: usize>(job: Job, x: *const f32, c: *mut f32) {
     const NR: usize = 6;
     let mut sums = [[_mm256_setzero_ps(); 2]; NR];
     for k in 0..job.k {
@@ -85,7 +89,11 @@ unsafe fn avx2<const COLUMNS: bool>(job: Job, x: *const f32, c: *mut f32) {
             )
         };
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = if COLUMNS { k * job.ldw + r } else { r * job.ldw + k };
+            let at = if PITCH == 0 {
+                k * job.ldw + r
+            } else {
+                r * PITCH + k
+            };
             // SAFETY: the tile holds `NR` rows of `k` values.
             let w = unsafe { _mm256_set1_ps(job.w.add(at).read_unaligned()) };
             sums[0] = _mm256_fmadd_ps(w, low, sums[0]);

@@ -1,0 +1,278 @@
+//! The 2.27 GB ControlNet (60 blocks, width 3072): resident, streamed from the page cache, streamed from a cold file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use vram_alloc::skip_init;
+use vram_device::cpu::{Cpu, CpuOptions};
+use vram_device::{Budget, Tier};
+use vram_diskmap::{DiskMap, ReadMode};
+use vram_layers::{Managed, ModuleMap, RunOptions, VramConfig, enable_vram_management};
+use vram_models::controlnet::{Config, ControlNet, Inputs};
+use vram_types::{DType, TensorMeta, WeightSource};
+
+use crate::Options;
+use crate::ceilings::read_direct;
+use crate::harness::{Subject, measure};
+use crate::machine::threads;
+
+const BLOCKS: usize = 60;
+const WIDTH: usize = 3072;
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Args {
+    /// The checkpoint, as `vram synth --blocks 60 --width 3072` writes it; made if absent
+    #[arg(long, value_name = "PATH")]
+    checkpoint: Option<PathBuf>,
+    /// Tokens of the inputs
+    #[arg(long, value_delimiter = ',', default_values_t = [16, 256])]
+    tokens: Vec<usize>,
+    /// Bytes of the ring; the planner's choice if absent
+    #[arg(long)]
+    ring: Option<u64>,
+    /// Reader threads
+    #[arg(long)]
+    readers: Option<usize>,
+}
+
+impl Args {
+    fn tokens(&self) -> Vec<usize> {
+        if self.tokens.is_empty() { vec![16, 256] } else { self.tokens.clone() }
+    }
+}
+
+/// The checkpoint, synthesised on first use by the command itself.
+pub(crate) fn checkpoint(options: &Options, given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let (blocks, width) = if options.quick { (6, 1024) } else { (BLOCKS, WIDTH) };
+    let path = options.out.join(format!("controlnet-{blocks}x{width}.safetensors"));
+    if path.exists() {
+        return Ok(path);
+    }
+    std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    let vram = std::env::current_exe().context("own path")?.with_file_name("vram");
+    ensure!(vram.exists(), "{} is not built: cargo build --release -p vram-cli", vram.display());
+    let status = Command::new(&vram)
+        .args(["synth", "--arch", "qwen-image-controlnet", "--blocks", &blocks.to_string()])
+        .args(["--width", &width.to_string(), "-o"])
+        .arg(&path)
+        .status()
+        .with_context(|| vram.display().to_string())?;
+    ensure!(status.success(), "vram synth failed");
+    Ok(path)
+}
+
+/// A managed model and inputs for it.
+struct Runner {
+    model: Managed<ControlNet>,
+    img: Vec<u8>,
+    conditioning: Vec<u8>,
+    img_meta: TensorMeta,
+    conditioning_meta: TensorMeta,
+}
+
+impl Runner {
+    fn new(source: Arc<dyn WeightSource>, tokens: usize, budget: u64, args: &Args) -> Result<Runner> {
+        let config = Config::read(&*source)?;
+        let model = skip_init(|| ControlNet::new(&config))?;
+        let mut vram = VramConfig::disk(DType::BF16, Budget::new(Tier::Device, budget));
+        vram.ring = args.ring;
+        vram.readers = args.readers.unwrap_or(vram.readers);
+        let device = Arc::new(Cpu::new(CpuOptions::default())?);
+        let model = enable_vram_management(model, source, device, &ModuleMap::standard(), vram)?;
+        let noise = |len: usize| -> Vec<u8> {
+            let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+            let mut next = move || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                ((state >> 40) as f32 / (1u64 << 24) as f32) * 2.0 - 1.0
+            };
+            (0..len).flat_map(|_| next().to_le_bytes()).collect()
+        };
+        Ok(Runner {
+            model,
+            img: noise(tokens * config.width),
+            conditioning: noise(tokens * config.inputs),
+            img_meta: TensorMeta::new(DType::F32, [1, tokens, config.width])?,
+            conditioning_meta: TensorMeta::new(DType::F32, [1, tokens, config.inputs])?,
+        })
+    }
+
+    /// One pass that begins with an empty ring and reads nothing ahead for another.
+    fn pass(&self) -> Result<Vec<u8>> {
+        let inputs = Inputs {
+            img: (&self.img, self.img_meta.clone()),
+            conditioning: (&self.conditioning, self.conditioning_meta.clone()),
+        };
+        let options = RunOptions { last: true, ..Default::default() };
+        Ok(self.model.run_with(options, |m, fwd| m.forward(fwd, &inputs))?)
+    }
+
+    /// Bytes that a pass streams, once residents are there.
+    fn streamed(&self) -> Result<u64> {
+        let report = self.model.report();
+        Ok(report.passes.last().context("no pass yet")?.disk_bytes)
+    }
+}
+
+fn open(path: &Path) -> Result<Arc<DiskMap>> {
+    Ok(Arc::new(DiskMap::open(path)?))
+}
+
+fn open_mapped(path: &Path) -> Result<Arc<DiskMap>> {
+    // SAFETY: the checkpoint is this program's own and nobody writes it while a row is measured.
+    Ok(Arc::new(unsafe { DiskMap::open_mapped(path)? }))
+}
+
+/// Reads `bytes` of the file from the page cache with several threads, into one buffer of `ring` bytes over and over.
+fn copy_from_cache(path: &Path, bytes: u64, ring: usize) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let file = File::open(path)?;
+    let next = AtomicU64::new(0);
+    let threads = threads();
+    let mut ring = vec![0u8; ring.max(threads * CHUNK)];
+    let share = ring.len() / threads;
+    thread::scope(|scope| {
+        let workers: Vec<_> = ring
+            .chunks_mut(share)
+            .take(threads)
+            .map(|own| {
+                let (file, next) = (&file, &next);
+                scope.spawn(move || -> Result<()> {
+                    let mut slot = 0;
+                    loop {
+                        let at = next.fetch_add(CHUNK as u64, Ordering::Relaxed);
+                        if at >= bytes {
+                            return Ok(());
+                        }
+                        let want = CHUNK.min((bytes - at) as usize);
+                        if slot + CHUNK > own.len() {
+                            slot = 0;
+                        }
+                        let n = rustix::io::pread(file, &mut own[slot..slot + want], at)?;
+                        ensure!(n == want, "a short read at {at}");
+                        slot += CHUNK;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            match worker.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("a reader panicked"),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn drop_cache(path: &Path) -> Result<()> {
+    let file = File::open(path)?;
+    file.sync_all()?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).context("dropping the page cache")
+}
+
+fn warm_cache(path: &Path) -> Result<()> {
+    copy_from_cache(path, std::fs::metadata(path)?.len(), 0)
+}
+
+/// The fully resident pass.
+pub(crate) fn resident(options: &Options, args: &Args) -> Result<()> {
+    let path = checkpoint(options, args.checkpoint.as_deref())?;
+    let source = open(&path)?;
+    let bytes = std::fs::metadata(&path)?.len();
+    for tokens in args.tokens() {
+        let runner = Runner::new(source.clone(), tokens, u64::MAX, args)?;
+        let subjects = vec![Subject::new("resident pass", bytes, || runner.pass().map(drop))];
+        let title = format!("Fully resident pass of {}, {tokens} tokens, bf16", path.display());
+        measure(options, &format!("resident-{tokens}"), &title, subjects, vec![])?.publish(options)?;
+        let flops = 2.0 * tokens as f64 * (bytes as f64 / 2.0);
+        let report = runner.model.report();
+        let best = report.passes.iter().skip(1).map(|p| p.seconds).fold(f64::INFINITY, f64::min);
+        println!("best pass: {:.0} GFLOP/s; bytes read by it: {}", flops / best / 1e9, runner.streamed()?);
+    }
+    Ok(())
+}
+
+/// Streamed from the page cache, by reads and by the map, beside what it cannot beat.
+pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
+    let path = checkpoint(options, args.checkpoint.as_deref())?;
+    let weights = std::fs::metadata(&path)?.len();
+    warm_cache(&path)?;
+    for tokens in args.tokens() {
+        let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;
+        let expected = resident.pass()?;
+        let streamed = Runner::new(open(&path)?, tokens, weights / 4, args)?;
+        let mapped = Runner::new(open_mapped(&path)?, tokens, weights / 4, args)?;
+        for runner in [&streamed, &mapped] {
+            for _ in 0..2 {
+                ensure!(runner.pass()? == expected, "streamed and resident differ");
+            }
+        }
+        let bytes = streamed.streamed()?;
+        let ring = streamed.model.report().ring_bytes as usize;
+        let subjects = vec![
+            Subject::new("resident, then a copy of the streamed bytes", bytes, || {
+                resident.pass()?;
+                copy_from_cache(&path, bytes, ring)
+            }),
+            Subject::new("streamed, positioned reads", bytes, || streamed.pass().map(drop)),
+        ];
+        let budget = weights / 4;
+        let title = format!("Streamed from the page cache, {tokens} tokens, bf16, budget {budget} bytes, ring {ring}");
+        let name = format!("streaming-cached-{tokens}");
+        measure(options, &name, &title, subjects, vec![])?.publish(options)?;
+        let subjects = vec![
+            Subject::new("resident", bytes, || resident.pass().map(drop)),
+            Subject::new("streamed, memory map", bytes, || mapped.pass().map(drop)),
+            Subject::new("copy of the streamed bytes", bytes, || copy_from_cache(&path, bytes, ring)),
+        ];
+        let title = format!("Streamed through the memory map, {tokens} tokens, bf16, budget {budget} bytes");
+        measure(options, &format!("streaming-mapped-{tokens}"), &title, subjects, vec![])?.publish(options)?;
+    }
+    Ok(())
+}
+
+/// Streamed from a file that is not in the page cache, beside a direct read of it and the resident pass.
+pub(crate) fn streaming_cold(options: &Options, args: &Args) -> Result<()> {
+    let path = checkpoint(options, args.checkpoint.as_deref())?;
+    let weights = std::fs::metadata(&path)?.len();
+    for tokens in args.tokens() {
+        let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;
+        let expected = resident.pass()?;
+        // A budget so small that nearly all of the file is read in every pass.
+        let budget = if options.quick { weights / 4 } else { 128 << 20 };
+        let source = Arc::new(DiskMap::options().read(ReadMode::Auto).open(&path)?);
+        let streamed = Runner::new(source, tokens, budget, args)?;
+        drop_cache(&path)?;
+        for _ in 0..2 {
+            ensure!(streamed.pass()? == expected, "streamed and resident differ");
+        }
+        let bytes = streamed.streamed()?;
+        let aligned = weights / 4096 * 4096;
+        let subjects = vec![
+            Subject::new("direct read of the file, 4 at once", aligned, || {
+                drop_cache(&path)?;
+                read_direct(&path, aligned, 4)
+            }),
+            Subject::new("resident pass", weights, || resident.pass().map(drop)),
+            Subject::new("streamed", bytes, || {
+                drop_cache(&path)?;
+                streamed.pass().map(drop)
+            }),
+        ];
+        let title = format!("Streamed from a cold file, {tokens} tokens, bf16, budget {budget} bytes");
+        let row = measure(options, &format!("streaming-cold-{tokens}"), &title, subjects, vec![])?;
+        row.publish(options)?;
+        println!("{}", row.against_the_larger(2, &[0, 1]));
+    }
+    Ok(())
+}
