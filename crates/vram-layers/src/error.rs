@@ -67,10 +67,14 @@ impl fmt::Display for Error {
             ),
             Error::Source(e) => e.fmt(f),
             Error::Device(e) => e.fmt(f),
-            Error::Busy => f.write_str("another pass of this engine is running; passes come one after the other"),
+            Error::Busy => {
+                f.write_str("another pass of this engine is running; passes come one after the other")
+            }
             Error::Offloaded => f.write_str("the model is offloaded; call onload() first"),
             Error::State(e) => e.fmt(f),
-            Error::Model(message) | Error::Unsupported(message) | Error::Shape(message) => f.write_str(message),
+            Error::Model(message) | Error::Unsupported(message) | Error::Shape(message) => {
+                f.write_str(message)
+            }
             Error::Cancelled => f.write_str("the pass was cancelled"),
         }
     }

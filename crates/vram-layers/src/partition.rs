@@ -109,9 +109,16 @@ impl Partition {
             self.push(whole);
             return Ok(());
         }
-        for rows in tiles(layer.rows(), layer.row_bytes(), slack(layer, sector), cap) {
-            self.push(build(layers, &[(id, Some(rows))], sector)?);
+        let cut = |slack| -> Result<Vec<Unit>, Error> {
+            let rows = tiles(layer.rows(), layer.row_bytes(), slack, cap);
+            rows.map(|rows| build(layers, &[(id, Some(rows))], sector)).collect()
+        };
+        let mut units = cut(slack(layer, sector))?;
+        if units.iter().any(|u| u.bytes > cap) {
+            // Gaps between the tensors' rows are read along; where that is too much, leave room for them.
+            units = cut(slack(layer, sector) + layer.tensors.len() as u64 * MERGE_GAP)?;
         }
+        units.into_iter().for_each(|unit| self.push(unit));
         Ok(())
     }
 
@@ -124,7 +131,7 @@ impl Partition {
     }
 }
 
-/// The most that a tile's slot exceeds its tensors' bytes.
+/// The most that a tile's slot exceeds its tensors' bytes and the gaps between them.
 fn slack(layer: &Layer, sector: u64) -> u64 {
     layer.tensors.len() as u64 * (2 * (sector - 1)).max(64)
 }
@@ -138,11 +145,7 @@ fn tiles(rows: usize, row_bytes: u64, slack: u64, cap: u64) -> impl Iterator<Ite
     (0..rows.div_ceil(step)).map(move |i| i * step..((i + 1) * step).min(rows))
 }
 
-fn build(
-    layers: &[Layer],
-    parts: &[(LayerId, Option<Range<usize>>)],
-    sector: u64,
-) -> Result<Unit, Error> {
+fn build(layers: &[Layer], parts: &[(LayerId, Option<Range<usize>>)], sector: u64) -> Result<Unit, Error> {
     let mut pieces = Vec::new();
     let mut members = Vec::with_capacity(parts.len());
     for (id, rows) in parts {

@@ -23,6 +23,8 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) layers: &'a [Layer],
     /// Layers in the order of a pass, repeats included.
     pub(crate) trace: &'a [LayerId],
+    /// Whether a pass may use layers that the trace has not: the ring takes these as well.
+    pub(crate) guessed: bool,
     /// Bytes that weights, activations and scratch may take together.
     pub(crate) budget: u64,
     /// Bytes of activations and scratch.
@@ -80,24 +82,26 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Plan, Error> {
     let available = input.budget.checked_sub(input.workspace);
     let natural = partition(input.layers, &used, u64::MAX, input.sector)?;
     let (tables, streamed) = weigh(&natural, &used);
+    let may = |unit: &Unit| !unit.table && (input.guessed || is_used(unit, &used));
+    let departing = largest(&natural, |u| may(u) && !is_used(u, &used));
     let keep = |with_tables: bool| -> Plan {
         let resident = natural.units.iter().map(|u| is_used(u, &used) && (with_tables || !u.table)).collect();
-        finish(input, natural.clone(), resident, 0)
+        finish(input, natural.clone(), resident, departing)
     };
     if let (Some(available), true) = (available, input.residents) {
-        if tables + streamed <= available {
+        if tables + streamed + departing <= available {
             return Ok(keep(true));
         }
-        if streamed <= available {
+        if streamed + departing <= available {
             return Ok(keep(false));
         }
     }
     let finest = partition(input.layers, &used, 0, input.sector)?;
-    let smallest = largest_streamed(&finest, &used);
+    let smallest = largest(&finest, may);
     let available = match available {
         Some(available) if smallest <= available => available,
         _ => {
-            let weights = if input.residents { smallest.min(streamed) } else { smallest };
+            let weights = if input.residents { smallest.min(streamed + departing) } else { smallest };
             return Err(Error::BudgetTooSmall {
                 needed: input.workspace.saturating_add(weights),
                 given: input.budget,
@@ -108,7 +112,7 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Plan, Error> {
     };
     let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, available);
     let cut = partition(input.layers, &used, (ring / RING_UNITS).max(smallest), input.sector)?;
-    let ring = ring.max(largest_streamed(&cut, &used)).min(available);
+    let ring = ring.max(largest(&cut, may)).min(available);
     let resident = if input.residents {
         spread(&cut, &order(&cut, input.trace), available - ring)
     } else {
@@ -128,8 +132,8 @@ fn weigh(partition: &Partition, used: &HashSet<LayerId>) -> (u64, u64) {
     })
 }
 
-fn largest_streamed(partition: &Partition, used: &HashSet<LayerId>) -> u64 {
-    partition.units.iter().filter(|u| !u.table && is_used(u, used)).map(|u| u.bytes).max().unwrap_or(0)
+fn largest(partition: &Partition, which: impl Fn(&Unit) -> bool) -> u64 {
+    partition.units.iter().filter(|u| which(u)).map(|u| u.bytes).max().unwrap_or(0)
 }
 
 /// Units in order of use; the tiles of a layer follow each other, and a unit that serves several layers in a row

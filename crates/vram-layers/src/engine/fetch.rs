@@ -114,6 +114,15 @@ pub(crate) struct Fetch {
     counted: Vec<bool>,
 }
 
+/// What the computing thread waited for.
+pub(crate) struct Acquired {
+    pub(crate) weights: Arc<Weights>,
+    /// For how long it waited.
+    pub(crate) stall: std::time::Duration,
+    /// Whether these are the weights of the lease before, which have been counted.
+    pub(crate) again: bool,
+}
+
 pub(crate) enum Issued {
     /// Something new is on its way.
     Yes,
@@ -280,12 +289,12 @@ impl Shared {
         }
     }
 
-    /// Waits for the weights of a unit and takes them; also says for how long it had to wait.
-    pub(crate) fn acquire(&self, unit: UnitId) -> Result<(Arc<Weights>, std::time::Duration), Error> {
+    /// Waits for the weights of a unit and takes them.
+    pub(crate) fn acquire(&self, unit: UnitId) -> Result<Acquired, Error> {
         let mut f = self.lock();
         if let Some(sticky) = f.sticky.take_if(|s| s.unit == unit) {
             f.apply(unit, Event::Acquire)?;
-            return Ok((sticky.weights, std::time::Duration::ZERO));
+            return Ok(Acquired { weights: sticky.weights, stall: std::time::Duration::ZERO, again: true });
         }
         self.let_go(&mut f);
         // A resident is where it is: using it out of turn is no departure.
@@ -301,11 +310,15 @@ impl Shared {
                 Some(Slot::Ready(weights)) => break Arc::clone(weights),
                 Some(Slot::Failed(_)) => return Err(f.take_failure(unit, stray)),
                 Some(Slot::Loading { .. }) => {}
-                None => {
-                    if self.issue_for(&mut f, unit, stray)? {
-                        continue;
+                None => match self.issue_for(&mut f, unit, stray) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(e) => {
+                        // Readers go on with the trace.
+                        f.stray = None;
+                        return Err(e);
                     }
-                }
+                },
             }
             waiting_since.get_or_insert_with(std::time::Instant::now);
             f = self.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
@@ -321,7 +334,8 @@ impl Shared {
             f.base += 1;
         }
         drop(f);
-        Ok((weights, waiting_since.map_or(std::time::Duration::ZERO, |t| t.elapsed())))
+        let stall = waiting_since.map_or(std::time::Duration::ZERO, |t| t.elapsed());
+        Ok(Acquired { weights, stall, again: false })
     }
 
     /// Issues what the computing thread waits for, if the readers have not. Whether anything changed.
@@ -341,7 +355,11 @@ impl Shared {
             }
         } else {
             f.end = f.end.max(f.base + 1);
-            matches!(self.issue_next(f), Issued::NoRoom)
+            match self.issue_next(f) {
+                Issued::Yes => false,
+                Issued::NoRoom => true,
+                Issued::Enough => return Err(Error::Model("the pass waits for what nobody fetches".into())),
+            }
         };
         if !no_room {
             self.work.notify_all();
@@ -384,10 +402,13 @@ impl Shared {
     }
 
     /// A lease ended with everything issued that reads its weights.
-    pub(crate) fn release(&self, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
+    pub(crate) fn release(&self, plan: &Arc<Plan>, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
         let mut f = self.lock();
-        let event =
-            if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
+        if !Arc::ptr_eq(&f.plan, plan) {
+            // The lease outlived its plan, and the unit's number means another one by now.
+            return retire(weights, done);
+        }
+        let event = if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
         if f.apply(unit, event).is_ok() && event == Event::ReleaseStreamed {
             self.let_go(&mut f);
             f.sticky = Some(Sticky { unit, weights, done });
@@ -395,11 +416,12 @@ impl Shared {
     }
 
     /// A lease was dropped, and kernels that read its weights may be anywhere: keep them until the pass ends.
-    pub(crate) fn quarantine(&self, unit: UnitId, weights: Arc<Weights>) {
+    pub(crate) fn quarantine(&self, plan: &Arc<Plan>, unit: UnitId, weights: Arc<Weights>) {
         let mut f = self.lock();
-        let event =
-            if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
-        let _ = f.apply(unit, event);
+        if Arc::ptr_eq(&f.plan, plan) {
+            let event = if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
+            let _ = f.apply(unit, event);
+        }
         f.quarantine.push(weights);
     }
 
@@ -438,6 +460,12 @@ impl Shared {
         let mut f = self.lock();
         f.end = f.base;
         f.sticky = None;
+        let kept = std::mem::take(&mut f.quarantine);
+        if !kept.is_empty() {
+            // Leases that were dropped after their pass. A device that fails here says so again at the next pass.
+            let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
+        }
+        drop(kept);
         f.cancel.cancel();
         f.drop_streamed();
         f.jobs.clear();
@@ -493,10 +521,8 @@ impl Fetch {
         room: Reservation,
     ) {
         self.counted = kept.iter().map(Option::is_some).collect();
-        self.states = kept
-            .iter()
-            .map(|k| if k.is_some() { State::Preparing } else { State::Onload })
-            .collect();
+        self.states =
+            kept.iter().map(|k| if k.is_some() { State::Preparing } else { State::Onload }).collect();
         self.residents = kept.into_iter().map(|k| k.map(Slot::Ready)).collect();
         self.entries = VecDeque::with_capacity(plan.trace.len() * 2 + 1);
         self.base = 0;
@@ -544,12 +570,13 @@ impl Fetch {
         entry.and_then(|e| e.slot.as_mut())
     }
 
-    /// Takes a failure out, so that the next attempt reads again.
+    /// Takes a failure out, so that the next attempt reads again. A resident's stays until its place has been
+    /// reserved anew, at the next pass.
     fn take_failure(&mut self, unit: UnitId, stray: bool) -> Error {
         let slot = if self.plan.resident[unit.0] {
             let _ = self.apply(unit, Event::Evict);
             self.damaged = true;
-            self.residents[unit.0].take()
+            self.residents[unit.0].as_ref().and_then(Slot::failure).map(Slot::Failed)
         } else if stray {
             self.stray.take().and_then(|e| e.slot)
         } else {
@@ -565,8 +592,7 @@ impl Fetch {
     /// Moves `base` on by `count` positions and drops what was fetched for those passed over.
     fn skip(&mut self, count: u64) {
         let fetched = (count as usize).min(self.entries.len());
-        let dropped: Vec<u64> =
-            self.entries.drain(..fetched).filter_map(|e| e.slot?.loading_id()).collect();
+        let dropped: Vec<u64> = self.entries.drain(..fetched).filter_map(|e| e.slot?.loading_id()).collect();
         self.jobs.retain(|job| !dropped.contains(&job.load));
         self.base += count;
     }
@@ -585,6 +611,13 @@ impl Slot {
         let mut slot = Slot::Loading { load, left, memory, disk_bytes, uploaded: None };
         slot.settle();
         slot
+    }
+
+    fn failure(&self) -> Option<Error> {
+        match self {
+            Slot::Failed(e) => Some(e.clone()),
+            Slot::Loading { .. } | Slot::Ready(_) => None,
+        }
     }
 
     fn loading_id(&self) -> Option<u64> {
@@ -616,11 +649,9 @@ impl Slot {
     fn settle(&mut self) {
         if let Slot::Loading { left: 0, memory, disk_bytes, uploaded, .. } = self {
             *self = match memory.take() {
-                Some(memory) => Slot::Ready(Arc::new(Weights {
-                    memory,
-                    disk_bytes: *disk_bytes,
-                    uploaded: *uploaded,
-                })),
+                Some(memory) => {
+                    Slot::Ready(Arc::new(Weights { memory, disk_bytes: *disk_bytes, uploaded: *uploaded }))
+                }
                 None => Slot::Failed(Error::Model("a load ended without its memory".into())),
             };
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vram_device::{Device, Part, Queue, Region, Staging, Ticket};
 use vram_types::{
-    CancelToken, FileId, HostBytes, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind, WeightSource,
+    CancelToken, FileId, HostBytes, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind,
+    WeightSource,
 };
 
 use super::fetch::Memory;
@@ -173,9 +174,46 @@ impl Job {
         }
     }
 
-    /// The answer to a job whose reader panicked.
-    pub(crate) fn panicked() -> Error {
-        SourceError::new(SourceErrorKind::Io, "the source panicked while it read").into()
+    /// What has to be known of it should the source panic.
+    pub(crate) fn origin(&self) -> Origin {
+        let (file, tensor, offset, reply) = match &self.work {
+            Work::Fill(fill) => match &fill.from {
+                From::File { file, offset } => (Some(*file), None, Some(*offset), None),
+                From::Tensor { name, offset } => (None, Some(name.clone()), Some(*offset), None),
+            },
+            Work::Rows(rows) => (None, Some(rows.name.clone()), None, Some(Arc::clone(&rows.reply))),
+            Work::Prefault(_) => (None, None, None, None),
+        };
+        Origin { file, tensor, offset, reply }
+    }
+}
+
+/// Where a job reads, and who waits for it.
+pub(crate) struct Origin {
+    file: Option<FileId>,
+    tensor: Option<String>,
+    offset: Option<u64>,
+    reply: Option<Arc<Reply>>,
+}
+
+impl Origin {
+    /// The answer to a job whose source panicked, also to who waits for rows.
+    pub(crate) fn panicked(self, source: &dyn WeightSource) -> Error {
+        let mut e = SourceError::new(SourceErrorKind::Io, "the source panicked while it read");
+        if let Some(path) = self.file.and_then(|file| source.file(file)) {
+            e = e.at_path(path);
+        }
+        if let Some(tensor) = self.tensor {
+            e = e.at_tensor(tensor);
+        }
+        if let Some(offset) = self.offset {
+            e = e.at_offset(offset);
+        }
+        let e = Error::from(e);
+        if let Some(reply) = self.reply {
+            reply.put(Err(e.clone()));
+        }
+        e
     }
 }
 
@@ -307,7 +345,9 @@ fn read_rows(
         .map(|(dst, &id)| ReadRequest::tensor(name, u64::from(id) * row_bytes, dst))
         .collect();
     if requests.len() != ids.len() {
-        return Err(SourceError::new(SourceErrorKind::OutOfRange, "the rows do not fit their buffer").at_tensor(name));
+        return Err(
+            SourceError::new(SourceErrorKind::OutOfRange, "the rows do not fit their buffer").at_tensor(name)
+        );
     }
     source.read_many(&mut requests, Priority::Urgent, cancel)
 }

@@ -86,7 +86,7 @@ impl Lease {
     /// Says that everything that reads the weights has been issued, up to `ticket`.
     pub fn finish(mut self, ticket: Ticket) {
         if let Some(weights) = self.weights.take() {
-            self.shared.release(self.tile.unit, weights, ticket);
+            self.shared.release(&self.plan, self.tile.unit, weights, ticket);
         }
     }
 
@@ -140,7 +140,7 @@ fn gone() -> Error {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(weights) = self.weights.take() {
-            self.shared.quarantine(self.tile.unit, weights);
+            self.shared.quarantine(&self.plan, self.tile.unit, weights);
         }
     }
 }

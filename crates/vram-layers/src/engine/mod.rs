@@ -16,10 +16,10 @@ use std::thread::JoinHandle;
 use vram_device::{Arena, Budget, Device, Lifetime, Reservation, Tier};
 use vram_types::{FileRange, WeightSource};
 
+use crate::Error;
 use crate::plan::{Plan, PlanInput, plan};
 use crate::spec::{Layer, LayerId, LayerSpec, Split};
 use crate::state::State;
-use crate::Error;
 use fetch::{Shared, Weights};
 pub use lease::Lease;
 pub(crate) use pass::ALIGN;
@@ -79,6 +79,7 @@ struct Admitted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PlanKey {
     trace: Vec<LayerId>,
+    guessed: bool,
     budget: u64,
     workspace: u64,
 }
@@ -215,7 +216,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Model`] if the layers cannot be laid out.
     pub fn minimum_budget(&self, workspace: u64, trace: &[LayerId]) -> Result<u64, Error> {
-        let mut input = self.plan_input(trace, workspace);
+        let mut input = self.plan_input(trace, false, workspace);
         input.budget = 0;
         match plan(&input) {
             Ok(plan) => Ok(plan.peak_bytes()),
@@ -224,10 +225,11 @@ impl Engine {
         }
     }
 
-    fn plan_input<'a>(&'a self, trace: &'a [LayerId], workspace: u64) -> PlanInput<'a> {
+    fn plan_input<'a>(&'a self, trace: &'a [LayerId], guessed: bool, workspace: u64) -> PlanInput<'a> {
         PlanInput {
             layers: &self.shared.layers,
             trace,
+            guessed,
             budget: self.options.budget.limit(),
             workspace,
             ring: self.options.ring,
@@ -237,12 +239,18 @@ impl Engine {
     }
 
     /// Puts a plan for this workspace and trace in force, unless it is already.
-    fn admit(&self, admitted: &mut Admitted, workspace: u64, trace: Vec<LayerId>) -> Result<(), Error> {
-        let mut input = self.plan_input(&trace, workspace);
+    fn admit(
+        &self,
+        admitted: &mut Admitted,
+        workspace: u64,
+        trace: Vec<LayerId>,
+        guessed: bool,
+    ) -> Result<(), Error> {
+        let mut input = self.plan_input(&trace, guessed, workspace);
         let own = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.peak_bytes());
         let others = self.options.budget.used().saturating_sub(own);
         input.budget = input.budget.saturating_sub(others);
-        let key = PlanKey { trace: trace.clone(), budget: input.budget, workspace };
+        let key = PlanKey { trace: trace.clone(), guessed, budget: input.budget, workspace };
         if admitted.key.as_ref() == Some(&key) && !self.shared.lock().damaged {
             return Ok(());
         }
@@ -283,9 +291,11 @@ impl Engine {
             return Ok(None);
         }
         let room = self.reserve(Lifetime::Weights, plan.ring_bytes)?;
-        if self.shared.mapped {
+        let streamed = plan.units().filter(|(_, resident)| !resident);
+        if self.shared.mapped && streamed.into_iter().all(|(unit, _)| unit.packing.computed.is_empty()) {
             return Ok(Some(Arena::window(room)));
         }
+        // What a map has no window of is computed into memory.
         Ok(Some(Arena::ring(vec![self.shared.device.allocate(room)?])))
     }
 
@@ -357,4 +367,3 @@ fn keep(old: &Plan, residents: Vec<Option<Arc<Weights>>>, new: &Plan) -> Vec<Opt
         .map(|unit| if new.resident[unit] { have.remove(&identity(new, unit)) } else { None })
         .collect()
 }
-

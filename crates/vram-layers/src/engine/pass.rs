@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vram_device::{Queue, Region};
 use vram_types::CancelToken;
 
-use super::fetch::Weights;
+use super::fetch::{Acquired, Weights};
 use super::job::{Job, Place, Reply, Rows, Work};
 use super::{Claim, Engine, Lease};
 use crate::plan::Plan;
@@ -20,7 +20,8 @@ pub struct PassRequest {
     /// Bytes of activations and scratch that it will hold at once, at the most.
     pub workspace: u64,
     /// Layers in the order in which the pass will use them, if that is known; else as in the pass before, and in the
-    /// first pass as they were registered. A wrong order costs speed, never correctness.
+    /// first pass as they were registered. A wrong order costs speed, never correctness; a layer that a given trace
+    /// has not at all is refused where the plan left no room for it.
     pub trace: Option<Vec<LayerId>>,
     /// Whether nothing follows: then the readers do not run around the end of the pass into the next one.
     pub last: bool,
@@ -54,12 +55,13 @@ impl<'e> Pass<'e> {
         if !admitted.active {
             return Err(Error::Offloaded);
         }
+        let guessed = request.trace.is_none();
         let trace = request.trace.unwrap_or_else(|| admitted.trace.clone());
         if let Some(bad) = trace.iter().find(|l| l.0 >= engine.layers()) {
             return Err(Error::Shape(format!("the trace names layer {}, of {}", bad.0, engine.layers())));
         }
         let started = Instant::now();
-        engine.admit(&mut admitted, request.workspace, trace)?;
+        engine.admit(&mut admitted, request.workspace, trace, guessed)?;
         let plan = engine.plan();
         let passes = if request.last { 1 } else { 2 };
         engine.shared.open_until(plan.trace.len() as u64 * passes);
@@ -106,12 +108,14 @@ impl<'e> Pass<'e> {
         if tile == 0 {
             self.used.push(layer);
         }
-        let (weights, stall) = self.engine.shared.acquire(found.unit)?;
+        let Acquired { weights, stall, again } = self.engine.shared.acquire(found.unit)?;
         self.stall += stall;
         if let Some(ticket) = weights.uploaded {
             self.engine.shared.device.order(Queue::Compute, ticket)?;
         }
-        self.count(found.unit, &weights);
+        if !again {
+            self.count(found.unit, &weights);
+        }
         Ok(Lease::new(Arc::clone(&self.engine.shared), Arc::clone(&self.plan), found, weights))
     }
 
@@ -125,8 +129,9 @@ impl<'e> Pass<'e> {
         self.check_cancelled()?;
         let shared = &self.engine.shared;
         let found = shared.layers.get(layer.0).and_then(|l| l.tensors.get(tensor));
-        let found = found
-            .ok_or_else(|| Error::Shape(format!("layer {} has no tensor {tensor} to gather from", layer.0)))?;
+        let found = found.ok_or_else(|| {
+            Error::Shape(format!("layer {} has no tensor {tensor} to gather from", layer.0))
+        })?;
         let rows = found.located.meta.shape().first().copied().unwrap_or(0);
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::Shape(format!("tensor {:?} has {rows} rows and no row {bad}", found.name)));
@@ -240,4 +245,3 @@ impl std::fmt::Debug for Pass<'_> {
         f.debug_struct("Pass").field("leases", &self.used.len()).finish_non_exhaustive()
     }
 }
-

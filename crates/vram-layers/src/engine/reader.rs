@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use vram_device::{DeviceError, Staging};
 
 use super::fetch::{Issued, Shared};
-use super::job::{Job, StagingSlot};
+use super::job::StagingSlot;
 use crate::Error;
 
 pub(crate) fn spawn(
@@ -32,9 +32,10 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
         if let Some(job) = f.jobs.pop_front() {
             f.busy += 1;
             drop(f);
-            let (place, load) = (job.place, job.load);
+            let (place, load, origin) = (job.place, job.load, job.origin());
             let read = || job.run(&*shared.source, &*shared.device, staging.as_mut());
-            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(Job::panicked()));
+            let result = catch_unwind(AssertUnwindSafe(read))
+                .unwrap_or_else(|_| Err(origin.panicked(&*shared.source)));
             f = shared.lock();
             f.busy -= 1;
             shared.complete(&mut f, place, load, result);

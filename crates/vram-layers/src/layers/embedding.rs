@@ -3,8 +3,8 @@
 use vram_alloc::{AllocError, Init, Parameter, module};
 use vram_types::{DType, TensorMeta};
 
-use crate::forward::{Forward, Tensor};
 use crate::Error;
+use crate::forward::{Forward, Tensor};
 
 /// A table `[rows, width]`, initialised as PyTorch's `nn.Embedding`. Where it is not resident, only the rows that
 /// are asked for are read.

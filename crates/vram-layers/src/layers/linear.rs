@@ -4,8 +4,8 @@ use vram_alloc::{AllocError, Init, Parameter, module};
 use vram_device::{LinearArgs, ScratchFor};
 use vram_types::{DType, TensorMeta};
 
-use crate::forward::{Forward, Tensor};
 use crate::Error;
+use crate::forward::{Forward, Tensor};
 
 /// A linear layer with a weight `[out, in]` and a bias `[out]`, initialised as PyTorch's `nn.Linear`.
 ///
@@ -47,7 +47,11 @@ impl Linear {
     /// [`Error::Shape`] if `x` has another last extent; see [`Forward::with_weights`].
     pub fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor) -> Result<Tensor, Error> {
         if x.shape().last() != self.inputs() {
-            return Err(Error::Shape(format!("a linear layer of {} inputs is given {}", self.inputs(), x.shape())));
+            return Err(Error::Shape(format!(
+                "a linear layer of {} inputs is given {}",
+                self.inputs(),
+                x.shape()
+            )));
         }
         let mut y = fwd.tensor(x.shape().with_last(self.outputs()))?;
         let mut packed = fwd.scratch(ScratchFor::Linear { x: x.meta() })?;

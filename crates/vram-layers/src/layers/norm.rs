@@ -3,8 +3,8 @@
 use vram_alloc::{AllocError, Init, Parameter, module};
 use vram_types::{DType, TensorMeta};
 
-use crate::forward::{Forward, Tensor};
 use crate::Error;
+use crate::forward::{Forward, Tensor};
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`, as PyTorch's `nn.LayerNorm`.
 #[derive(Debug)]

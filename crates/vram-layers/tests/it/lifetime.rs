@@ -1,0 +1,135 @@
+//! Leases, passes and engines that end in the wrong order, and many passes in the right one.
+
+use vram_device::Queue;
+use vram_layers::{Error, LayerId, PassRequest};
+
+use crate::common::{Raw, bytes, in_time, options};
+
+const ALL: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/// A lease named its unit by a number of the plan that it was taken under; after another plan it freed another unit,
+/// or was out of range.
+#[test]
+fn a_lease_may_outlive_its_pass_and_its_plan() {
+    for finish in [false, true] {
+        for discrete in [false, true] {
+            in_time("a late lease", move || {
+                let raw = Raw::plain(5);
+                let options = options(9000, Some(2100), 2);
+                let budget = options.budget.clone();
+                let engine = raw.engine(options, discrete);
+                for layer in ALL {
+                    let mut pass = engine.begin(PassRequest::default()).unwrap();
+                    let lease = pass.lease(LayerId(layer), 0).unwrap();
+                    let ticket = pass.device().ticket(Queue::Compute).unwrap();
+                    pass.finish().unwrap();
+                    engine.offload().unwrap();
+                    assert!(bytes(&lease) == raw.layers[layer]);
+                    assert!(budget.used() > 0, "what is leased is held");
+                    if finish {
+                        lease.finish(ticket);
+                    } else {
+                        drop(lease);
+                    }
+                    engine.onload().unwrap();
+                    raw.pass(&engine, &ALL).unwrap();
+                    assert!(budget.peak() <= budget.limit());
+                }
+                drop(engine);
+                assert_eq!(budget.used(), 0);
+            });
+        }
+    }
+}
+
+/// A lease dropped after its pass was kept for the end of the next, which its bytes kept from beginning.
+#[test]
+fn a_late_lease_does_not_keep_its_memory_for_ever() {
+    in_time("another workspace", || {
+        let raw = Raw::plain(6);
+        let mut options = options(4096, Some(4096), 2);
+        options.residents = false;
+        let engine = raw.engine(options, false);
+        let mut pass = engine.begin(PassRequest::default()).unwrap();
+        let lease = pass.lease(LayerId(0), 0).unwrap();
+        pass.finish().unwrap();
+        drop(lease);
+        let request = PassRequest { workspace: 2000, ..PassRequest::default() };
+        let mut pass = engine.begin(request).unwrap();
+        raw.check(&mut pass, 0).unwrap();
+        pass.finish().unwrap();
+    });
+}
+
+#[test]
+fn a_lease_may_outlive_the_engine() {
+    let raw = Raw::plain(7);
+    let options = options(3000, None, 2);
+    let budget = options.budget.clone();
+    let engine = raw.engine(options, false);
+    let mut pass = engine.begin(PassRequest::default()).unwrap();
+    let lease = pass.lease(LayerId(3), 0).unwrap();
+    pass.finish().unwrap();
+    drop(engine);
+    assert!(bytes(&lease) == raw.layers[3]);
+    drop(lease);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn engines_come_and_go() {
+    for i in 0..60 {
+        in_time("an engine", move || {
+            let raw = Raw::plain(i);
+            let options = options(3500, None, 1 + i as usize % 3);
+            let budget = options.budget.clone();
+            let engine = raw.engine(options, i % 2 == 0);
+            if let Ok(mut pass) = engine.begin(PassRequest::default()) {
+                for layer in 0..(i as usize % 8) {
+                    raw.check(&mut pass, layer).unwrap();
+                }
+            }
+            drop(engine);
+            assert_eq!(budget.used(), 0);
+        });
+    }
+}
+
+/// Run in a process of its own by the test below, which counts its threads.
+#[test]
+#[ignore = "run by two_hundred_passes_hold_no_more_than_one"]
+fn two_hundred_passes() {
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    for discrete in [false, true] {
+        let raw = Raw::plain(1);
+        let options = options(4500, None, 3);
+        let (budget, host) = (options.budget.clone(), options.host_budget.clone());
+        let engine = raw.engine(options, discrete);
+        raw.pass(&engine, &ALL).unwrap();
+        let before = (threads(), budget.used(), host.used());
+        for i in 0..200 {
+            let order = if i % 50 == 49 { &ALL[..5] } else { &ALL[..] };
+            raw.pass(&engine, order).unwrap();
+        }
+        raw.pass(&engine, &ALL).unwrap();
+        raw.pass(&engine, &ALL).unwrap();
+        assert_eq!((threads(), budget.used(), host.used()), before);
+        assert!(matches!(
+            engine.begin(PassRequest { workspace: 1 << 20, ..PassRequest::default() }).map(drop),
+            Err(Error::BudgetTooSmall { .. })
+        ));
+        drop(engine);
+        assert_eq!((budget.used(), host.used()), (0, 0));
+    }
+}
+
+#[test]
+fn two_hundred_passes_hold_no_more_than_one() {
+    let test = std::env::current_exe().unwrap();
+    let output = std::process::Command::new(test)
+        .args(["--exact", "lifetime::two_hundred_passes", "--ignored", "--test-threads", "1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
