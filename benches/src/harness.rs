@@ -129,7 +129,8 @@ impl Row {
     /// By how much one subject takes longer than another, divided by `count` of something, in words.
     pub(crate) fn excess(&self, subject: usize, base: usize, count: f64, of: &str) -> String {
         let seconds = |i: usize| self.subjects[i].seconds.iter();
-        let each: Vec<f64> = seconds(subject).zip(seconds(base)).map(|(s, b)| (s - b) / count * 1e6).collect();
+        let each: Vec<f64> =
+            seconds(subject).zip(seconds(base)).map(|(s, b)| (s - b) / count * 1e6).collect();
         let (least, median, most) = spread(&each);
         let (name, base) = (&self.subjects[subject].name, &self.subjects[base].name);
         format!("{name}, beyond {base}: {median:.2} microseconds per {of} ({least:.2} .. {most:.2})")

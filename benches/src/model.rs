@@ -242,7 +242,9 @@ pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
             }),
             Subject::new("streamed, positioned reads", bytes, || streamed.pass().map(drop)),
         ];
-        let title = format!("Streamed from the page cache, {tokens} tokens, bf16, budget {budget} bytes, ring {ring}");
+        let title = format!(
+            "Streamed from the page cache, {tokens} tokens, bf16, budget {budget} bytes, ring {ring}"
+        );
         let name = format!("streaming-cached-{tokens}");
         measure(options, &name, &title, subjects, vec![])?.publish(options)?;
         let subjects = vec![
@@ -251,7 +253,8 @@ pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
             Subject::new("copy of the streamed bytes", bytes, || copy_from_cache(&path, bytes, ring)),
         ];
         let title = format!("Streamed through the memory map, {tokens} tokens, bf16, budget {budget} bytes");
-        measure(options, &format!("streaming-mapped-{tokens}"), &title, subjects, vec![])?.publish(options)?;
+        measure(options, &format!("streaming-mapped-{tokens}"), &title, subjects, vec![])?
+            .publish(options)?;
         println!("streamed, positioned reads: {}", streamed.stalls());
         println!("streamed, memory map: {}", mapped.stalls());
     }

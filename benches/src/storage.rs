@@ -31,10 +31,10 @@ pub(crate) fn one_tensor(options: &Options, args: &Args) -> Result<()> {
     println!("{tensors} tensors; bytes asked for: header {header} + tensor {bytes} = {asked}");
     ensure!(peer(&path)? == expected, "the crate reads other bytes");
     let subjects = vec![
-        Subject::new("bare reads of the same bytes", 0, || repeat(|| bare(&path, header, (range.offset, bytes)))),
-        Subject::new("DiskMap", 0, || {
-            repeat(|| Ok(DiskMap::open(&path)?.get(TENSOR)?.into_bytes()))
+        Subject::new("bare reads of the same bytes", 0, || {
+            repeat(|| bare(&path, header, (range.offset, bytes)))
         }),
+        Subject::new("DiskMap", 0, || repeat(|| Ok(DiskMap::open(&path)?.get(TENSOR)?.into_bytes()))),
         Subject::new("safetensors + memmap2", 0, || repeat(|| peer(&path))),
     ];
     let title = format!("Open {} and read {TENSOR}, file cached, {TIMES} times per sample", path.display());

@@ -94,7 +94,7 @@ fn passes<M: Module>(
     source: Arc<dyn WeightSource>,
     prefix: &str,
     (name, shape): (&str, Shape),
-    forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, layers::Error>,
+    forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, layers::Error> + Sync,
 ) -> Result<RunReport> {
     let device = args.engine.open_device()?;
     let mut config = args.engine.config(&*device)?;

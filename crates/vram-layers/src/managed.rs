@@ -8,13 +8,13 @@ use vram_alloc::{Module, Parameter, Path, Visitor, walk};
 use vram_device::{Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
+use crate::Error;
 use crate::engine::{Engine, EngineOptions, PassRequest};
 use crate::forward::{Binding, Bindings, Forward};
 use crate::layers;
 use crate::report::{PassReport, Report};
 use crate::spec::{LayerId, LayerSpec, Split};
 use crate::state::Placement;
-use crate::Error;
 
 /// What moves together, by the type of a module.
 #[derive(Clone, Debug)]
@@ -344,7 +344,8 @@ fn collect(
     prefix: &str,
     source: &dyn WeightSource,
 ) -> Result<Collected, Error> {
-    let mut collect = Collect { map, frames: Vec::new(), layers: Vec::new(), uncovered: Vec::new(), groups: 0 };
+    let mut collect =
+        Collect { map, frames: Vec::new(), layers: Vec::new(), uncovered: Vec::new(), groups: 0 };
     walk(model, &mut collect);
     if !collect.uncovered.is_empty() {
         return Err(Error::Model(format!(

@@ -82,11 +82,7 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(data: &'a mut [T]) -> Self {
-        Shared {
-            start: data.as_mut_ptr(),
-            len: data.len(),
-            borrow: PhantomData,
-        }
+        Shared { start: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
     /// The part that begins at `start`.
