@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
                 .args(["-f", "%M"])
                 .arg(&vram)
                 .args(["forward", "--arch", "qwen-image-controlnet", "--dtype", "bf16", "--passes", "2"])
-                .args(["--budget", "128MiB", "--host-budget", "64MiB", "--read", mode, "--force"])
+                .args(["--budget", "128MiB", "--host-budget", "64MiB", "--read", mode])
                 .arg("--weights")
                 .arg(&path)
                 .arg("--input")
