@@ -61,8 +61,8 @@
 //!
 //! let input: Vec<u8> = (0..64).flat_map(|i| (i as f32).to_le_bytes()).collect();
 //! let mut outputs = Vec::new();
-//! // All three layers, 16 KiB each; a third of that; tiles of 16 rows.
-//! for budget in [64 << 10, 24 << 10, 6 << 10] {
+//! // All three layers of 16 KiB; one at a time; 16 rows at a time.
+//! for budget in [64 << 10, 24 << 10, 9 << 10] {
 //!     // No weight is allocated here.
 //!     let build = || (0..3).map(|_| Linear::new(64, 64, false, DType::F32)).collect::<Result<_, AllocError>>();
 //!     let net = Net { layers: skip_init(build)? };
