@@ -14,8 +14,9 @@ use crate::machine::threads;
 
 /// What a direct read must be aligned to; the largest that disks in use ask for.
 const SECTOR: u64 = 4096;
-/// Bytes per direct read.
-const CHUNK: u64 = 4 << 20;
+/// Reads in flight and MiB of each that are tried: which is fastest differs from disk to disk.
+pub(crate) const DIRECT_READS: [(usize, u64); 8] =
+    [(1, 1), (1, 4), (1, 16), (2, 2), (4, 1), (4, 2), (4, 4), (16, 1)];
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
@@ -35,16 +36,18 @@ fn disk(options: &Options, file: Option<&Path>) -> Result<()> {
         Some(path) => path.to_owned(),
         None => scratch(options)?,
     };
-    let title = format!("Direct reads of {} in pieces of 4 MiB, by reads in flight", path.display());
+    let title = format!("Direct reads of {}, by reads in flight and their size", path.display());
     let bytes = fs::metadata(&path).with_context(|| path.display().to_string())?.len() / SECTOR * SECTOR;
     ensure!(bytes > 0, "{} is too small to measure", path.display());
     let (subjects, skipped) = match open_direct(&path) {
         Ok(_) => {
-            let subject = |&depth: &usize| {
+            let subject = |&(depth, mib): &(usize, u64)| {
                 let path = path.clone();
-                Subject::new(format!("{depth} at once"), bytes, move || read_direct(&path, bytes, depth))
+                Subject::new(format!("{depth} of {mib} MiB"), bytes, move || {
+                    read_direct(&path, bytes, depth, mib << 20)
+                })
             };
-            ([1, 2, 4, 8, 16].iter().map(subject).collect(), vec![])
+            (DIRECT_READS.iter().map(subject).collect(), vec![])
         }
         Err(error) => (vec![], vec![format!("{error:#}")]),
     };
@@ -64,7 +67,7 @@ fn scratch(options: &Options) -> Result<PathBuf> {
         return Ok(path);
     }
     let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::with_capacity(CHUNK as usize, File::create(&path)?);
+        let mut out = BufWriter::with_capacity(4 << 20, File::create(&path)?);
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..bytes / 8 {
             state ^= state << 13;
@@ -92,20 +95,20 @@ fn open_direct(path: &Path) -> Result<File> {
     anyhow::bail!("{}: direct reads are measured on Linux only", path.display())
 }
 
-/// Reads the first `bytes` of the file with `depth` threads, each with one read in flight.
-pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize) -> Result<()> {
+/// Reads the first `bytes` of the file with `depth` threads, each with one read of `chunk` bytes in flight.
+pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize, chunk: u64) -> Result<()> {
     let file = open_direct(path)?;
     let next = AtomicU64::new(0);
     let worker = || -> Result<()> {
-        let mut memory = vec![0u8; (CHUNK + SECTOR) as usize];
+        let mut memory = vec![0u8; (chunk + SECTOR) as usize];
         let aligned = memory.as_ptr().align_offset(SECTOR as usize);
-        let buffer = &mut memory[aligned..aligned + CHUNK as usize];
+        let buffer = &mut memory[aligned..aligned + chunk as usize];
         loop {
-            let at = next.fetch_add(CHUNK, Ordering::Relaxed);
+            let at = next.fetch_add(chunk, Ordering::Relaxed);
             if at >= bytes {
                 return Ok(());
             }
-            let want = CHUNK.min(bytes - at) as usize;
+            let want = chunk.min(bytes - at) as usize;
             let mut done = 0;
             while done < want {
                 let n = rustix::io::pread(&file, &mut buffer[done..want], at + done as u64)
@@ -195,9 +198,9 @@ mod tests {
     fn direct_reads_reach_the_end() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = dir.path().join("x");
-        fs::write(&path, vec![7u8; (CHUNK + SECTOR) as usize]).unwrap();
+        fs::write(&path, vec![7u8; (1 << 20) + SECTOR as usize]).unwrap();
         match open_direct(&path) {
-            Ok(_) => read_direct(&path, CHUNK + SECTOR, 3).unwrap(),
+            Ok(_) => read_direct(&path, (1 << 20) + SECTOR, 3, 256 << 10).unwrap(),
             Err(error) => println!("skipped: {error:#}"),
         }
     }

@@ -126,17 +126,28 @@ impl Row {
         fs::write(&path, text + "\n").with_context(|| path.display().to_string())
     }
 
-    /// One subject against the larger of some others, round by round, in words.
-    pub(crate) fn against_the_larger(&self, subject: usize, of: &[usize]) -> String {
-        let Some(of_seconds) = of.iter().map(|&i| Some(&self.subjects.get(i)?.seconds)).collect::<Option<Vec<_>>>()
-        else {
-            return String::new();
+    /// By how much one subject takes longer than another, divided by `count` of something, in words.
+    pub(crate) fn excess(&self, subject: usize, base: usize, count: f64, of: &str) -> String {
+        let seconds = |i: usize| self.subjects[i].seconds.iter();
+        let each: Vec<f64> =
+            seconds(subject).zip(seconds(base)).map(|(s, b)| (s - b) / count * 1e6).collect();
+        let (least, median, most) = spread(&each);
+        let (name, base) = (&self.subjects[subject].name, &self.subjects[base].name);
+        format!("{name}, beyond {base}: {median:.2} microseconds per {of} ({least:.2} .. {most:.2})")
+    }
+
+    /// One subject against the larger of several bounds, round by round, in words. A bound that was measured in
+    /// several ways counts as the fastest of them.
+    pub(crate) fn against_the_larger(&self, subject: usize, bounds: &[&[usize]]) -> String {
+        let at = |i: usize, round: usize| self.subjects[i].seconds[round];
+        let bound = |round: usize| {
+            let fastest = |ways: &&[usize]| ways.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min);
+            bounds.iter().map(fastest).fold(0.0, f64::max)
         };
-        let Some(own) = self.subjects.get(subject) else { return String::new() };
-        let larger = |round: usize| of_seconds.iter().map(|s| s[round]).fold(0.0, f64::max);
-        let ratios: Vec<f64> = own.seconds.iter().enumerate().map(|(i, s)| s / larger(i)).collect();
+        let ratios: Vec<f64> = (0..self.rounds).map(|round| at(subject, round) / bound(round)).collect();
         let (least, median, most) = spread(&ratios);
-        format!("{} over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})", own.name)
+        let name = &self.subjects[subject].name;
+        format!("{name}, over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})")
     }
 
     fn table(&self) -> String {

@@ -5,7 +5,9 @@
 mod ceilings;
 mod harness;
 mod machine;
+mod memory;
 mod model;
+mod storage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +47,12 @@ enum Row {
     All,
     /// What the machine can do: direct reads, memory copies, memory reads
     Ceilings(ceilings::Args),
+    /// Open the 2.27 GB checkpoint and read one tensor, file cached
+    OneTensor(model::Args),
+    /// Build that model with and without its weights
+    SkipInit(model::Args),
+    /// Peak memory of `vram forward` under a budget of 128 MiB
+    Memory(model::Args),
     /// The fully resident pass of the 2.27 GB ControlNet
     Resident(model::Args),
     /// The same streamed from the page cache, by reads and by the map
@@ -58,11 +66,17 @@ fn run(args: Args) -> anyhow::Result<()> {
         Row::All => {
             ceilings::run(&args.options, &ceilings::Args::default())?;
             let model = model::Args::default();
+            storage::one_tensor(&args.options, &model)?;
+            storage::skip(&args.options, &model)?;
+            memory::run(&args.options, &model)?;
             model::resident(&args.options, &model)?;
             model::streaming_cached(&args.options, &model)?;
             model::streaming_cold(&args.options, &model)
         }
         Row::Ceilings(row) => ceilings::run(&args.options, &row),
+        Row::OneTensor(row) => storage::one_tensor(&args.options, &row),
+        Row::SkipInit(row) => storage::skip(&args.options, &row),
+        Row::Memory(row) => memory::run(&args.options, &row),
         Row::Resident(row) => model::resident(&args.options, &row),
         Row::StreamingCached(row) => model::streaming_cached(&args.options, &row),
         Row::StreamingCold(row) => model::streaming_cold(&args.options, &row),

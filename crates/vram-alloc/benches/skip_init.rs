@@ -17,10 +17,7 @@ use models::ControlNet;
 
 fn building(c: &mut Criterion) {
     let mut group = c.benchmark_group("build");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(2));
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
     group.bench_function("skip_init/60x3072", |b| {
         b.iter(|| skip_init(|| ControlNet::new(black_box(60), 3072, 64)));
     });

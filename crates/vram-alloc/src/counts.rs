@@ -99,29 +99,11 @@ impl fmt::Display for CountsTable<'_> {
             .modules
             .iter()
             .filter(|m| m.depth <= self.depth)
-            .map(|m| {
-                (
-                    if m.path.is_empty() {
-                        "(all)".to_owned()
-                    } else {
-                        m.path.clone()
-                    },
-                    m.kind,
-                    m.total,
-                )
-            })
-            .chain(
-                self.counts
-                    .by_dtype
-                    .iter()
-                    .map(|(d, &count)| (d.to_string(), "", count)),
-            )
+            .map(|m| (if m.path.is_empty() { "(all)".to_owned() } else { m.path.clone() }, m.kind, m.total))
+            .chain(self.counts.by_dtype.iter().map(|(d, &count)| (d.to_string(), "", count)))
             .collect();
         let width = |of: fn(&(String, &str, Count)) -> usize| shown.iter().map(of).max().unwrap_or(0);
-        let (names, kinds) = (
-            width(|r| r.0.chars().count()).max(6),
-            width(|r| r.1.chars().count()).max(4),
-        );
+        let (names, kinds) = (width(|r| r.0.chars().count()).max(6), width(|r| r.1.chars().count()).max(4));
         write!(
             f,
             "{:names$}  {:kinds$}  {:>7}  {:>15}  {:>10}",
@@ -129,11 +111,7 @@ impl fmt::Display for CountsTable<'_> {
         )?;
         for (name, kind, c) in &shown {
             let size = ByteSize(c.bytes);
-            write!(
-                f,
-                "\n{name:names$}  {kind:kinds$}  {:>7}  {:>15}  {size:>10}",
-                c.tensors, c.elements
-            )?;
+            write!(f, "\n{name:names$}  {kind:kinds$}  {:>7}  {:>15}  {size:>10}", c.tensors, c.elements)?;
         }
         Ok(())
     }
@@ -150,12 +128,7 @@ impl<'a> Visitor<'a> for Counter {
     fn enter_module(&mut self, path: &Path, module: &'a dyn Module) {
         let (path, depth) = (path.to_string(), self.inside.len());
         self.inside.push(self.counts.modules.len());
-        self.counts.modules.push(ModuleCount {
-            path,
-            kind: module.kind(),
-            depth,
-            total: Count::default(),
-        });
+        self.counts.modules.push(ModuleCount { path, kind: module.kind(), depth, total: Count::default() });
     }
 
     fn leave_module(&mut self, _path: &Path, _module: &'a dyn Module) {

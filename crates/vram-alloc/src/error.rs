@@ -56,10 +56,7 @@ impl fmt::Display for AllocError {
                 write!(f, "out of host memory: {bytes} bytes could not be allocated")
             }
             AllocError::Init { dtype } => {
-                write!(
-                    f,
-                    "a parameter of dtype {dtype} can be initialised with zeros only"
-                )
+                write!(f, "a parameter of dtype {dtype} can be initialised with zeros only")
             }
             AllocError::Shape { expected, actual } => {
                 write!(f, "storage of shape {actual} for a parameter of shape {expected}")
@@ -67,10 +64,7 @@ impl fmt::Display for AllocError {
             AllocError::Incompatible(report) => write!(f, "the checkpoint does not fit the model: {report}"),
             AllocError::Source(e) => fmt::Display::fmt(e, f),
             AllocError::Type(e) => fmt::Display::fmt(e, f),
-            AllocError::Pack {
-                reason,
-                piece: Some(i),
-            } => write!(f, "cannot pack piece {i}: {reason}"),
+            AllocError::Pack { reason, piece: Some(i) } => write!(f, "cannot pack piece {i}: {reason}"),
             AllocError::Pack { reason, piece: None } => write!(f, "cannot pack: {reason}"),
         }
     }

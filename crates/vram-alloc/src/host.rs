@@ -26,11 +26,7 @@ impl AlignedBytes {
     pub fn zeroed(bytes: u64) -> Result<AlignedBytes, AllocError> {
         let oom = || AllocError::OutOfMemory { bytes };
         let len = usize::try_from(bytes).map_err(|_| oom())?;
-        let room = if len == 0 {
-            0
-        } else {
-            len.checked_add(AlignedBytes::ALIGN - 1).ok_or_else(oom)?
-        };
+        let room = if len == 0 { 0 } else { len.checked_add(AlignedBytes::ALIGN - 1).ok_or_else(oom)? };
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(room).map_err(|_| oom())?;
         buffer.resize(room, 0);
@@ -70,17 +66,11 @@ impl HostTensor {
     pub fn new(meta: TensorMeta, bytes: AlignedBytes) -> Result<HostTensor, AllocError> {
         let actual = bytes.as_slice().len() as u64;
         if actual != meta.bytes() {
-            return Err(TypeError::Length {
-                what: "a tensor's storage",
-                expected: meta.bytes(),
-                actual,
-            }
-            .into());
+            return Err(
+                TypeError::Length { what: "a tensor's storage", expected: meta.bytes(), actual }.into()
+            );
         }
-        Ok(HostTensor {
-            meta,
-            bytes: Arc::new(bytes),
-        })
+        Ok(HostTensor { meta, bytes: Arc::new(bytes) })
     }
 
     /// Copies bytes that hold such a tensor.
@@ -124,12 +114,6 @@ impl HostTensor {
 
 impl fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "HostTensor({}{}, {} bytes)",
-            self.meta.dtype(),
-            self.meta.shape(),
-            self.meta.bytes()
-        )
+        write!(f, "HostTensor({}{}, {} bytes)", self.meta.dtype(), self.meta.shape(), self.meta.bytes())
     }
 }

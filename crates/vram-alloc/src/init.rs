@@ -36,9 +36,7 @@ impl InitPolicy {
         };
         scope.made += 1;
         SCOPE.set(scope);
-        InitPolicy::Allocate {
-            seed: mix(seed ^ mix(scope.made)),
-        }
+        InitPolicy::Allocate { seed: mix(seed ^ mix(scope.made)) }
     }
 }
 
@@ -102,10 +100,7 @@ pub enum Init {
 impl Init {
     /// Weight and bias of PyTorch's `Linear`: `kaiming_uniform_(sqrt(5))`, that is uniform within `1 / sqrt(fan_in)`.
     pub fn linear(fan_in: usize) -> Init {
-        Init::KaimingUniform {
-            fan_in,
-            a: 5f32.sqrt(),
-        }
+        Init::KaimingUniform { fan_in, a: 5f32.sqrt() }
     }
 
     /// Weight of PyTorch's `Embedding`.
@@ -131,11 +126,7 @@ impl Init {
                 fill(bytes.as_mut_slice(), meta.dtype(), |i| uniform(seed, i, bound));
             }
             Init::KaimingUniform { fan_in, a } => {
-                let bound = if fan_in == 0 {
-                    0.0
-                } else {
-                    (6.0 / ((1.0 + a * a) * fan_in as f32)).sqrt()
-                };
+                let bound = if fan_in == 0 { 0.0 } else { (6.0 / ((1.0 + a * a) * fan_in as f32)).sqrt() };
                 fill(bytes.as_mut_slice(), meta.dtype(), |i| uniform(seed, i, bound));
             }
             Init::Normal { std } => fill(bytes.as_mut_slice(), meta.dtype(), |i| normal(seed, i) * std),
@@ -161,18 +152,16 @@ const TASK_ELEMENTS: usize = 16 * 1024;
 /// Every value from its index alone, so that the order in which tasks run does not matter.
 fn fill(dst: &mut [u8], dtype: DType, value: impl Fn(u64) -> f32 + Sync) {
     let element = (dtype.bits() / 8) as usize;
-    dst.par_chunks_mut(TASK_ELEMENTS * element)
-        .enumerate()
-        .for_each(|(task, dst)| {
-            let first = (task * TASK_ELEMENTS) as u64;
-            let mut wide = vec![0; dst.len() / element * 4];
-            for (i, out) in wide.chunks_exact_mut(4).enumerate() {
-                out.copy_from_slice(&value(first + i as u64).to_le_bytes());
-            }
-            // `Init::check` has asked `can_cast`, and both slices have the same number of elements.
-            let done = cast::cast_serial(&wide, DType::F32, dst, dtype);
-            debug_assert!(done.is_ok());
-        });
+    dst.par_chunks_mut(TASK_ELEMENTS * element).enumerate().for_each(|(task, dst)| {
+        let first = (task * TASK_ELEMENTS) as u64;
+        let mut wide = vec![0; dst.len() / element * 4];
+        for (i, out) in wide.chunks_exact_mut(4).enumerate() {
+            out.copy_from_slice(&value(first + i as u64).to_le_bytes());
+        }
+        // `Init::check` has asked `can_cast`, and both slices have the same number of elements.
+        let done = cast::cast_serial(&wide, DType::F32, dst, dtype);
+        debug_assert!(done.is_ok());
+    });
 }
 
 /// The finaliser of splitmix64: a bijection that leaves no visible pattern of a counter.
@@ -202,10 +191,5 @@ fn normal(seed: u64, i: u64) -> f32 {
     // In 0..=1 without the zero, whose logarithm is infinite.
     let radius = (-2.0 * (1.0 - fraction(draw)).ln()).sqrt();
     let angle = std::f32::consts::TAU * fraction(draw << 24);
-    radius
-        * if i.is_multiple_of(2) {
-            angle.cos()
-        } else {
-            angle.sin()
-        }
+    radius * if i.is_multiple_of(2) { angle.cos() } else { angle.sin() }
 }

@@ -99,10 +99,7 @@ pub fn load(
         read_batch(batch, source, options, &mut values)?;
         rest = later;
     }
-    let mut assign = Assign {
-        values,
-        result: Ok(()),
-    };
+    let mut assign = Assign { values, result: Ok(()) };
     walk_mut(root, &mut assign);
     assign.result.map(|()| report)
 }
@@ -145,10 +142,7 @@ fn plan(root: &dyn Module, source: &dyn WeightSource, options: &LoadOptions) -> 
     let mut report = LoadReport {
         unexpected: source
             .names()
-            .filter(|name| {
-                name.strip_prefix(&*options.prefix)
-                    .is_some_and(|name| !known.contains(name))
-            })
+            .filter(|name| name.strip_prefix(&*options.prefix).is_some_and(|name| !known.contains(name)))
             .map(str::to_owned)
             .collect(),
         ..LoadReport::default()
@@ -164,11 +158,7 @@ fn plan(root: &dyn Module, source: &dyn WeightSource, options: &LoadOptions) -> 
             report.missing.extend(names.first().cloned());
             continue;
         };
-        let Located {
-            meta: stored,
-            storage,
-            ..
-        } = located;
+        let Located { meta: stored, storage, .. } = located;
         let dtype = options.dtype.dtype(name, &stored);
         let shape_fits = stored.shape() == parameter.meta().shape();
         if !shape_fits || !can_cast(stored.dtype(), dtype) {
@@ -181,20 +171,13 @@ fn plan(root: &dyn Module, source: &dyn WeightSource, options: &LoadOptions) -> 
             continue;
         }
         report.parameters += names.len();
-        let index = *by_storage
-            .entry((storage, stored.clone(), dtype))
-            .or_insert(reads.len());
+        let index = *by_storage.entry((storage, stored.clone(), dtype)).or_insert(reads.len());
         match reads.get_mut(index) {
             Some(read) => read.parameters.push(parameter.id()),
             None => {
                 report.tensors += 1;
                 report.bytes = report.bytes.saturating_add(stored.bytes());
-                reads.push(Read {
-                    tensor,
-                    stored,
-                    dtype,
-                    parameters: vec![parameter.id()],
-                });
+                reads.push(Read { tensor, stored, dtype, parameters: vec![parameter.id()] });
             }
         }
     }
@@ -212,10 +195,7 @@ fn distinct(root: &dyn Module) -> Vec<Wanted<'_>> {
         let i = *index.entry(parameter.id()).or_insert(wanted.len());
         match wanted.get_mut(i) {
             Some(w) => w.names.push(name),
-            None => wanted.push(Wanted {
-                parameter,
-                names: vec![name],
-            }),
+            None => wanted.push(Wanted { parameter, names: vec![name] }),
         }
     }
     wanted
@@ -229,9 +209,7 @@ fn find<'n>(
 ) -> Option<(&'n str, String, Located)> {
     names.iter().find_map(|name| {
         let tensor = format!("{prefix}{name}");
-        source
-            .locate(&tensor)
-            .map(|located| (name.as_str(), tensor, located))
+        source.locate(&tensor).map(|located| (name.as_str(), tensor, located))
     })
 }
 
@@ -251,10 +229,8 @@ fn read_batch(
     options: &LoadOptions,
     values: &mut HashMap<ParamId, HostTensor>,
 ) -> Result<(), AllocError> {
-    let mut buffers = batch
-        .iter()
-        .map(|r| AlignedBytes::zeroed(r.stored.bytes()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut buffers =
+        batch.iter().map(|r| AlignedBytes::zeroed(r.stored.bytes())).collect::<Result<Vec<_>, _>>()?;
     let mut requests: Vec<ReadRequest<'_>> = batch
         .iter()
         .zip(&mut buffers)
@@ -276,12 +252,7 @@ fn converted(read: &Read, stored: AlignedBytes) -> Result<HostTensor, AllocError
     }
     let meta = TensorMeta::new(read.dtype, read.stored.shape().clone())?;
     let mut bytes = AlignedBytes::zeroed(meta.bytes())?;
-    cast(
-        stored.as_slice(),
-        read.stored.dtype(),
-        bytes.as_mut_slice(),
-        read.dtype,
-    )?;
+    cast(stored.as_slice(), read.stored.dtype(), bytes.as_mut_slice(), read.dtype)?;
     HostTensor::new(meta, bytes)
 }
 

@@ -23,27 +23,18 @@ pub struct Piece {
 impl Piece {
     /// A piece that is one range of a file.
     pub fn direct(range: FileRange) -> Piece {
-        Piece {
-            bytes: range.bytes,
-            ranges: SmallVec::from_buf([range]),
-        }
+        Piece { bytes: range.bytes, ranges: SmallVec::from_buf([range]) }
     }
 
     /// A piece that is read by the tensor's name.
     pub fn computed(bytes: u64) -> Piece {
-        Piece {
-            bytes,
-            ranges: SmallVec::new(),
-        }
+        Piece { bytes, ranges: SmallVec::new() }
     }
 }
 
 impl From<&Located> for Piece {
     fn from(located: &Located) -> Piece {
-        Piece {
-            bytes: located.meta.bytes(),
-            ranges: located.ranges.clone(),
-        }
+        Piece { bytes: located.meta.bytes(), ranges: located.ranges.clone() }
     }
 }
 
@@ -62,11 +53,7 @@ pub struct PackOptions {
 impl Default for PackOptions {
     /// Gaps up to 64 KiB, 256-byte alignment, no sectors.
     fn default() -> PackOptions {
-        PackOptions {
-            merge_gap: 64 << 10,
-            align: 256,
-            sector: 1,
-        }
+        PackOptions { merge_gap: 64 << 10, align: 256, sector: 1 }
     }
 }
 
@@ -132,16 +119,10 @@ pub struct Packing {
 /// ```
 pub fn pack(pieces: &[Piece], options: &PackOptions) -> Result<Packing, AllocError> {
     if !options.align.is_power_of_two() || !options.sector.is_power_of_two() {
-        return Err(AllocError::Pack {
-            reason: "align and sector must be powers of two",
-            piece: None,
-        });
+        return Err(AllocError::Pack { reason: "align and sector must be powers of two", piece: None });
     }
     let direct = direct_pieces(pieces)?;
-    let mut packing = Packing {
-        at: vec![0; pieces.len()],
-        ..Packing::default()
-    };
+    let mut packing = Packing { at: vec![0; pieces.len()], ..Packing::default() };
     for merged in merge(&direct, options.merge_gap) {
         let extent = place(&merged, packing.bytes, options).ok_or(OVERFLOW)?;
         packing.bytes = extent.span.end;
@@ -158,19 +139,12 @@ pub fn pack(pieces: &[Piece], options: &PackOptions) -> Result<Packing, AllocErr
         let at = round_up(packing.bytes, options.align).ok_or(OVERFLOW)?;
         packing.bytes = at.checked_add(piece.bytes).ok_or(OVERFLOW)?;
         packing.at[i] = at;
-        packing.computed.push(ComputedPiece {
-            piece: i,
-            at,
-            bytes: piece.bytes,
-        });
+        packing.computed.push(ComputedPiece { piece: i, at, bytes: piece.bytes });
     }
     Ok(packing)
 }
 
-const OVERFLOW: AllocError = AllocError::Pack {
-    reason: "the slot's size overflows",
-    piece: None,
-};
+const OVERFLOW: AllocError = AllocError::Pack { reason: "the slot's size overflows", piece: None };
 
 /// Neighbouring direct pieces, sorted by offset, and the range that covers them.
 struct Merged<'a> {
@@ -185,12 +159,7 @@ fn direct_pieces(pieces: &[Piece]) -> Result<Vec<(FileRange, usize)>, AllocError
     let mut direct = Vec::with_capacity(pieces.len());
     for (i, piece) in pieces.iter().enumerate() {
         let &[range] = &piece.ranges[..] else { continue };
-        let wrong = |reason| {
-            Err(AllocError::Pack {
-                reason,
-                piece: Some(i),
-            })
-        };
+        let wrong = |reason| Err(AllocError::Pack { reason, piece: Some(i) });
         if range.bytes != piece.bytes {
             return wrong("its range has another length");
         }
@@ -219,12 +188,7 @@ fn merge(sorted: &[(FileRange, usize)], gap: u64) -> Vec<Merged<'_>> {
             end = end.max(next.end());
             last += 1;
         }
-        all.push(Merged {
-            file: head.file,
-            start: head.offset,
-            end,
-            pieces: &sorted[first..last],
-        });
+        all.push(Merged { file: head.file, start: head.offset, end, pieces: &sorted[first..last] });
         first = last;
     }
     all
@@ -238,13 +202,7 @@ fn place(merged: &Merged<'_>, used: u64, options: &PackOptions) -> Option<Extent
     let at = start.checked_add(merged.start - first_sector)?;
     let end = start.checked_add(round_up(merged.end, sector)? - first_sector)?;
     let bytes = merged.end - merged.start;
-    Some(Extent {
-        file: merged.file,
-        offset: merged.start,
-        bytes,
-        span: start..end,
-        at,
-    })
+    Some(Extent { file: merged.file, offset: merged.start, bytes, span: start..end, at })
 }
 
 /// The next multiple of a power of two.

@@ -69,33 +69,18 @@ impl Parameter {
     /// # Errors
     /// As [`new`](Parameter::new).
     pub fn persistent_buffer(meta: TensorMeta, init: Init) -> Result<Parameter, AllocError> {
-        Parameter::with_policy(
-            meta,
-            init,
-            Role::Buffer(BufferKind::Persistent),
-            InitPolicy::next(),
-        )
+        Parameter::with_policy(meta, init, Role::Buffer(BufferKind::Persistent), InitPolicy::next())
     }
 
     /// A buffer that the model has computed. It is never meta.
     pub fn computed_buffer(value: HostTensor) -> Parameter {
         let role = Role::Buffer(BufferKind::Computed);
-        Parameter {
-            id: ParamId::unique(),
-            meta: value.meta().clone(),
-            role,
-            host: Some(value),
-        }
+        Parameter { id: ParamId::unique(), meta: value.meta().clone(), role, host: Some(value) }
     }
 
     /// A buffer that stays meta although the checkpoint may have it.
     pub fn ignored_buffer(meta: TensorMeta) -> Parameter {
-        Parameter {
-            id: ParamId::unique(),
-            meta,
-            role: Role::Buffer(BufferKind::Ignored),
-            host: None,
-        }
+        Parameter { id: ParamId::unique(), meta, role: Role::Buffer(BufferKind::Ignored), host: None }
     }
 
     /// A parameter under a policy given as a value. `Allocate`'s seed belongs to this parameter alone here.
@@ -113,12 +98,7 @@ impl Parameter {
             InitPolicy::Allocate { seed } => Some(init.tensor(&meta, seed)?),
             InitPolicy::Skip => None,
         };
-        Ok(Parameter {
-            id: ParamId::unique(),
-            meta,
-            role,
-            host,
-        })
+        Ok(Parameter { id: ParamId::unique(), meta, role, host })
     }
 
     /// The same parameter for a second place in the model: same identity, same storage.
@@ -126,12 +106,7 @@ impl Parameter {
     /// [`load`](crate::load()) fills both from one tensor; [`set_host`](Parameter::set_host) sets one of them only.
     #[must_use]
     pub fn tie(&self) -> Parameter {
-        Parameter {
-            id: self.id,
-            meta: self.meta.clone(),
-            role: self.role,
-            host: self.host.clone(),
-        }
+        Parameter { id: self.id, meta: self.meta.clone(), role: self.role, host: self.host.clone() }
     }
 
     /// Identity, shared with tied parameters.

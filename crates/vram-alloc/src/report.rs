@@ -21,13 +21,9 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.no_cast_to {
             Some(to) => write!(f, "{} (no cast from {} to {to})", self.name, self.found.dtype()),
-            None => write!(
-                f,
-                "{} ({} where {} is needed)",
-                self.name,
-                self.found.shape(),
-                self.expected.shape()
-            ),
+            None => {
+                write!(f, "{} ({} where {} is needed)", self.name, self.found.shape(), self.expected.shape())
+            }
         }
     }
 }
@@ -59,11 +55,7 @@ impl LoadReport {
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (size, tensors) = (ByteSize(self.bytes), self.tensors);
-        write!(
-            f,
-            "{} parameters from {tensors} tensors ({size})",
-            self.parameters
-        )?;
+        write!(f, "{} parameters from {tensors} tensors ({size})", self.parameters)?;
         list(f, "missing", &self.missing)?;
         list(f, "unexpected", &self.unexpected)?;
         list(f, "mismatched", &self.mismatched)

@@ -4,10 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use serde::Serialize;
 use vram_types::{ByteSize, DType, ParseByteSizeError};
 
 /// How the bytes of tensors are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Read {
     /// From the page cache what it holds, the rest past it where that pays
     #[default]
@@ -23,7 +25,7 @@ pub(crate) enum Read {
 /// An upper limit in bytes, or whatever is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
-    /// Most of what is free when the command starts.
+    /// What is free on the device when the command starts.
     Auto,
     /// This much.
     Bytes(ByteSize),
@@ -78,10 +80,11 @@ pub(crate) enum DeviceName {
 /// What every command that runs a network takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Engine {
-    /// Most device memory that weights and activations may take, as 512MiB or 6GiB
+    /// Most device memory that weights and activations may take, as 512MiB or 6GiB; auto is what is free now, control
+    /// groups respected
     #[arg(long, value_name = "SIZE|auto", default_value_t = Budget::Auto)]
     pub(crate) budget: Budget,
-    /// Most host memory for reading ahead and for the cache of weights
+    /// Most host memory for staging what is on its way to the device; the CPU reads in place and needs little
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub(crate) host_budget: ByteSize,
     /// How weights are read from disk
@@ -96,7 +99,7 @@ pub(crate) struct Engine {
     /// How often to run the same pass
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub(crate) passes: usize,
-    /// Write the report of every pass as JSON to this file
+    /// Write a report of the budget and of every pass as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<std::path::PathBuf>,
     /// Where to compute

@@ -63,9 +63,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         .collect();
     let metadata: BTreeMap<String, String> =
         (0..map.files().len()).flat_map(|i| map.metadata(FileId(i as u32))).collect();
-    let file = NewFile::new(&args.output, tensors, &metadata)?;
+    let file = NewFile::new(&args.output, tensors, metadata);
     let (count, bytes) = (file.tensors(), file.tensor_bytes());
-    let fill = |_: usize, tensor: &NewTensor, at: u64, piece: &mut [u8]| {
+    let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
         Ok(map.read_range(&tensor.name, at..at + piece.len() as u64, piece)?)
     };
     let took = writer::write("extracting", &[file], args.force, args.threads, &fill)?;

@@ -1,16 +1,31 @@
 //! `vram forward`: passes of a known architecture on given inputs.
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
+use vram_diskmap::{DiskMap, HostTensor, SafetensorsWriter};
+use vram_stream::alloc::Module;
+use vram_stream::models::{bert, controlnet};
+use vram_stream::{
+    Forward, Managed, ModuleMap, RunOptions, WeightSource, enable_vram_management, layers, skip_init,
+};
+use vram_types::{DType, Shape, TensorMeta};
 
 use crate::args::Engine;
+use crate::engine::{RunReport, explain};
+use crate::progress::Progress;
+use crate::{checkpoint, output};
 
 /// Architectures that can be run on tensors from a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Arch {
-    /// The blockwise ControlNet of Qwen-Image; inputs `img` and `conditioning`
+    /// The blockwise ControlNet of Qwen-Image: from `img` and `conditioning` to `output`
     QwenImageControlnet,
+    /// A BERT encoder, with config.json beside the weights: from `input_ids` to `last_hidden_state`
+    Bert,
 }
 
 /// Run a known architecture on the tensors of a file
@@ -25,9 +40,147 @@ pub(crate) struct Args {
     /// The inputs, a safetensors file
     #[arg(long, value_name = "FILE")]
     pub(crate) input: PathBuf,
-    /// Where the outputs go
+    /// Where the output goes, in the dtype that was computed in; replaces what is there
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) engine: Engine,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    let map = checkpoint::open(DiskMap::options(), &args.weights, args.engine.read)?;
+    let source: Arc<dyn WeightSource> = Arc::new(map);
+    let at_weights = || args.weights.display().to_string();
+    let inputs = DiskMap::open(&args.input)?;
+    let report = match args.arch {
+        Arch::QwenImageControlnet => {
+            let config = controlnet::Config::read(&*source).with_context(at_weights)?;
+            let img = float(&inputs, &args.input, "img")?;
+            let conditioning = float(&inputs, &args.input, "conditioning")?;
+            let inputs = controlnet::Inputs {
+                img: (img.bytes(), img.meta().clone()),
+                conditioning: (conditioning.bytes(), conditioning.meta().clone()),
+            };
+            let model = skip_init(|| controlnet::ControlNet::new(&config)).with_context(at_weights)?;
+            let to = ("output", img.meta().shape().clone());
+            passes(args, model, source, "", to, |m, fwd| m.forward(fwd, &inputs))?
+        }
+        Arch::Bert => {
+            let json = beside(&args.weights, "config.json")?;
+            let config = bert::Config::read(&*source, &json).with_context(at_weights)?;
+            let ids = Ids::read(&inputs, &args.input)?;
+            let sequences = ids.sequences();
+            let model = skip_init(|| bert::Bert::new(&config)).with_context(at_weights)?;
+            let to = ("last_hidden_state", Shape::new(&[ids.batch, ids.tokens, config.width]));
+            passes(args, model, source, &config.prefix, to, |m, fwd| {
+                let hidden = m.forward(fwd, &sequences)?;
+                fwd.download(&hidden)
+            })?
+        }
+    };
+    report.save(args.engine.report.as_deref())?;
+    if json {
+        return output::json(&report);
+    }
+    let mut out = io::stdout().lock();
+    report.print(&mut out)?;
+    Ok(writeln!(out, "{}", args.output.display())?)
+}
+
+/// Runs the passes, writes the output of the last, and reports.
+fn passes<M: Module>(
+    args: &Args,
+    model: M,
+    source: Arc<dyn WeightSource>,
+    prefix: &str,
+    (name, shape): (&str, Shape),
+    forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, layers::Error> + Sync,
+) -> Result<RunReport> {
+    let device = args.engine.open_device()?;
+    let mut config = args.engine.config(&*device)?;
+    config.prefix = prefix.to_owned();
+    let host = config.host_limit.clone();
+    let managed: Managed<M> = enable_vram_management(model, source, device, &ModuleMap::standard(), config)
+        .map_err(explain)
+        .with_context(|| args.weights.display().to_string())?;
+    // Shapes are wrong, or the budget is too small, before a file is made or a weight is read.
+    let minimum = managed.minimum_budget(&forward).map_err(explain)?;
+    let limit = managed.engine().budget().limit();
+    let count = args.engine.passes;
+    let progress = Progress::passes(count as u64);
+    let mut writer = None;
+    let mut bytes = Vec::new();
+    if limit >= minimum {
+        // Made now: a folder that cannot be written is no news for the end of a long run.
+        let meta = TensorMeta::new(managed.dtype(), shape)?;
+        writer = Some(SafetensorsWriter::create(&args.output, [(name, meta)], &[])?);
+    }
+    for pass in 1..=count {
+        let options = RunOptions { last: pass == count, ..RunOptions::default() };
+        bytes = managed.run_with(options, &forward).map_err(explain)?;
+        progress.add(1);
+    }
+    progress.finish();
+    let mut writer = writer.ok_or_else(|| anyhow!("passes ran below the smallest budget"))?;
+    writer.write(&bytes)?;
+    writer.finish()?;
+    Ok(RunReport::new(managed.report(), minimum, &host, args.engine.read))
+}
+
+/// A tensor of the inputs, by name.
+fn input(map: &DiskMap, path: &Path, name: &str) -> Result<HostTensor> {
+    if !map.contains(name) {
+        let names: Vec<&str> = map.iter().map(|(name, _)| name).take(8).collect();
+        bail!("{}: the input has no tensor {name:?}; it has {names:?}", path.display());
+    }
+    Ok(map.get(name)?)
+}
+
+fn float(map: &DiskMap, path: &Path, name: &str) -> Result<HostTensor> {
+    let tensor = input(map, path, name)?;
+    let dtype = tensor.meta().dtype();
+    ensure!(
+        matches!(dtype, DType::F32 | DType::BF16 | DType::F16),
+        "{}: {name:?} is {dtype}; F32, BF16 or F16 is needed",
+        path.display()
+    );
+    Ok(tensor)
+}
+
+/// The text of a file in the checkpoint's folder.
+fn beside(weights: &Path, name: &str) -> Result<String> {
+    let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
+    let path = folder.join(name);
+    std::fs::read_to_string(&path).with_context(|| format!("{} is needed beside the weights", path.display()))
+}
+
+/// Token ids of sequences of one length.
+struct Ids {
+    batch: usize,
+    tokens: usize,
+    ids: Vec<u32>,
+}
+
+impl Ids {
+    fn read(map: &DiskMap, path: &Path) -> Result<Ids> {
+        let tensor = input(map, path, "input_ids")?;
+        let (bytes, meta) = (tensor.bytes(), tensor.meta());
+        let at = path.display();
+        let &[batch, tokens] = meta.shape().dims() else {
+            bail!("{at}: \"input_ids\" has shape {}; [batch, tokens] is needed", meta.shape());
+        };
+        ensure!(batch > 0 && tokens > 0, "{at}: \"input_ids\" is empty: its shape is {}", meta.shape());
+        let ids: Vec<i64> = match meta.dtype() {
+            DType::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            DType::I32 => bytes.as_chunks().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
+            DType::U32 => bytes.as_chunks().0.iter().map(|b| i64::from(u32::from_le_bytes(*b))).collect(),
+            other => bail!("{at}: \"input_ids\" is {other}; I64, I32 or U32 is needed"),
+        };
+        let id = |id: i64| u32::try_from(id).map_err(|_| anyhow!("{at}: {id} is no token's id"));
+        Ok(Ids { batch, tokens, ids: ids.into_iter().map(id).collect::<Result<_>>()? })
+    }
+
+    fn sequences(&self) -> Vec<&[u32]> {
+        self.ids.chunks(self.tokens).collect()
+    }
 }

@@ -6,19 +6,16 @@
 
 mod args;
 mod checkpoint;
+mod devices;
+mod embed;
+mod engine;
 mod extract;
+mod forward;
 mod inspect;
 mod output;
 mod progress;
 mod synth;
 mod writer;
-
-// Arguments of the commands that need the engine; they join `Command` together with it.
-#[cfg_attr(not(test), expect(dead_code, reason = "the commands that have a budget need the engine"))]
-mod budget;
-mod devices;
-mod embed;
-mod forward;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -40,6 +37,9 @@ enum Command {
     Inspect(inspect::Args),
     Extract(extract::Args),
     Synth(synth::Args),
+    Devices(devices::Args),
+    Forward(Box<forward::Args>),
+    Embed(Box<embed::Args>),
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
@@ -47,6 +47,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Inspect(command) => inspect::run(command, args.json),
         Command::Extract(command) => extract::run(command, args.json),
         Command::Synth(command) => synth::run(command, args.json),
+        Command::Devices(command) => devices::run(command, args.json),
+        Command::Forward(command) => forward::run(command, args.json),
+        Command::Embed(command) => embed::run(command, args.json),
     }
 }
 

@@ -30,14 +30,7 @@ impl Huge {
         // SAFETY: a fresh anonymous mapping.
         let start = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let p = libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            );
+            let p = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
             assert_ne!(p, libc::MAP_FAILED);
             libc::madvise(p, len, libc::MADV_HUGEPAGE);
             p.cast::<u8>()
@@ -86,14 +79,11 @@ fn read_block(block: &[u8]) -> u64 {
         for chunk in block.chunks_exact(512) {
             for (i, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: eight times 64 bytes are in the chunk.
-                *sum = _mm512_add_epi64(*sum, unsafe {
-                    _mm512_loadu_si512(chunk.as_ptr().add(64 * i).cast())
-                });
+                *sum =
+                    _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(chunk.as_ptr().add(64 * i).cast()) });
             }
         }
-        sums.into_iter()
-            .map(|s| _mm512_reduce_add_epi64(s) as u64)
-            .fold(0, u64::wrapping_add)
+        sums.into_iter().map(|s| _mm512_reduce_add_epi64(s) as u64).fold(0, u64::wrapping_add)
     }
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: just checked.
@@ -108,11 +98,7 @@ fn read_block(block: &[u8]) -> u64 {
 }
 
 fn plain(block: &[u8]) -> u64 {
-    block
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .fold(0, |s, &c| s.wrapping_add(u64::from_le_bytes(c)))
+    block.as_chunks::<8>().0.iter().fold(0, |s, &c| s.wrapping_add(u64::from_le_bytes(c)))
 }
 
 struct Run<'a> {
@@ -127,10 +113,7 @@ struct Run<'a> {
 
 /// Seconds of processor time that this process has used.
 fn processor_time() -> f64 {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is a timespec to write to.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut t) };
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
@@ -150,18 +133,8 @@ fn layer<'a>(isa: Isa, m: usize, act: DType, w: &'a [u8], w_dtype: DType, pool: 
     let call = move || {
         for w in w.chunks_exact(matrix) {
             linear_pack(isa, &x, m, N, act, &mut scratch, Some(pool)).unwrap();
-            let args = LinearArgs {
-                packed: &scratch,
-                m,
-                k: N,
-                w,
-                w_dtype,
-                n: N,
-                bias: None,
-                ldy: N,
-                n0: 0,
-                act,
-            };
+            let args =
+                LinearArgs { packed: &scratch, m, k: N, w, w_dtype, n: N, bias: None, ldy: N, n0: 0, act };
             linear(isa, &args, &mut y, Some(pool)).unwrap();
         }
         std::hint::black_box(&y);
@@ -239,10 +212,7 @@ fn small<'a>(name: &str, elements: usize, mut call: impl FnMut() + 'a) -> Run<'a
 
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(7);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(THREADS)
-        .build()
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build().unwrap();
     let weights = Huge::new(BYTES);
     let w = weights.bytes();
     let part = &w[..16 * MATRIX * 2];
@@ -250,9 +220,7 @@ fn main() {
     let floats = unsafe { w[..8 * MATRIX * 4].align_to::<f32>().1 };
     let isas: Vec<Isa> = match std::env::var_os("VRAM_CPU_ISA") {
         Some(_) => vec![Isa::detect().unwrap()],
-        None => Isa::available()
-            .filter(|i| matches!(i.kind(), IsaKind::Amx | IsaKind::Avx512))
-            .collect(),
+        None => Isa::available().filter(|i| matches!(i.kind(), IsaKind::Amx | IsaKind::Avx512)).collect(),
     };
     let mut runs = vec![Run {
         name: "plain read".to_owned(),
@@ -278,23 +246,15 @@ fn main() {
         let bytes = 256 * N * act.bits() as usize / 8;
         let (mut y, x, p) = (vec![0u8; bytes], vec![0x3fu8; bytes], &pool);
         let mut z = y.clone();
-        runs.push(small(
-            &format!("{isa} gelu 256 x {N} {act}"),
-            256 * N,
-            move || gelu(isa, &mut y, act, Some(p)).unwrap(),
-        ));
-        runs.push(small(
-            &format!("{isa} rms_norm 256 x {N} {act}"),
-            256 * N,
-            move || {
-                rms_norm(isa, &x, N, (&w[..N * 2], DType::BF16), 1e-6, &mut z, act, Some(p)).unwrap();
-            },
-        ));
+        runs.push(small(&format!("{isa} gelu 256 x {N} {act}"), 256 * N, move || {
+            gelu(isa, &mut y, act, Some(p)).unwrap()
+        }));
+        runs.push(small(&format!("{isa} rms_norm 256 x {N} {act}"), 256 * N, move || {
+            rms_norm(isa, &x, N, (&w[..N * 2], DType::BF16), 1e-6, &mut z, act, Some(p)).unwrap();
+        }));
     }
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| !a.starts_with("--") && a.parse::<u32>().is_err())
-        .collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|a| !a.starts_with("--") && a.parse::<u32>().is_err()).collect();
     runs.retain(|r| wanted.is_empty() || wanted.iter().any(|w| r.name.contains(w)));
     for round in 0..=rounds {
         for run in &mut runs {
@@ -315,10 +275,7 @@ fn main() {
         run.processor.sort_by(f64::total_cmp);
         let rate = |s: f64| run.work / s / 1e9;
         let middle = run.seconds.len() / 2;
-        let (median, idle) = (
-            rate(run.seconds[middle]),
-            rate(run.processor[middle] / THREADS as f64),
-        );
+        let (median, idle) = (rate(run.seconds[middle]), rate(run.processor[middle] / THREADS as f64));
         let (most, least) = (rate(run.seconds[0]), rate(run.seconds[run.seconds.len() - 1]));
         let (of, of_idle) = match yardsticks.iter().find(|y| y.0 == run.unit) {
             Some(y) => (format!("{:.2}", median / y.1), format!("{:.2}", idle / y.2)),

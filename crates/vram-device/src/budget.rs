@@ -83,10 +83,7 @@ struct Books {
 impl Budget {
     /// A budget of `limit` bytes on a tier. `u64::MAX` counts without limiting.
     pub fn new(tier: Tier, limit: u64) -> Budget {
-        Budget(Arc::new(Ledger {
-            tier,
-            books: Mutex::new(Books { limit, used: Usage::default(), peak: 0 }),
-        }))
+        Budget(Arc::new(Ledger { tier, books: Mutex::new(Books { limit, used: Usage::default(), peak: 0 }) }))
     }
 
     /// Takes bytes from the budget until the [`Reservation`] is dropped.

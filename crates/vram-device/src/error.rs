@@ -71,7 +71,12 @@ impl DeviceError {
         DeviceError::Shape { kernel, message: message.into() }
     }
 
-    pub(crate) fn mismatch(kernel: &'static str, what: &str, expected: &Shape, actual: &Shape) -> DeviceError {
+    pub(crate) fn mismatch(
+        kernel: &'static str,
+        what: &str,
+        expected: &Shape,
+        actual: &Shape,
+    ) -> DeviceError {
         DeviceError::shape(kernel, format!("{what} has shape {actual} where {expected} is needed"))
     }
 }

@@ -153,6 +153,12 @@ pub trait Kernels: Device {
     /// See the trait; an id outside the table is a [`DeviceError::OutOfRange`].
     fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError>;
 
+    /// Runs a whole forward where issuing kernels is cheapest: the CPU's own pool, a thread that a context is current
+    /// on. Kernels may be called from anywhere; this saves a change of threads for each.
+    fn scope(&self, forward: &mut (dyn FnMut() + Send)) {
+        forward();
+    }
+
     /// `y = x` in `y`'s dtype, rounded as PyTorch's `.to(dtype)` does.
     ///
     /// # Errors

@@ -33,5 +33,7 @@ pub use budget::{Budget, BudgetExceeded, Lifetime, Reservation, Tier, Usage};
 pub use device::{Device, DeviceInfo, MemoryInfo, Queue, Ticket, Topology};
 pub use error::DeviceError;
 pub use kernels::{Activation, AttentionArgs, Binary, Kernels, LinearArgs, ScratchFor};
-pub use memory::{Arena, Buffer, FirstFit, Measure, OffsetAlloc, Part, RawBuffer, Region, RingAlloc, Staging};
+pub use memory::{
+    Arena, Buffer, FirstFit, Measure, OffsetAlloc, Part, RawBuffer, Region, RingAlloc, Staging,
+};
 pub use view::{View, ViewMut};

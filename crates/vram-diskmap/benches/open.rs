@@ -25,14 +25,7 @@ fn checkpoint(folder: &Path, tensors: usize, rows: usize) -> PathBuf {
     for i in 0..tensors {
         let (name, rows, columns) = match i {
             0 => (FIRST.to_owned(), 3072, 64),
-            _ => (
-                format!(
-                    "controlnet_blocks.{}.transformer.attn.{i}.to_add_out.weight",
-                    i / 6
-                ),
-                rows,
-                3072,
-            ),
+            _ => (format!("controlnet_blocks.{}.transformer.attn.{i}.to_add_out.weight", i / 6), rows, 3072),
         };
         let end = begin + rows * columns * 2;
         json.push_str(&format!(
@@ -45,12 +38,8 @@ fn checkpoint(folder: &Path, tensors: usize, rows: usize) -> PathBuf {
     header.extend_from_slice(json.as_bytes());
     let path = folder.join(format!("{tensors}.safetensors"));
     std::fs::write(&path, &header).expect("the header is written");
-    let file = File::options()
-        .write(true)
-        .open(&path)
-        .expect("the file is there");
-    file.set_len((header.len() + begin) as u64)
-        .expect("a sparse file");
+    let file = File::options().write(true).open(&path).expect("the file is there");
+    file.set_len((header.len() + begin) as u64).expect("a sparse file");
     path
 }
 
@@ -84,11 +73,7 @@ fn crate_reads(path: &Path) -> Vec<u8> {
 }
 
 fn ours_reads(path: &Path) -> Vec<u8> {
-    DiskMap::open(path)
-        .expect("valid")
-        .get(FIRST)
-        .expect("there")
-        .into_bytes()
+    DiskMap::open(path).expect("valid").get(FIRST).expect("there").into_bytes()
 }
 
 /// Medians of alternating runs, so that a machine's moods meet all alike.
@@ -111,11 +96,7 @@ fn main() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let small = checkpoint(folder.path(), 362, 1024);
     let large = checkpoint(folder.path(), 20_000, 1);
-    let range = DiskMap::open(&small)
-        .expect("valid")
-        .tensor(FIRST)
-        .expect("there")
-        .range();
+    let range = DiskMap::open(&small).expect("valid").tensor(FIRST).expect("there").range();
     assert_eq!(bare(&small, &range), ours_reads(&small)); // also brings the pages into the cache
 
     let mut criterion = Criterion::default().configure_from_args().without_plots();

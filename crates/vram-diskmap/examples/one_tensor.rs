@@ -24,10 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let (ours, quick) = timed(|| Ok(DiskMap::open(&path)?.get(&name)?.into_bytes()))?;
     let (whole, slow) = timed(|| {
-        let range = DiskMap::open(&path)?
-            .tensor(&name)
-            .ok_or("no such tensor")?
-            .range();
+        let range = DiskMap::open(&path)?.tensor(&name).ok_or("no such tensor")?.range();
         let file = std::fs::read(&path)?;
         Ok(file[range.offset as usize..range.end() as usize].to_vec())
     })?;
@@ -56,11 +53,7 @@ fn generated(folder: &Path) -> Result<PathBuf, Box<dyn std::error::Error>> {
 /// A tensor from the middle of the file.
 fn middle(path: &Path) -> Result<String, SourceError> {
     let map = DiskMap::open(path)?;
-    Ok(map
-        .iter()
-        .nth(map.len() / 2)
-        .map(|(name, _)| name.to_owned())
-        .unwrap_or_default())
+    Ok(map.iter().nth(map.len() / 2).map(|(name, _)| name.to_owned()).unwrap_or_default())
 }
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -43,13 +43,7 @@ pub(crate) fn read(json: &[u8]) -> Option<(Fields, usize)> {
     rest = rest.strip_prefix(b",")?;
     let end = number(&mut rest)?;
     rest = rest.strip_prefix(b"]}")?;
-    let fields = Fields {
-        dtype,
-        shape: Shape::new(&dims),
-        shape_at,
-        offsets: (begin, end),
-        offsets_at,
-    };
+    let fields = Fields { dtype, shape: Shape::new(&dims), shape_at, offsets: (begin, end), offsets_at };
     Some((fields, json.len() - rest.len()))
 }
 
@@ -88,10 +82,7 @@ mod tests {
     fn reads_the_usual_spelling_and_leaves_the_rest() {
         let text = br#"{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"#;
         let (fields, len) = read(text).unwrap();
-        assert_eq!(
-            (fields.dtype, fields.shape.dims(), fields.offsets),
-            (DType::F32, &[2, 3][..], (0, 24))
-        );
+        assert_eq!((fields.dtype, fields.shape.dims(), fields.offsets), (DType::F32, &[2, 3][..], (0, 24)));
         assert!(
             text[fields.shape_at..].starts_with(b"\"shape\"")
                 && text[fields.offsets_at..].starts_with(b"\"data_offsets\"")

@@ -71,11 +71,7 @@ impl TensorInfo {
     pub fn range(&self) -> FileRange {
         // The header was checked, so the size exists.
         let bytes = self.stored.bytes_of(self.meta.elements()).unwrap_or(0);
-        FileRange {
-            file: self.file,
-            offset: self.offset,
-            bytes,
-        }
+        FileRange { file: self.file, offset: self.offset, bytes }
     }
 }
 
@@ -151,20 +147,13 @@ impl DiskMap {
 
     /// The `__metadata__` of a file, in its order; empty if it has none.
     pub fn metadata(&self, file: FileId) -> Vec<(String, String)> {
-        self.metadata
-            .get(file.0 as usize)
-            .map(|text| header::metadata_pairs(text))
-            .unwrap_or_default()
+        self.metadata.get(file.0 as usize).map(|text| header::metadata_pairs(text)).unwrap_or_default()
     }
 
     /// What addresses, offsets and lengths should be multiples of, in bytes, so that direct reads need no copy: the
     /// largest of all files, and 4096 for a file system that does not tell.
     pub fn direct_alignment(&self) -> usize {
-        self.files
-            .iter()
-            .map(StoredFile::direct_alignment)
-            .max()
-            .unwrap_or(4096)
+        self.files.iter().map(StoredFile::direct_alignment).max().unwrap_or(4096)
     }
 
     /// Bytes asked of storage so far, headers and index included. What a read was widened by is not counted.
@@ -173,22 +162,13 @@ impl DiskMap {
     }
 
     pub(crate) fn name_of(&self, number: u32) -> &str {
-        self.tensors
-            .get(number as usize)
-            .map_or("", |info| self.names.get(info.name))
+        self.tensors.get(number as usize).map_or("", |info| self.names.get(info.name))
     }
 
     /// The tensor that a byte of a file belongs to.
     pub(crate) fn name_at(&self, file: FileId, offset: u64) -> Option<&str> {
-        let after = self
-            .tensors
-            .partition_point(|info| (info.file, info.offset) <= (file, offset));
-        let info = self
-            .tensors
-            .get(..after)?
-            .iter()
-            .rev()
-            .find(|info| info.range().bytes > 0)?;
+        let after = self.tensors.partition_point(|info| (info.file, info.offset) <= (file, offset));
+        let info = self.tensors.get(..after)?.iter().rev().find(|info| info.range().bytes > 0)?;
         (info.file == file && offset < info.range().end()).then(|| self.names.get(info.name))
     }
 }

@@ -16,19 +16,11 @@ pub(crate) struct Fault {
 
 impl Fault {
     pub(crate) fn new(kind: SourceErrorKind, message: impl Into<Cow<'static, str>>) -> Fault {
-        Fault {
-            kind,
-            at: None,
-            tensor: None,
-            message: message.into(),
-        }
+        Fault { kind, at: None, tensor: None, message: message.into() }
     }
 
     pub(crate) fn invalid(at: usize, message: impl Into<Cow<'static, str>>) -> Fault {
-        Fault {
-            at: Some(at as u64),
-            ..Fault::new(SourceErrorKind::Invalid, message)
-        }
+        Fault { at: Some(at as u64), ..Fault::new(SourceErrorKind::Invalid, message) }
     }
 
     /// Names the tensor, unless a more precise place has named one already.

@@ -49,10 +49,7 @@ pub(crate) fn length(first: [u8; LENGTH_BYTES], file_bytes: u64) -> Result<u64, 
     let end = bytes + LENGTH_BYTES as u64;
     if end > file_bytes {
         let message = format!("the header should end at byte {end}, the file ends at byte {file_bytes}");
-        return Err(Fault {
-            at: Some(0),
-            ..Fault::new(SourceErrorKind::Truncated, message)
-        });
+        return Err(Fault { at: Some(0), ..Fault::new(SourceErrorKind::Truncated, message) });
     }
     Ok(bytes)
 }
@@ -65,10 +62,8 @@ pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<H
     let text = std::str::from_utf8(json)
         .map_err(|e| Fault::invalid(LENGTH_BYTES + e.valid_up_to(), "the header is not UTF-8"))?;
     let mut cursor = Cursor::new(text, LENGTH_BYTES);
-    let mut header = Header {
-        entries: Vec::with_capacity(json.len() / USUAL_BYTES),
-        metadata: Box::default(),
-    };
+    let mut header =
+        Header { entries: Vec::with_capacity(json.len() / USUAL_BYTES), metadata: Box::default() };
     names.reserve(json.len() / 2);
     let mut has_metadata = false;
     cursor.object(|c, key, at| {
@@ -85,10 +80,7 @@ pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<H
     })?;
     if let Some(extra) = cursor.rest().iter().position(|&b| b != b' ') {
         let at = cursor.offset() + extra;
-        return Err(Fault::invalid(
-            at,
-            "bytes other than spaces after the header's closing '}'",
-        ));
+        return Err(Fault::invalid(at, "bytes other than spaces after the header's closing '}'"));
     }
     if !header.entries.is_sorted_by_key(range) {
         header.entries.sort_by_key(range);
@@ -104,13 +96,7 @@ fn range(entry: &Entry) -> (u64, u64) {
 /// Reads the `{"dtype":..., "shape":..., "data_offsets":...}` of one tensor.
 fn tensor(c: &mut Cursor<'_>, name: &str, named_at: usize, names: &mut Names) -> Result<Entry, Fault> {
     let object_at = c.offset();
-    let Fields {
-        dtype,
-        shape,
-        shape_at,
-        offsets: (begin, end),
-        offsets_at,
-    } = match compact::read(c.rest()) {
+    let Fields { dtype, shape, shape_at, offsets: (begin, end), offsets_at } = match compact::read(c.rest()) {
         Some((fields, len)) => {
             c.pass(len);
             Fields {
@@ -123,10 +109,7 @@ fn tensor(c: &mut Cursor<'_>, name: &str, named_at: usize, names: &mut Names) ->
     };
     let bytes = size(dtype, &shape, shape_at)?;
     let stored = end.checked_sub(begin).ok_or_else(|| {
-        Fault::invalid(
-            offsets_at,
-            format!("data_offsets end at {end}, before they begin at {begin}"),
-        )
+        Fault::invalid(offsets_at, format!("data_offsets end at {end}, before they begin at {begin}"))
     })?;
     if stored != bytes {
         let message = format!(
@@ -135,12 +118,7 @@ fn tensor(c: &mut Cursor<'_>, name: &str, named_at: usize, names: &mut Names) ->
         return Err(Fault::invalid(offsets_at, message));
     }
     let meta = TensorMeta::new(dtype, shape).map_err(|e| Fault::invalid(shape_at, e.to_string()))?;
-    Ok(Entry {
-        name: names.push(name)?,
-        meta,
-        begin,
-        named_at: named_at as u32,
-    })
+    Ok(Entry { name: names.push(name)?, meta, begin, named_at: named_at as u32 })
 }
 
 /// The size in bytes, multiplied in order as the format's crate does: a zero after an overflow does not undo it.
@@ -151,10 +129,7 @@ fn size(dtype: DType, shape: &Shape, at: usize) -> Result<u64, Fault> {
         .and_then(|elements| elements.checked_mul(u64::from(dtype.bits())))
         .ok_or_else(|| Fault::invalid(at, "the shape's size overflows"))?;
     if bits % 8 != 0 {
-        return Err(Fault::invalid(
-            at,
-            format!("{bits} bits of {dtype} are not a whole number of bytes"),
-        ));
+        return Err(Fault::invalid(at, format!("{bits} bits of {dtype} are not a whole number of bytes")));
     }
     Ok(bits / 8)
 }
@@ -179,13 +154,7 @@ fn fields(c: &mut Cursor<'_>) -> Result<Fields, Fault> {
     let dtype = dtype.ok_or_else(|| missing("dtype"))?;
     let (shape, shape_at) = shape.ok_or_else(|| missing("shape"))?;
     let (offsets, offsets_at) = offsets.ok_or_else(|| missing("data_offsets"))?;
-    Ok(Fields {
-        dtype,
-        shape,
-        shape_at,
-        offsets,
-        offsets_at,
-    })
+    Ok(Fields { dtype, shape, shape_at, offsets, offsets_at })
 }
 
 fn dtype_of(c: &mut Cursor<'_>) -> Result<DType, Fault> {
@@ -204,11 +173,7 @@ fn shape_of(c: &mut Cursor<'_>) -> Result<Shape, Fault> {
         dims.push(usize::try_from(extent).map_err(|_| Fault::invalid(at, "an extent that does not fit"))?);
         Ok(())
     })?;
-    Ok(if dims.spilled() {
-        Shape::from(dims.into_vec())
-    } else {
-        Shape::new(&dims)
-    })
+    Ok(if dims.spilled() { Shape::from(dims.into_vec()) } else { Shape::new(&dims) })
 }
 
 fn offsets_of(c: &mut Cursor<'_>) -> Result<(u64, u64), Fault> {
@@ -224,10 +189,7 @@ fn offsets_of(c: &mut Cursor<'_>) -> Result<(u64, u64), Fault> {
     })?;
     match count {
         2 => Ok((pair[0], pair[1])),
-        _ => Err(Fault::invalid(
-            at,
-            format!("data_offsets has {count} numbers, not 2"),
-        )),
+        _ => Err(Fault::invalid(at, format!("data_offsets has {count} numbers, not 2"))),
     }
 }
 
@@ -240,10 +202,7 @@ fn metadata(c: &mut Cursor<'_>) -> Result<Box<str>, Fault> {
     let (mut keys, mut places) = (Names::default(), Vec::new());
     c.object(|c, key, at| {
         if c.peek() != Some(b'"') {
-            return Err(c.fault(format!(
-                "__metadata__ has a value that is no string, of {}",
-                quoted(&key)
-            )));
+            return Err(c.fault(format!("__metadata__ has a value that is no string, of {}", quoted(&key))));
         }
         places.push((keys.push(&key)?, at));
         c.string().map(drop)
@@ -253,10 +212,7 @@ fn metadata(c: &mut Cursor<'_>) -> Result<Box<str>, Fault> {
         Ok(_) => Ok(text[..c.offset() - start].into()),
         Err((_, second)) => {
             let at = places.get(second as usize).map_or(start, |(_, at)| *at);
-            Err(Fault::invalid(
-                at,
-                format!("__metadata__ has {} twice", quoted(key_of(second))),
-            ))
+            Err(Fault::invalid(at, format!("__metadata__ has {} twice", quoted(key_of(second)))))
         }
     }
 }
@@ -279,9 +235,7 @@ fn covers(entries: &[Entry], data_bytes: u64, names: &Names) -> Result<(), Fault
         let fault = |message| Fault::invalid(entry.named_at as usize, message).of(names.get(entry.name));
         let begin = entry.begin;
         if begin > end {
-            return Err(fault(format!(
-                "a hole: bytes {end} to {begin} of the data belong to no tensor"
-            )));
+            return Err(fault(format!("a hole: bytes {end} to {begin} of the data belong to no tensor")));
         }
         if begin < end {
             return Err(fault(format!(
@@ -291,10 +245,7 @@ fn covers(entries: &[Entry], data_bytes: u64, names: &Names) -> Result<(), Fault
         end = range(entry).1;
         if end > data_bytes {
             let message = format!("ends at byte {end} of the data, of which the file has {data_bytes}");
-            return Err(Fault {
-                kind: SourceErrorKind::Truncated,
-                ..fault(message)
-            });
+            return Err(Fault { kind: SourceErrorKind::Truncated, ..fault(message) });
         }
     }
     if end != data_bytes {

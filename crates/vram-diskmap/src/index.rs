@@ -46,10 +46,7 @@ impl Index {
         let key_of = |i: u32| places.get(i as usize).map_or("", |(key, _)| keys.get(*key));
         if let Err((_, second)) = Table::build(count(places.len())?, key_of) {
             let at = places.get(second as usize).map_or(0, |(_, at)| *at);
-            return Err(Fault::invalid(
-                at,
-                format!("the index has {} twice", quoted(key_of(second))),
-            ));
+            return Err(Fault::invalid(at, format!("the index has {} twice", quoted(key_of(second)))));
         }
         Index::new(text, entries)
     }
@@ -71,9 +68,7 @@ impl Index {
 
     /// The file that the index gives for a tensor.
     pub(crate) fn file_of(&self, tensor: &str) -> Option<&str> {
-        let number = self
-            .table
-            .find(tensor, |i| self.text.get(self.entries[i as usize].0))?;
+        let number = self.table.find(tensor, |i| self.text.get(self.entries[i as usize].0))?;
         Some(self.text.get(self.entries.get(number as usize)?.1))
     }
 
@@ -87,12 +82,7 @@ impl Index {
         files.sort_unstable_by_key(|&file| text.get(file));
         files.dedup_by_key(|file| text.get(*file));
         files.shrink_to_fit();
-        Ok(Index {
-            text,
-            entries,
-            table,
-            files,
-        })
+        Ok(Index { text, entries, table, files })
     }
 }
 
@@ -142,10 +132,7 @@ mod tests {
             br#" {"metadata": {"total_size": 1.5e9}, "weight_map": {"b": "2.safetensors", "a": "1.safetensors", "c": "2.safetensors"}}"#,
         )
         .unwrap();
-        assert_eq!(
-            index.files().collect::<Vec<_>>(),
-            ["1.safetensors", "2.safetensors"]
-        );
+        assert_eq!(index.files().collect::<Vec<_>>(), ["1.safetensors", "2.safetensors"]);
         assert_eq!(index.file_of("c"), Some("2.safetensors"));
         assert_eq!(index.file_of("d"), None);
         assert_eq!(index.len(), 3);

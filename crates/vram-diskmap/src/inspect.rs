@@ -44,9 +44,7 @@ pub struct DTypeTotal {
 /// Lists a source's tensors without reading any.
 pub fn inspect(source: &dyn WeightSource) -> Inspection {
     let path = |file: FileId| source.file(file).map(PathBuf::from);
-    let located = source
-        .names()
-        .filter_map(|name| Some((name, source.locate(name)?)));
+    let located = source.names().filter_map(|name| Some((name, source.locate(name)?)));
     let tensors: Vec<InspectedTensor> = located
         .map(|(name, l)| InspectedTensor {
             name: name.to_owned(),
@@ -55,33 +53,18 @@ pub fn inspect(source: &dyn WeightSource) -> Inspection {
             meta: l.meta,
         })
         .collect();
-    let by_dtype = DType::ALL
-        .into_iter()
-        .filter_map(|dtype| total(dtype, &tensors))
-        .collect();
+    let by_dtype = DType::ALL.into_iter().filter_map(|dtype| total(dtype, &tensors)).collect();
     let bytes = tensors.iter().map(|t| t.meta.bytes()).sum();
-    Inspection {
-        tensors,
-        by_dtype,
-        bytes,
-    }
+    Inspection { tensors, by_dtype, bytes }
 }
 
 fn total(dtype: DType, tensors: &[InspectedTensor]) -> Option<DTypeTotal> {
-    let none = DTypeTotal {
+    let none = DTypeTotal { dtype, tensors: 0, elements: 0, bytes: 0 };
+    let sum = tensors.iter().filter(|t| t.meta.dtype() == dtype).fold(none, |sum, t| DTypeTotal {
         dtype,
-        tensors: 0,
-        elements: 0,
-        bytes: 0,
-    };
-    let sum = tensors
-        .iter()
-        .filter(|t| t.meta.dtype() == dtype)
-        .fold(none, |sum, t| DTypeTotal {
-            dtype,
-            tensors: sum.tensors + 1,
-            elements: sum.elements + t.meta.elements(),
-            bytes: sum.bytes + t.meta.bytes(),
-        });
+        tensors: sum.tensors + 1,
+        elements: sum.elements + t.meta.elements(),
+        bytes: sum.bytes + t.meta.bytes(),
+    });
     (sum.tensors > 0).then_some(sum)
 }

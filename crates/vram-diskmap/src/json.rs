@@ -180,9 +180,7 @@ impl<'a> Cursor<'a> {
     fn escape(&mut self) -> Result<char, Fault> {
         let start = self.at;
         self.at += 1;
-        let byte = self
-            .peek()
-            .ok_or_else(|| self.fault("the JSON ends inside a string"))?;
+        let byte = self.peek().ok_or_else(|| self.fault("the JSON ends inside a string"))?;
         self.at += 1;
         Ok(match byte {
             b'"' => '"',
@@ -247,10 +245,9 @@ impl<'a> Cursor<'a> {
         }
         match (self.at - start, self.peek()) {
             (0, _) => Err(self.unexpected("a whole number that is not negative")),
-            (_, Some(b'.' | b'e' | b'E')) => Err(Fault::invalid(
-                self.base + start,
-                "a fraction where a whole number is expected",
-            )),
+            (_, Some(b'.' | b'e' | b'E')) => {
+                Err(Fault::invalid(self.base + start, "a fraction where a whole number is expected"))
+            }
             (digits, _) if digits > 1 && self.text.as_bytes()[start] == b'0' => {
                 Err(Fault::invalid(self.base + start, "a number that begins with 0"))
             }
@@ -264,9 +261,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn skip_nested(&mut self, depth: usize) -> Result<(), Fault> {
-        let inner = depth
-            .checked_sub(1)
-            .ok_or_else(|| self.fault("values are nested too deep"))?;
+        let inner = depth.checked_sub(1).ok_or_else(|| self.fault("values are nested too deep"))?;
         match self.peek() {
             Some(b'{') => self.object(|c, _, _| c.skip_nested(inner)),
             Some(b'[') => self.array(|c| c.skip_nested(inner)),
@@ -412,11 +407,7 @@ mod tests {
         ] {
             let mut c = Cursor::new(text, 0);
             let ours = c.skip().is_ok() && c.rest().is_empty();
-            assert_eq!(
-                ours,
-                serde_json::from_str::<serde_json::Value>(text).is_ok(),
-                "{text}"
-            );
+            assert_eq!(ours, serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
         }
         let deep = "[".repeat(100_000);
         assert!(Cursor::new(&deep, 0).skip().is_err());

@@ -49,9 +49,7 @@ impl Names {
 
     pub(crate) fn get(&self, name: NameRef) -> &str {
         let start = name.start as usize;
-        self.text
-            .get(start..start + name.len as usize)
-            .unwrap_or_default()
+        self.text.get(start..start + name.len as usize).unwrap_or_default()
     }
 }
 
@@ -68,10 +66,7 @@ impl Table {
     /// A table of `0..count`, whose names `name_of` tells. `Err((first, second))` if two of them are equal.
     pub(crate) fn build<'n>(count: u32, name_of: impl Fn(u32) -> &'n str) -> Result<Table, (u32, u32)> {
         let size = (count as usize * 2).next_power_of_two().max(4);
-        let mut table = Table {
-            slots: vec![EMPTY; size],
-            keys: keys(),
-        };
+        let mut table = Table { slots: vec![EMPTY; size], keys: keys() };
         for number in 0..count {
             let slot = table.slot(name_of(number), &name_of);
             match table.slots.get_mut(slot) {

@@ -104,19 +104,13 @@ impl DiskMapOptions {
         let file = StoredFile::open(path)?;
         let invalid = |f: Fault| f.into_error().at_path(path);
         if file.bytes() > MOST_HEADER_BYTES {
-            let message = format!(
-                "an index of {} bytes; at most {MOST_HEADER_BYTES} are read",
-                file.bytes()
-            );
+            let message = format!("an index of {} bytes; at most {MOST_HEADER_BYTES} are read", file.bytes());
             return Err(SourceError::new(SourceErrorKind::Invalid, message).at_path(path));
         }
         let mut json = vec![0; file.bytes() as usize];
         file.read_plain(&mut json, 0)?;
         let index = Index::parse(&json).map_err(invalid)?;
-        let mut loading = Loading {
-            bytes_read: json.len() as u64,
-            ..Loading::default()
-        };
+        let mut loading = Loading { bytes_read: json.len() as u64, ..Loading::default() };
         drop(json);
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in index.files() {
@@ -140,25 +134,10 @@ impl DiskMapOptions {
         }
         loading.tensors.shrink_to_fit();
         loading.names.shrink();
-        let Loading {
-            files,
-            metadata,
-            tensors,
-            names,
-            bytes_read,
-        } = loading;
+        let Loading { files, metadata, tensors, names, bytes_read } = loading;
         let bytes_read = AtomicU64::new(bytes_read);
         let (mode, pool) = (self.mode, Pool::default());
-        Ok(DiskMap {
-            files,
-            metadata,
-            tensors,
-            names,
-            table,
-            mode,
-            pool,
-            bytes_read,
-        })
+        Ok(DiskMap { files, metadata, tensors, names, table, mode, pool, bytes_read })
     }
 }
 
@@ -189,9 +168,7 @@ impl Loading {
         let invalid = |f: Fault| f.into_error().at_path(path);
         if file.bytes() < LENGTH_BYTES as u64 {
             let message = format!("{} bytes are too few for a safetensors file", file.bytes());
-            return Err(SourceError::new(SourceErrorKind::Truncated, message)
-                .at_path(path)
-                .at_offset(0));
+            return Err(SourceError::new(SourceErrorKind::Truncated, message).at_path(path).at_offset(0));
         }
         let mut first = [0; LENGTH_BYTES];
         file.read_plain(&mut first, 0)?;
@@ -260,15 +237,11 @@ impl Loading {
                 continue;
             }
             let at = |e: SourceError| {
-                e.at_path(self.files[info.file.0 as usize].path())
-                    .at_tensor(self.names.get(info.name))
+                e.at_path(self.files[info.file.0 as usize].path()).at_tensor(self.names.get(info.name))
             };
             let unsupported = |message| at(SourceError::new(SourceErrorKind::Unsupported, message));
             if !convert::converts(info.stored, to) {
-                return Err(unsupported(format!(
-                    "there is no conversion from {} to {to}",
-                    info.stored
-                )));
+                return Err(unsupported(format!("there is no conversion from {} to {to}", info.stored)));
             }
             info.meta =
                 TensorMeta::new(to, info.meta.shape().clone()).map_err(|e| unsupported(e.to_string()))?;
@@ -297,30 +270,22 @@ impl Loading {
     /// Names a tensor of the index that no file has, or that a file has twice.
     fn missing(&self, path: &Path, index: &Index) -> Result<(), SourceError> {
         let table = self.table(|_| None)?;
-        match index
-            .tensors()
-            .find(|name| table.find(name, |i| self.name(i)).is_none())
-        {
+        match index.tensors().find(|name| table.find(name, |i| self.name(i)).is_none()) {
             None => Ok(()),
             Some(name) => {
                 let message = match index.file_of(name) {
-                    Some(file) => format!(
-                        "the index says that it is in {}, which does not have it",
-                        quoted(file)
-                    ),
+                    Some(file) => {
+                        format!("the index says that it is in {}, which does not have it", quoted(file))
+                    }
                     None => "no file has this tensor".to_owned(),
                 };
-                Err(SourceError::new(SourceErrorKind::Invalid, message)
-                    .at_path(path)
-                    .at_tensor(name))
+                Err(SourceError::new(SourceErrorKind::Invalid, message).at_path(path).at_tensor(name))
             }
         }
     }
 
     fn name(&self, number: u32) -> &str {
-        self.tensors
-            .get(number as usize)
-            .map_or("", |info| self.names.get(info.name))
+        self.tensors.get(number as usize).map_or("", |info| self.names.get(info.name))
     }
 }
 

@@ -51,13 +51,7 @@ impl HostTensor {
 
 impl fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "HostTensor({} {}, {} bytes)",
-            self.meta.dtype(),
-            self.meta.shape(),
-            self.len
-        )
+        write!(f, "HostTensor({} {}, {} bytes)", self.meta.dtype(), self.meta.shape(), self.len)
     }
 }
 
@@ -73,12 +67,7 @@ impl DiskMap {
         let (mut buffer, at) = self.congruent(info, len, file_at);
         self.read_part(info, 0, &mut buffer, at, len)?;
         self.unchanged(info)?;
-        Ok(HostTensor {
-            meta: info.meta.clone(),
-            buffer,
-            at,
-            len,
-        })
+        Ok(HostTensor { meta: info.meta.clone(), buffer, at, len })
     }
 
     /// Reads a whole tensor into memory of exactly its size.
@@ -114,12 +103,7 @@ impl DiskMap {
         self.read_runs(info, &runs, &mut buffer, at)?;
         self.unchanged(info)?;
         if !info.is_converted() {
-            return Ok(HostTensor {
-                meta: runs.meta,
-                buffer,
-                at,
-                len,
-            });
+            return Ok(HostTensor { meta: runs.meta, buffer, at, len });
         }
         let meta = TensorMeta::new(info.meta.dtype(), runs.meta.shape().clone())
             .map_err(|e| cannot(info, e, name))?;
@@ -127,12 +111,7 @@ impl DiskMap {
         convert::cast(&buffer[at..at + len], info.stored, &mut converted, meta.dtype())
             .map_err(|e| cannot(info, e, name))?;
         let len = converted.len();
-        Ok(HostTensor {
-            meta,
-            buffer: converted,
-            at: 0,
-            len,
-        })
+        Ok(HostTensor { meta, buffer: converted, at: 0, len })
     }
 
     /// Reads `dst[at..at + len]` from byte `offset` of a tensor, after conversion. The caller has checked the bounds.
@@ -167,8 +146,7 @@ impl DiskMap {
     /// Fails if the tensor's file has been written to since it was opened.
     pub(crate) fn unchanged(&self, info: &TensorInfo) -> Result<(), SourceError> {
         let file = &self.files[info.file.0 as usize];
-        file.unchanged()
-            .map_err(|e| e.at_tensor(self.names.get(info.name)))
+        file.unchanged().map_err(|e| e.at_tensor(self.names.get(info.name)))
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
@@ -191,12 +169,12 @@ impl DiskMap {
         len: usize,
     ) -> Result<(), SourceError> {
         let stored = &self.files[file.0 as usize];
-        stored
-            .read(self.mode, &self.pool, dst, at, len, offset)
-            .map_err(|e| match self.name_at(file, offset) {
+        stored.read(self.mode, &self.pool, dst, at, len, offset).map_err(|e| {
+            match self.name_at(file, offset) {
                 Some(name) => e.at_tensor(name),
                 None => e,
-            })
+            }
+        })
     }
 
     fn read_runs(
@@ -235,8 +213,7 @@ impl DiskMap {
                 dst[done..done + run_bytes].copy_from_slice(&scratch[from..from + run_bytes]);
                 done += run_bytes;
             }
-            self.bytes_read
-                .fetch_add(runs.bytes * group.len() as u64, Ordering::Relaxed);
+            self.bytes_read.fetch_add(runs.bytes * group.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -245,10 +222,8 @@ impl DiskMap {
         let (from, to) = (info.stored.layout(), info.meta.dtype().layout());
         // Pieces that are whole in both layouts: 4 elements of any dtype are whole bytes.
         let step = |bytes: u32, elements: u32| u64::from(bytes) * 4 / u64::from(elements);
-        let (from_step, to_step) = (
-            step(from.block_bytes, from.block_elements),
-            step(to.block_bytes, to.block_elements),
-        );
+        let (from_step, to_step) =
+            (step(from.block_bytes, from.block_elements), step(to.block_bytes, to.block_elements));
         let end = offset + dst.len() as u64;
         let stored = info.range();
         let pieces = CONVERT_BYTES / from_step;
@@ -293,16 +268,11 @@ impl DiskMap {
 
 fn memory(bytes: u64) -> Result<usize, SourceError> {
     usize::try_from(bytes).map_err(|_| {
-        SourceError::new(
-            SourceErrorKind::Unsupported,
-            "larger than this machine's address space",
-        )
+        SourceError::new(SourceErrorKind::Unsupported, "larger than this machine's address space")
     })
 }
 
 fn cannot(info: &TensorInfo, error: TypeError, name: &str) -> SourceError {
     let message = format!("cannot convert {} to {}: {error}", info.stored, info.meta.dtype());
-    SourceError::new(SourceErrorKind::Unsupported, message)
-        .at_tensor(name)
-        .caused_by(error)
+    SourceError::new(SourceErrorKind::Unsupported, message).at_tensor(name).caused_by(error)
 }

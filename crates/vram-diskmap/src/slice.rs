@@ -41,12 +41,7 @@ impl Runs {
         };
         let sliced = TensorMeta::new(meta.dtype(), sliced).map_err(|_| partial())?;
         if sliced.bytes() == 0 {
-            return Ok(Runs {
-                first: 0,
-                bytes: 0,
-                outer: Vec::new(),
-                meta: sliced,
-            });
+            return Ok(Runs { first: 0, bytes: 0, outer: Vec::new(), meta: sliced });
         }
         Runs::of_elements(meta, &ranges, sliced).ok_or_else(partial)
     }
@@ -54,11 +49,7 @@ impl Runs {
     /// `None` if a run begins or ends in the middle of a byte. Nothing overflows: the whole tensor's bits fit a u128.
     fn of_elements(meta: &TensorMeta, ranges: &[Range<usize>], sliced: TensorMeta) -> Option<Runs> {
         let to_bytes = |bits: u128| {
-            if bits.is_multiple_of(8) {
-                u64::try_from(bits / 8).ok()
-            } else {
-                None
-            }
+            if bits.is_multiple_of(8) { u64::try_from(bits / 8).ok() } else { None }
         };
         let (mut stride, mut run, mut first) = (u128::from(meta.dtype().bits()), 0, 0);
         let mut outer: Vec<(u64, u64)> = Vec::new();
@@ -76,21 +67,12 @@ impl Runs {
             stride *= extent as u128;
         }
         outer.reverse();
-        Some(Runs {
-            first: to_bytes(first)?,
-            bytes: to_bytes(run)?,
-            outer,
-            meta: sliced,
-        })
+        Some(Runs { first: to_bytes(first)?, bytes: to_bytes(run)?, outer, meta: sliced })
     }
 
     /// Where each run begins, in bytes from the tensor's beginning, in ascending order.
     pub(crate) fn starts(&self) -> impl Iterator<Item = u64> + '_ {
-        let count = if self.bytes == 0 {
-            0
-        } else {
-            self.outer.iter().map(|(len, _)| len).product()
-        };
+        let count = if self.bytes == 0 { 0 } else { self.outer.iter().map(|(len, _)| len).product() };
         (0..count).map(|run: u64| {
             let mut left = run;
             let mut at = self.first;
@@ -127,14 +109,8 @@ mod tests {
         assert_eq!(runs(DType::U8, &[4, 5, 6], &[]), Ok((vec![0], 120)));
         assert_eq!(runs(DType::U8, &[4, 5, 6], &[1..3]), Ok((vec![30], 60)));
         assert_eq!(runs(DType::U8, &[4, 5, 6], &[1..2, 2..4]), Ok((vec![42], 12)));
-        assert_eq!(
-            runs(DType::BF16, &[4, 5, 6], &[0..4, 1..2]),
-            Ok((vec![12, 72, 132, 192], 12))
-        );
-        assert_eq!(
-            runs(DType::U8, &[2, 2, 3], &[0..2, 0..2, 1..2]),
-            Ok((vec![1, 4, 7, 10], 1))
-        );
+        assert_eq!(runs(DType::BF16, &[4, 5, 6], &[0..4, 1..2]), Ok((vec![12, 72, 132, 192], 12)));
+        assert_eq!(runs(DType::U8, &[2, 2, 3], &[0..2, 0..2, 1..2]), Ok((vec![1, 4, 7, 10], 1)));
         assert_eq!(runs(DType::F32, &[], &[]), Ok((vec![0], 4)));
         assert_eq!(runs(DType::F32, &[3, 3], &[1..1, 0..3]), Ok((vec![], 0)));
         assert_eq!(runs(DType::F32, &[0, 3], &[]), Ok((vec![], 0)));
@@ -145,22 +121,10 @@ mod tests {
         assert_eq!(runs(DType::U8, &[4], &[3..5]), Err(SourceErrorKind::OutOfRange));
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 3..2;
-        assert_eq!(
-            runs(DType::U8, &[4], &[reversed]),
-            Err(SourceErrorKind::OutOfRange)
-        );
-        assert_eq!(
-            runs(DType::U8, &[4], &[0..4, 0..1]),
-            Err(SourceErrorKind::OutOfRange)
-        );
+        assert_eq!(runs(DType::U8, &[4], &[reversed]), Err(SourceErrorKind::OutOfRange));
+        assert_eq!(runs(DType::U8, &[4], &[0..4, 0..1]), Err(SourceErrorKind::OutOfRange));
         assert_eq!(runs(DType::F4, &[4, 4], &[0..4, 2..4]), Ok((vec![1, 3, 5, 7], 1)));
-        assert_eq!(
-            runs(DType::F4, &[4, 4], &[0..4, 1..3]),
-            Err(SourceErrorKind::Unsupported)
-        );
-        assert_eq!(
-            runs(DType::F4, &[2, 3], &[0..2, 0..1]),
-            Err(SourceErrorKind::Unsupported)
-        );
+        assert_eq!(runs(DType::F4, &[4, 4], &[0..4, 1..3]), Err(SourceErrorKind::Unsupported));
+        assert_eq!(runs(DType::F4, &[2, 3], &[0..2, 0..1]), Err(SourceErrorKind::Unsupported));
     }
 }

@@ -19,20 +19,9 @@ impl WeightSource for DiskMap {
     fn locate(&self, name: &str) -> Option<Located> {
         let info = self.tensor(name)?;
         let range = info.range();
-        let storage = StorageId {
-            file: range.file,
-            offset: range.offset,
-        };
-        let ranges = if info.is_converted() {
-            SmallVec::new()
-        } else {
-            smallvec![range]
-        };
-        Some(Located {
-            meta: info.meta.clone(),
-            storage,
-            ranges,
-        })
+        let storage = StorageId { file: range.file, offset: range.offset };
+        let ranges = if info.is_converted() { SmallVec::new() } else { smallvec![range] };
+        Some(Located { meta: info.meta.clone(), storage, ranges })
     }
 
     fn file(&self, file: FileId) -> Option<&Path> {
@@ -55,12 +44,10 @@ impl WeightSource for DiskMap {
             }
         }
         for (file, offset) in touched {
-            self.files[file.0 as usize]
-                .unchanged()
-                .map_err(|e| match self.name_at(file, offset) {
-                    Some(name) => e.at_tensor(name),
-                    None => e,
-                })?;
+            self.files[file.0 as usize].unchanged().map_err(|e| match self.name_at(file, offset) {
+                Some(name) => e.at_tensor(name),
+                None => e,
+            })?;
         }
         Ok(())
     }
@@ -72,10 +59,7 @@ impl WeightSource for DiskMap {
     fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
         let file = self.files.get(range.file.0 as usize)?;
         let map = file.map()?;
-        let window = range
-            .offset
-            .checked_add(range.bytes)
-            .and_then(|end| map.window(range.offset..end));
+        let window = range.offset.checked_add(range.bytes).and_then(|end| map.window(range.offset..end));
         Some(match window {
             Some(window) => Ok(Arc::new(window)),
             None => Err(outside(range.offset, range.bytes, file.bytes()).at_path(file.path())),
@@ -95,10 +79,7 @@ impl DiskMap {
         match request.target {
             ReadTarget::File { file, offset } => {
                 let stored = self.files.get(file.0 as usize).ok_or_else(|| {
-                    SourceError::new(
-                        SourceErrorKind::NotFound,
-                        format!("no file has the number {}", file.0),
-                    )
+                    SourceError::new(SourceErrorKind::NotFound, format!("no file has the number {}", file.0))
                 })?;
                 if !inside(offset, len as u64, stored.bytes()) {
                     return Err(outside(offset, len as u64, stored.bytes()).at_path(stored.path()));

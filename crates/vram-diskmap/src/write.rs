@@ -74,26 +74,14 @@ impl SafetensorsWriter {
         metadata: &[(String, String)],
     ) -> Result<SafetensorsWriter, SourceError> {
         let path = path.as_ref().to_owned();
-        let tensors: Vec<(String, TensorMeta)> = tensors
-            .into_iter()
-            .map(|(name, meta)| (name.into(), meta))
-            .collect();
+        let tensors: Vec<(String, TensorMeta)> =
+            tensors.into_iter().map(|(name, meta)| (name.into(), meta)).collect();
         let Header { bytes: header, ends } = header(&tensors, metadata).map_err(|e| e.at_path(&path))?;
         let (file, partial) = partial(&path).map_err(|e| SourceError::io(e).at_path(&path))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
-        out.write_all(&header)
-            .map_err(|e| SourceError::io(e).at_path(&path))?;
+        out.write_all(&header).map_err(|e| SourceError::io(e).at_path(&path))?;
         let total = ends.last().map_or(0, |(_, end)| *end);
-        Ok(SafetensorsWriter {
-            out,
-            path,
-            partial,
-            ends,
-            current: 0,
-            written: 0,
-            total,
-            sync: false,
-        })
+        Ok(SafetensorsWriter { out, path, partial, ends, current: 0, written: 0, total, sync: false })
     }
 
     /// Makes [`finish`](SafetensorsWriter::finish) wait until the bytes are on the disk.
@@ -112,11 +100,7 @@ impl SafetensorsWriter {
             let message = format!("{} bytes where {} remain", bytes.len(), self.remaining());
             return Err(SourceError::new(SourceErrorKind::OutOfRange, message).at_path(&self.path));
         }
-        while self
-            .ends
-            .get(self.current)
-            .is_some_and(|(_, end)| *end <= self.written)
-        {
+        while self.ends.get(self.current).is_some_and(|(_, end)| *end <= self.written) {
             self.current += 1;
         }
         self.out.write_all(bytes).map_err(|e| {
@@ -146,8 +130,7 @@ impl SafetensorsWriter {
             let error = SourceError::new(SourceErrorKind::Truncated, message).at_path(&self.path);
             return Err(error.at_tensor(next.map_or("", |(name, _)| name)));
         }
-        self.give_name()
-            .map_err(|e| SourceError::io(e).at_path(&self.path))
+        self.give_name().map_err(|e| SourceError::io(e).at_path(&self.path))
     }
 
     fn give_name(&mut self) -> std::io::Result<()> {
@@ -225,9 +208,7 @@ fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Re
         if name == "__metadata__" || !seen.insert(name) {
             return Err(at("the name is taken"));
         }
-        let end = begin
-            .checked_add(meta.bytes())
-            .ok_or_else(|| at("all tensors together are too large"))?;
+        let end = begin.checked_add(meta.bytes()).ok_or_else(|| at("all tensors together are too large"))?;
         quote(&mut json, name);
         json.push_str(&format!(
             ":{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{begin},{end}]}},",
@@ -243,9 +224,7 @@ fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Re
     json.push('}');
     let bytes = (LENGTH_BYTES + json.len()).next_multiple_of(DATA_ALIGNMENT) - LENGTH_BYTES;
     if bytes as u64 > MOST_HEADER_BYTES {
-        return Err(invalid(format!(
-            "a header of {bytes} bytes; the format allows {MOST_HEADER_BYTES}"
-        )));
+        return Err(invalid(format!("a header of {bytes} bytes; the format allows {MOST_HEADER_BYTES}")));
     }
     let mut header = (bytes as u64).to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());

@@ -230,7 +230,10 @@ impl<M: Module> Managed<M> {
     ///
     /// # Errors
     /// [`Error::BudgetTooSmall`], [`Error::Source`], [`Error::Device`], and whatever `forward` gives.
-    pub fn run<R>(&self, forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>) -> Result<R, Error> {
+    pub fn run<R: Send>(
+        &self,
+        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error> + Sync,
+    ) -> Result<R, Error> {
         self.run_with(RunOptions::default(), forward)
     }
 
@@ -238,17 +241,22 @@ impl<M: Module> Managed<M> {
     ///
     /// # Errors
     /// As [`run`](Managed::run).
-    pub fn run_with<R>(
+    pub fn run_with<R: Send>(
         &self,
         options: RunOptions,
-        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
+        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error> + Sync,
     ) -> Result<R, Error> {
         let (workspace, trace) = self.measure(&forward)?;
         let request =
             PassRequest { workspace, trace: Some(trace), last: options.last, cancel: options.cancel };
         let mut pass = self.engine.begin(request)?;
-        let mut real = Forward::real(&mut pass, &*self.device, self.dtype, &self.bindings, &self.host_limit);
-        let result = forward(&self.model, &mut real)?;
+        let mut result = None;
+        self.device.scope(&mut || {
+            let mut real =
+                Forward::real(&mut pass, &*self.device, self.dtype, &self.bindings, &self.host_limit);
+            result = Some(forward(&self.model, &mut real));
+        });
+        let result = result.ok_or_else(|| Error::Unsupported("the device ran no forward".into()))??;
         let report = pass.finish()?;
         self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         Ok(result)

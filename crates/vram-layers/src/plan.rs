@@ -15,7 +15,7 @@ const RING_TARGET: u64 = 64 << 20;
 const SMALL_UNIT: u64 = 64 << 10;
 
 /// The ring holds at least this many units where the budget allows it.
-const RING_UNITS: u64 = 4;
+const RING_UNITS: u64 = 3;
 
 /// What a plan is made from.
 #[derive(Clone, Debug)]

@@ -46,9 +46,7 @@ fn casts(c: &mut Criterion, name: &str, elements: usize) {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(500));
-    let src: Vec<u8> = (0..elements * 8)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0xbf)
-        .collect();
+    let src: Vec<u8> = (0..elements * 8).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0xbf).collect();
     let mut dst = vec![1u8; elements * 8];
 
     let half = elements * 3; // a cast between bf16 and f32 moves 6 bytes per element
@@ -58,10 +56,7 @@ fn casts(c: &mut Criterion, name: &str, elements: usize) {
     });
 
     for (from, to) in PAIRS {
-        let (read, written) = (
-            elements * from.bits() as usize / 8,
-            elements * to.bits() as usize / 8,
-        );
+        let (read, written) = (elements * from.bits() as usize / 8, elements * to.bits() as usize / 8);
         group.throughput(Throughput::Bytes((read + written) as u64));
         for isa in Isa::available() {
             group.bench_function(format!("{from}-{to}/{}", isa.name()), |b| {

@@ -118,18 +118,9 @@ impl DType {
     /// The smallest whole number of bytes and how many elements it holds.
     pub const fn layout(self) -> ElementLayout {
         match self.bits() {
-            4 => ElementLayout {
-                block_elements: 2,
-                block_bytes: 1,
-            },
-            6 => ElementLayout {
-                block_elements: 4,
-                block_bytes: 3,
-            },
-            bits => ElementLayout {
-                block_elements: 1,
-                block_bytes: bits / 8,
-            },
+            4 => ElementLayout { block_elements: 2, block_bytes: 1 },
+            6 => ElementLayout { block_elements: 4, block_bytes: 3 },
+            bits => ElementLayout { block_elements: 1, block_bytes: bits / 8 },
         }
     }
 

@@ -49,17 +49,10 @@ impl fmt::Display for TypeError {
                 write!(f, "the size of a {dtype} tensor of shape {shape} overflows")
             }
             TypeError::PartialByte { dtype, shape } => {
-                write!(
-                    f,
-                    "a {dtype} tensor of shape {shape} is not a whole number of bytes"
-                )
+                write!(f, "a {dtype} tensor of shape {shape} is not a whole number of bytes")
             }
             TypeError::NoCast { from, to } => write!(f, "there is no cast from {from} to {to}"),
-            TypeError::Length {
-                what,
-                expected,
-                actual,
-            } => {
+            TypeError::Length { what, expected, actual } => {
                 write!(f, "{what} has {actual} bytes where {expected} are needed")
             }
         }
@@ -137,10 +130,8 @@ impl SourceError {
             ErrorKind::UnexpectedEof => SourceErrorKind::Truncated,
             _ => SourceErrorKind::Io,
         };
-        let retryable = matches!(
-            error.kind(),
-            ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock
-        );
+        let retryable =
+            matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock);
         let mut e = SourceError::new(kind, error.to_string());
         e.retryable = retryable;
         e.source = Some(Box::new(error));

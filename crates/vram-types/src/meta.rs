@@ -18,10 +18,7 @@ impl TensorMeta {
     /// dtype would end in the middle of a byte.
     pub fn new(dtype: DType, shape: impl Into<Shape>) -> Result<TensorMeta, TypeError> {
         let shape = shape.into();
-        let overflow = |shape: &Shape| TypeError::Overflow {
-            dtype,
-            shape: shape.clone(),
-        };
+        let overflow = |shape: &Shape| TypeError::Overflow { dtype, shape: shape.clone() };
         let elements = shape.elements().ok_or_else(|| overflow(&shape))?;
         match dtype.bytes_of(elements) {
             Some(bytes) => Ok(TensorMeta { dtype, shape, bytes }),
@@ -69,14 +66,8 @@ mod tests {
 
     #[test]
     fn refuses_what_has_no_size() {
-        assert!(matches!(
-            TensorMeta::new(DType::F4, [3]),
-            Err(TypeError::PartialByte { .. })
-        ));
-        assert!(matches!(
-            TensorMeta::new(DType::F64, [1 << 61]),
-            Err(TypeError::Overflow { .. })
-        ));
+        assert!(matches!(TensorMeta::new(DType::F4, [3]), Err(TypeError::PartialByte { .. })));
+        assert!(matches!(TensorMeta::new(DType::F64, [1 << 61]), Err(TypeError::Overflow { .. })));
         let zero = TensorMeta::new(DType::F32, [usize::MAX, 0, usize::MAX]).unwrap();
         assert_eq!((zero.bytes(), zero.elements()), (0, 0));
         let f6 = TensorMeta::new(DType::F6_E2M3, [2, 4]).unwrap();

@@ -37,9 +37,7 @@ impl Shape {
         if self.0.contains(&0) {
             return Some(0);
         }
-        self.0
-            .iter()
-            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))
+        self.0.iter().try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))
     }
 
     /// The innermost extent; 1 for a scalar.

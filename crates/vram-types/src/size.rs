@@ -53,11 +53,7 @@ pub struct ParseByteSizeError(String);
 
 impl fmt::Display for ParseByteSizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is no size; write it as 512MiB, 6GiB, 1.5GB or a number of bytes",
-            self.0
-        )
+        write!(f, "{:?} is no size; write it as 512MiB, 6GiB, 1.5GB or a number of bytes", self.0)
     }
 }
 
@@ -69,9 +65,7 @@ impl FromStr for ByteSize {
     fn from_str(s: &str) -> Result<ByteSize, ParseByteSizeError> {
         let bad = || ParseByteSizeError(s.to_owned());
         let text = s.trim();
-        let split = text
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .unwrap_or(text.len());
+        let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -104,11 +98,7 @@ mod tests {
     #[test]
     fn parses_what_people_write() {
         let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(
-                text.parse::<ByteSize>().ok().map(ByteSize::bytes),
-                expected,
-                "{text:?}"
-            );
+            assert_eq!(text.parse::<ByteSize>().ok().map(ByteSize::bytes), expected, "{text:?}");
         };
         check("4096", Some(4096));
         check("512MiB", Some(512 << 20));

@@ -90,22 +90,12 @@ pub struct ReadRequest<'a> {
 impl<'a> ReadRequest<'a> {
     /// Fills all of `dst` from a file, without slack.
     pub fn file(file: FileId, offset: u64, dst: &'a mut [u8]) -> ReadRequest<'a> {
-        ReadRequest {
-            target: ReadTarget::File { file, offset },
-            bytes: dst.len() as u64,
-            dst,
-            at: 0,
-        }
+        ReadRequest { target: ReadTarget::File { file, offset }, bytes: dst.len() as u64, dst, at: 0 }
     }
 
     /// Fills all of `dst` from a tensor, without slack.
     pub fn tensor(name: &'a str, offset: u64, dst: &'a mut [u8]) -> ReadRequest<'a> {
-        ReadRequest {
-            target: ReadTarget::Tensor { name, offset },
-            bytes: dst.len() as u64,
-            dst,
-            at: 0,
-        }
+        ReadRequest { target: ReadTarget::Tensor { name, offset }, bytes: dst.len() as u64, dst, at: 0 }
     }
 
     /// The part of `dst` that is asked for.
@@ -121,10 +111,7 @@ impl<'a> ReadRequest<'a> {
             .ok_or_else(|| {
                 SourceError::new(
                     SourceErrorKind::OutOfRange,
-                    format!(
-                        "{} bytes at {} do not fit a buffer of {len} bytes",
-                        self.bytes, self.at
-                    ),
+                    format!("{} bytes at {} do not fit a buffer of {len} bytes", self.bytes, self.at),
                 )
             })
     }
@@ -177,10 +164,7 @@ impl CancelToken {
     /// [`SourceErrorKind::Cancelled`].
     pub fn check(&self) -> Result<(), SourceError> {
         if self.is_cancelled() {
-            return Err(SourceError::new(
-                SourceErrorKind::Cancelled,
-                "the read was cancelled",
-            ));
+            return Err(SourceError::new(SourceErrorKind::Cancelled, "the read was cancelled"));
         }
         Ok(())
     }

@@ -42,15 +42,9 @@ fn given<T>(f: impl FnOnce() -> T) -> (T, u64) {
 fn skip_init_allocates_no_weights() {
     let (model, bytes) = given(|| skip_init(|| ControlNet::new(60, 3072, 64)).unwrap());
     let weights = counts(&model).weights;
-    assert_eq!(
-        weights.bytes,
-        2 * (60 * (2 * 3072 * 3072 + 4 * 3072) + 3072 * 64 + 3072)
-    );
+    assert_eq!(weights.bytes, 2 * (60 * (2 * 3072 * 3072 + 4 * 3072) + 3072 * 64 + 3072));
     assert_eq!(counts(&model).meta, weights);
-    println!(
-        "{bytes} bytes for {} parameters of {} bytes",
-        weights.tensors, weights.bytes
-    );
+    println!("{bytes} bytes for {} parameters of {} bytes", weights.tensors, weights.bytes);
     // What the structs themselves take: 362 parameters, and a vector that grew.
     assert!(bytes < 150_000, "{bytes} bytes");
 }

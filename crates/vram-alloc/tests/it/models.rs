@@ -14,10 +14,7 @@ impl Linear {
         let make = |shape: &[usize]| {
             Parameter::new(TensorMeta::new(DType::BF16, shape.to_vec())?, Init::linear(input))
         };
-        Ok(Linear {
-            weight: make(&[output, input])?,
-            bias: bias.then(|| make(&[output])).transpose()?,
-        })
+        Ok(Linear { weight: make(&[output, input])?, bias: bias.then(|| make(&[output])).transpose()? })
     }
 }
 
@@ -28,9 +25,7 @@ module! { RmsNorm { weight } }
 
 impl RmsNorm {
     pub(crate) fn new(width: usize) -> Result<RmsNorm, AllocError> {
-        Ok(RmsNorm {
-            weight: Parameter::new(TensorMeta::new(DType::BF16, [width])?, Init::Ones)?,
-        })
+        Ok(RmsNorm { weight: Parameter::new(TensorMeta::new(DType::BF16, [width])?, Init::Ones)? })
     }
 }
 
@@ -79,10 +74,7 @@ module! { Lm { embed as "embed.weight", inv_freq, position_ids, scale, norm, hea
 impl Lm {
     pub(crate) fn new() -> Result<Lm, AllocError> {
         let embed = Parameter::new(TensorMeta::new(DType::F32, [6, 4])?, Init::EMBEDDING)?;
-        let head = Linear {
-            weight: embed.tie(),
-            bias: None,
-        };
+        let head = Linear { weight: embed.tie(), bias: None };
         Ok(Lm {
             embed,
             inv_freq: Parameter::computed_buffer(HostTensor::from_f32(DType::F32, [2], &[1.0, 0.01])?),

@@ -22,14 +22,7 @@ fn names_are_those_of_pytorch() {
     expected.extend(block(0));
     expected.extend(block(1));
     assert_eq!(parameter_names(&net), expected);
-    let lm = [
-        "embed.weight",
-        "inv_freq",
-        "position_ids",
-        "scale",
-        "norm.weight",
-        "lm_head.weight",
-    ];
+    let lm = ["embed.weight", "inv_freq", "position_ids", "scale", "norm.weight", "lm_head.weight"];
     assert_eq!(parameter_names(&skip_init(Lm::new).unwrap()), lm);
 }
 
@@ -67,11 +60,7 @@ module! { Flat { inner as "", grid, none } }
 #[test]
 fn empty_names_lists_of_lists_and_absent_fields() {
     let linear = || skip_init(|| Linear::new(2, 2, false)).unwrap();
-    let flat = Flat {
-        inner: linear(),
-        grid: [vec![linear()], vec![linear(), linear()]],
-        none: None,
-    };
+    let flat = Flat { inner: linear(), grid: [vec![linear()], vec![linear(), linear()]], none: None };
     let expected = ["weight", "grid.0.0.weight", "grid.1.0.weight", "grid.1.1.weight"];
     assert_eq!(parameter_names(&flat), expected);
 }
@@ -80,25 +69,12 @@ fn empty_names_lists_of_lists_and_absent_fields() {
 fn counts_by_module_and_dtype_with_tied_weights_once() {
     let lm = skip_init(Lm::new).unwrap();
     let c = counts(&lm);
-    assert_eq!(
-        (c.weights.tensors, c.weights.elements, c.weights.bytes),
-        (2, 28, 24 * 4 + 4 * 2)
-    );
+    assert_eq!((c.weights.tensors, c.weights.elements, c.weights.bytes), (2, 28, 24 * 4 + 4 * 2));
     assert_eq!((c.buffers.tensors, c.buffers.bytes), (3, 8 + 64 + 4));
     assert_eq!(c.meta.tensors, 4, "all but the computed buffer");
-    let modules: Vec<_> = c
-        .modules
-        .iter()
-        .map(|m| (m.path.as_str(), m.kind, m.depth, m.total.tensors))
-        .collect();
-    assert_eq!(
-        modules,
-        [
-            ("", "Lm", 0, 5),
-            ("norm", "RmsNorm", 1, 1),
-            ("lm_head", "Linear", 1, 0)
-        ]
-    );
+    let modules: Vec<_> =
+        c.modules.iter().map(|m| (m.path.as_str(), m.kind, m.depth, m.total.tensors)).collect();
+    assert_eq!(modules, [("", "Lm", 0, 5), ("norm", "RmsNorm", 1, 1), ("lm_head", "Linear", 1, 0)]);
     assert_eq!(
         c.to_string(),
         "module   kind     tensors         elements        size\n\

@@ -6,11 +6,7 @@ use vram_alloc::pack::{PackOptions, Packing, Piece, pack};
 use vram_types::{FileId, FileRange};
 
 fn range(file: u32, offset: u64, bytes: u64) -> FileRange {
-    FileRange {
-        file: FileId(file),
-        offset,
-        bytes,
-    }
+    FileRange { file: FileId(file), offset, bytes }
 }
 
 fn direct(file: u32, offset: u64, bytes: u64) -> Piece {
@@ -18,11 +14,7 @@ fn direct(file: u32, offset: u64, bytes: u64) -> Piece {
 }
 
 fn options(merge_gap: u64, align: u64, sector: u64) -> PackOptions {
-    PackOptions {
-        merge_gap,
-        align,
-        sector,
-    }
+    PackOptions { merge_gap, align, sector }
 }
 
 #[test]
@@ -31,10 +23,7 @@ fn neighbours_become_one_extent_and_nothing_is_lost() {
     let p = pack(&pieces, &options(0, 64, 1)).unwrap();
     assert_eq!((p.bytes, p.extents.len()), (160, 1));
     assert_eq!(p.at, [100, 0, 150]);
-    assert_eq!(
-        (p.extents[0].offset, p.extents[0].bytes, p.extents[0].at),
-        (8, 160, 0)
-    );
+    assert_eq!((p.extents[0].offset, p.extents[0].bytes, p.extents[0].at), (8, 160, 0));
 }
 
 #[test]
@@ -47,36 +36,19 @@ fn gaps_and_files_separate() {
 
 #[test]
 fn tied_and_overlapping_pieces_share_bytes() {
-    let pieces = [
-        direct(0, 100, 50),
-        direct(0, 100, 50),
-        direct(0, 120, 60),
-        direct(0, 110, 5),
-    ];
+    let pieces = [direct(0, 100, 50), direct(0, 100, 50), direct(0, 120, 60), direct(0, 110, 5)];
     let p = pack(&pieces, &options(0, 1, 1)).unwrap();
     assert_eq!((p.bytes, &p.at[..]), (80, &[0, 0, 20, 10][..]));
 }
 
 #[test]
 fn several_ranges_or_none_are_read_by_name() {
-    let gathered = Piece {
-        bytes: 30,
-        ranges: [range(0, 0, 10), range(0, 100, 20)].into_iter().collect(),
-    };
-    let pieces = [
-        Piece::computed(7),
-        gathered,
-        direct(0, 5, 3),
-        Piece::computed(0),
-        direct(9, 9, 0),
-    ];
+    let gathered = Piece { bytes: 30, ranges: [range(0, 0, 10), range(0, 100, 20)].into_iter().collect() };
+    let pieces = [Piece::computed(7), gathered, direct(0, 5, 3), Piece::computed(0), direct(9, 9, 0)];
     let p = pack(&pieces, &options(0, 16, 1)).unwrap();
     assert_eq!((p.bytes, &p.at[..]), (62, &[16, 32, 0, 0, 0][..]));
     assert_eq!(
-        p.computed
-            .iter()
-            .map(|c| (c.piece, c.at, c.bytes))
-            .collect::<Vec<_>>(),
+        p.computed.iter().map(|c| (c.piece, c.at, c.bytes)).collect::<Vec<_>>(),
         [(0, 16, 7), (1, 32, 30)]
     );
     assert_eq!(p.extents.len(), 1);
@@ -90,34 +62,16 @@ fn nonsense_is_an_error() {
         other => panic!("{other}"),
     };
     let ok = options(0, 16, 512);
-    assert_eq!(
-        reason(&[], options(0, 3, 1)).0,
-        "align and sector must be powers of two"
-    );
-    assert_eq!(
-        reason(&[], options(0, 1, 0)).0,
-        "align and sector must be powers of two"
-    );
+    assert_eq!(reason(&[], options(0, 3, 1)).0, "align and sector must be powers of two");
+    assert_eq!(reason(&[], options(0, 1, 0)).0, "align and sector must be powers of two");
     let mut long = direct(0, 0, 4);
     long.bytes = 5;
-    assert_eq!(
-        reason(&[direct(0, 0, 1), long], ok),
-        ("its range has another length", Some(1))
-    );
-    assert_eq!(
-        reason(&[direct(0, u64::MAX, 1)], ok),
-        ("its end in the file overflows", Some(0))
-    );
+    assert_eq!(reason(&[direct(0, 0, 1), long], ok), ("its range has another length", Some(1)));
+    assert_eq!(reason(&[direct(0, u64::MAX, 1)], ok), ("its end in the file overflows", Some(0)));
     let overflow = "the slot's size overflows";
     assert_eq!(reason(&[direct(0, u64::MAX - 100, 90)], ok).0, overflow);
-    assert_eq!(
-        reason(&[Piece::computed(u64::MAX), Piece::computed(1)], ok).0,
-        overflow
-    );
-    assert_eq!(
-        reason(&[direct(0, 0, u64::MAX - 600), direct(1, 0, 600)], ok).0,
-        overflow
-    );
+    assert_eq!(reason(&[Piece::computed(u64::MAX), Piece::computed(1)], ok).0, overflow);
+    assert_eq!(reason(&[direct(0, 0, u64::MAX - 600), direct(1, 0, 600)], ok).0, overflow);
 }
 
 fn piece() -> impl Strategy<Value = Piece> {

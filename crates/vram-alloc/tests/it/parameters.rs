@@ -15,12 +15,7 @@ fn meta(dtype: DType, shape: &[usize]) -> TensorMeta {
 
 fn values(p: &Parameter) -> Vec<f32> {
     assert_eq!(p.meta().dtype(), DType::F32);
-    p.host()
-        .unwrap()
-        .bytes()
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect()
+    p.host().unwrap().bytes().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn filled(init: Init, elements: usize) -> Vec<f32> {
@@ -43,10 +38,7 @@ fn threads_take_the_policy_as_a_value() {
         let (without, with) = std::thread::scope(|s| {
             let without = s.spawn(InitPolicy::current).join().unwrap();
             let make = move || Parameter::new(meta(DType::F32, &[4]), Init::Zeros).unwrap();
-            (
-                without,
-                s.spawn(move || with_init(policy, make).is_meta()).join().unwrap(),
-            )
+            (without, s.spawn(move || with_init(policy, make).is_meta()).join().unwrap())
         });
         assert_ne!(without, InitPolicy::Skip);
         assert!(with);
@@ -64,10 +56,7 @@ fn equal_seeds_give_equal_models_whatever_the_pool() {
         })
     };
     let bytes = |net: &ControlNet| -> Vec<Vec<u8>> {
-        named_parameters(net)
-            .iter()
-            .map(|(_, p)| p.host().unwrap().bytes().to_vec())
-            .collect()
+        named_parameters(net).iter().map(|(_, p)| p.host().unwrap().bytes().to_vec()).collect()
     };
     let first = bytes(&build(7, 1));
     assert_eq!(first, bytes(&build(7, 3)));
@@ -78,10 +67,7 @@ fn equal_seeds_give_equal_models_whatever_the_pool() {
 }
 
 fn rayon_pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap()
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
 #[test]
@@ -101,10 +87,7 @@ fn initial_values_have_the_distributions_of_pytorch() {
     assert!(linear.iter().all(|x| x.abs() <= bound * 1.000_001));
     assert!(linear.iter().any(|x| *x > 0.99 * bound) && linear.iter().any(|x| *x < -0.99 * bound));
     let (mean, std) = moments(&linear);
-    assert!(
-        mean.abs() < 2e-4 && (std - f64::from(bound) / 3f64.sqrt()).abs() < 2e-4,
-        "{mean} {std}"
-    );
+    assert!(mean.abs() < 2e-4 && (std - f64::from(bound) / 3f64.sqrt()).abs() < 2e-4, "{mean} {std}");
 
     let normal = filled(Init::EMBEDDING, n);
     assert!(normal.iter().all(|x| x.is_finite()));
@@ -121,10 +104,7 @@ fn initial_values_have_the_distributions_of_pytorch() {
 fn only_zeros_for_dtypes_that_f32_does_not_cast_to() {
     for build in [skip_init::<AllocError>, |f| f()] as [fn(fn() -> AllocError) -> AllocError; 2] {
         let e = build(|| Parameter::new(meta(DType::I64, &[4]), Init::Ones).unwrap_err());
-        assert!(
-            matches!(e, AllocError::Init { dtype: DType::I64 }) && !e.is_oom(),
-            "{e}"
-        );
+        assert!(matches!(e, AllocError::Init { dtype: DType::I64 }) && !e.is_oom(), "{e}");
     }
     let p = Parameter::new(meta(DType::F4, &[4]), Init::Zeros).unwrap();
     assert_eq!(p.host().unwrap().bytes(), [0, 0]);
@@ -151,11 +131,7 @@ fn storage_is_checked_and_aligned() {
     assert!(p.is_meta());
 
     let short = HostTensor::copy_from(meta(DType::F32, &[2]), &[0; 7]).unwrap_err();
-    let expected = TypeError::Length {
-        what: "a tensor's storage",
-        expected: 8,
-        actual: 7,
-    };
+    let expected = TypeError::Length { what: "a tensor's storage", expected: 8, actual: 7 };
     assert!(matches!(short, AllocError::Type(e) if e == expected));
     assert_eq!(format!("{right:?}"), "HostTensor(F32[2, 3], 24 bytes)");
 }
@@ -173,11 +149,6 @@ fn computed_buffers_are_there_inside_skip_init_and_stay() {
 fn tied_parameters_share_identity_and_bytes_and_no_others_do() {
     let lm = Lm::new().unwrap();
     assert_eq!(lm.embed.id(), lm.head.weight.id());
-    assert!(
-        lm.embed
-            .host()
-            .unwrap()
-            .shares_bytes_with(lm.head.weight.host().unwrap())
-    );
+    assert!(lm.embed.host().unwrap().shares_bytes_with(lm.head.weight.host().unwrap()));
     assert_ne!(lm.embed.id(), lm.scale.id());
 }

@@ -47,10 +47,7 @@ impl MemorySource {
 
     fn one(&self, request: &mut ReadRequest<'_>) -> Result<(), SourceError> {
         let ReadTarget::Tensor { name, offset } = request.target else {
-            return Err(SourceError::new(
-                SourceErrorKind::Unsupported,
-                "reads by name only",
-            ));
+            return Err(SourceError::new(SourceErrorKind::Unsupported, "reads by name only"));
         };
         let (_, meta, start) =
             self.tensors.iter().find(|t| t.0 == name).ok_or_else(|| {
@@ -73,16 +70,8 @@ impl WeightSource for MemorySource {
     fn locate(&self, name: &str) -> Option<Located> {
         let (_, meta, offset) = self.tensors.iter().find(|t| t.0 == name)?;
         let (file, offset) = (FileId(0), *offset);
-        let range = FileRange {
-            file,
-            offset,
-            bytes: meta.bytes(),
-        };
-        Some(Located {
-            meta: meta.clone(),
-            storage: StorageId { file, offset },
-            ranges: [range].into(),
-        })
+        let range = FileRange { file, offset, bytes: meta.bytes() };
+        Some(Located { meta: meta.clone(), storage: StorageId { file, offset }, ranges: [range].into() })
     }
 
     fn file(&self, _file: FileId) -> Option<&Path> {
@@ -97,9 +86,7 @@ impl WeightSource for MemorySource {
     ) -> Result<(), SourceError> {
         cancel.check()?;
         if let Some(left) = &self.calls_before_failure
-            && left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                .is_err()
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
         {
             return Err(SourceError::new(SourceErrorKind::Truncated, "a fault on request"));
         }

@@ -76,11 +76,13 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let files = shards(&weights, args.shards)
         .into_iter()
         .enumerate()
-        .map(|(i, tensors)| NewFile::new(&shard_path(&args.output, i, args.shards)?, tensors, &metadata))
+        .map(|(i, tensors)| {
+            Ok(NewFile::new(&shard_path(&args.output, i, args.shards)?, tensors, metadata.clone()))
+        })
         .collect::<Result<Vec<_>>>()?;
     let by_name: BTreeMap<&str, (usize, &Weight)> =
         weights.iter().enumerate().map(|(i, w)| (w.tensor.name.as_str(), (i, w))).collect();
-    let fill = |_: usize, tensor: &NewTensor, at: u64, piece: &mut [u8]| {
+    let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
         let (number, weight) = by_name.get(tensor.name.as_str()).context("a tensor of nobody's")?;
         noise::fill(args.seed, *number as u64, weight.middle, weight.spread, at / 2, piece);
         Ok(())

@@ -1,6 +1,8 @@
 //! The command as a person or a script meets it: exit codes, JSON, and what errors say.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod engine;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -68,7 +70,8 @@ fn failures_are_1_and_name_the_file_on_one_line() {
         assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
         assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "vram {line}: {stderr}");
     }
-    assert!(!dir.path().join("there.tmp").exists());
+    let left = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(!left.into_iter().any(|name| name.ends_with(".partial")), "nothing unfinished stays behind");
 }
 
 #[test]

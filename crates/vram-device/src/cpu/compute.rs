@@ -8,6 +8,10 @@ use super::kernels::{self, KernelError};
 use crate::{Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut};
 
 impl Kernels for Cpu {
+    fn scope(&self, forward: &mut (dyn FnMut() + Send)) {
+        self.pool.install(forward);
+    }
+
     fn scratch_bytes(&self, kernel: ScratchFor<'_>) -> u64 {
         let bytes = match kernel {
             ScratchFor::Linear { x } => {
@@ -40,18 +44,17 @@ impl Kernels for Cpu {
         const NAME: &str = "linear";
         let (m, k) = (args.x.shape().rows(), args.x.shape().last());
         let &[n, inner] = args.weight.shape().dims() else {
-            return Err(DeviceError::shape(NAME, format!("a weight of shape {} is no matrix", args.weight.shape())));
+            return Err(DeviceError::shape(
+                NAME,
+                format!("a weight of shape {} is no matrix", args.weight.shape()),
+            ));
         };
         if inner != k {
             return Err(DeviceError::shape(NAME, format!("a weight of {inner} inputs is given {k}")));
         }
         if y.shape().rows() != m || y.dtype() != args.x.dtype() {
-            let what = format!(
-                "y is {} {} where {m} rows of {} are needed",
-                y.dtype(),
-                y.shape(),
-                args.x.dtype()
-            );
+            let what =
+                format!("y is {} {} where {m} rows of {} are needed", y.dtype(), y.shape(), args.x.dtype());
             return Err(DeviceError::shape(NAME, what));
         }
         let bias = match &args.bias {

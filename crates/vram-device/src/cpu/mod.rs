@@ -8,7 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Part, Queue, Region, Reservation, Staging, Ticket, Topology,
+    Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Part, Queue, Region, Reservation, Staging, Ticket,
+    Topology,
 };
 use kernels::Isa;
 use memory::Pages;
@@ -121,13 +122,14 @@ impl Device for Cpu {
 
     fn download(&self, src: &Region, at: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
         let len = dst.len();
-        let from =
-            src.host().and_then(|from| from.get(at as usize..)?.get(..len)).ok_or(DeviceError::OutOfRange {
+        let from = src.host().and_then(|from| from.get(at as usize..)?.get(..len)).ok_or(
+            DeviceError::OutOfRange {
                 what: "the source of a download",
                 offset: at,
                 bytes: len as u64,
                 available: src.bytes(),
-            })?;
+            },
+        )?;
         dst.copy_from_slice(from);
         Ok(())
     }

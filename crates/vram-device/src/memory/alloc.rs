@@ -165,8 +165,7 @@ impl OffsetAlloc for RingAlloc {
         let bytes = bytes.max(1);
         let Some(tail) = self.entries.front() else {
             let fit = |s: &Range<u64>| place(s.clone(), s.start, bytes, align);
-            let (segment, start) =
-                self.segments.iter().enumerate().find_map(|(i, s)| Some((i, fit(s)?)))?;
+            let (segment, start) = self.segments.iter().enumerate().find_map(|(i, s)| Some((i, fit(s)?)))?;
             return Some(self.take(segment, start, bytes));
         };
         let (tail_segment, tail_start) = (tail.segment, tail.start);

@@ -79,7 +79,10 @@ impl Arena {
                 (range, buffer)
             })
             .collect();
-        Arena(Arc::new(Home { chunks, state: Mutex::new(State { policy, retired: Vec::new(), _reservation: None }) }))
+        Arena(Arc::new(Home {
+            chunks,
+            state: Mutex::new(State { policy, retired: Vec::new(), _reservation: None }),
+        }))
     }
 
     /// A region of `bytes` whose offset in its buffer is a multiple of `align`, a power of two; `None` if there is

@@ -36,15 +36,7 @@ impl Case {
     }
 
     fn run(&self, isa: Isa, rows: (usize, usize), pool: Option<&ThreadPool>) -> Vec<u8> {
-        let Shape {
-            keys,
-            heads,
-            kv_heads,
-            dim,
-            valid,
-            causal,
-            ..
-        } = self.shape;
+        let Shape { keys, heads, kv_heads, dim, valid, causal, .. } = self.shape;
         let e = size(self.act);
         let (q_stride, k_stride, out_stride) = (heads * dim + 3, kv_heads * dim + 1, heads * dim + 2);
         let mut scratch = vec![POISON; attention_scratch_bytes(keys, dim, pool)];
@@ -77,15 +69,7 @@ impl Case {
     }
 
     fn expected(&self) -> Vec<(f64, f64)> {
-        let Shape {
-            queries,
-            keys,
-            heads,
-            kv_heads,
-            dim,
-            valid,
-            causal,
-        } = self.shape;
+        let Shape { queries, keys, heads, kv_heads, dim, valid, causal } = self.shape;
         let (qs, ks) = (heads * dim + 3, kv_heads * dim + 1);
         let mut out = Vec::new();
         for i in 0..queries {
@@ -97,9 +81,7 @@ impl Case {
                         f64::from(self.q.0[i * qs + h * dim + d]) * f64::from(self.k.0[j * ks + kv + d])
                     })
                 };
-                let scores: Vec<f64> = (0..seen)
-                    .map(|j| dot(j).sum::<f64>() / (dim as f64).sqrt())
-                    .collect();
+                let scores: Vec<f64> = (0..seen).map(|j| dot(j).sum::<f64>() / (dim as f64).sqrt()).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -115,69 +97,13 @@ impl Case {
 }
 
 const SHAPES: [Shape; 7] = [
-    Shape {
-        queries: 1,
-        keys: 1,
-        heads: 1,
-        kv_heads: 1,
-        dim: 1,
-        valid: None,
-        causal: None,
-    },
-    Shape {
-        queries: 19,
-        keys: 19,
-        heads: 3,
-        kv_heads: 3,
-        dim: 32,
-        valid: Some(13),
-        causal: None,
-    },
-    Shape {
-        queries: 33,
-        keys: 130,
-        heads: 2,
-        kv_heads: 2,
-        dim: 7,
-        valid: None,
-        causal: None,
-    },
-    Shape {
-        queries: 50,
-        keys: 50,
-        heads: 4,
-        kv_heads: 2,
-        dim: 64,
-        valid: None,
-        causal: Some(0),
-    },
-    Shape {
-        queries: 5,
-        keys: 70,
-        heads: 3,
-        kv_heads: 1,
-        dim: 20,
-        valid: None,
-        causal: Some(65),
-    },
-    Shape {
-        queries: 2,
-        keys: 3,
-        heads: 2,
-        kv_heads: 1,
-        dim: 300,
-        valid: None,
-        causal: None,
-    },
-    Shape {
-        queries: 17,
-        keys: 49,
-        heads: 1,
-        kv_heads: 1,
-        dim: 130,
-        valid: Some(49),
-        causal: None,
-    },
+    Shape { queries: 1, keys: 1, heads: 1, kv_heads: 1, dim: 1, valid: None, causal: None },
+    Shape { queries: 19, keys: 19, heads: 3, kv_heads: 3, dim: 32, valid: Some(13), causal: None },
+    Shape { queries: 33, keys: 130, heads: 2, kv_heads: 2, dim: 7, valid: None, causal: None },
+    Shape { queries: 50, keys: 50, heads: 4, kv_heads: 2, dim: 64, valid: None, causal: Some(0) },
+    Shape { queries: 5, keys: 70, heads: 3, kv_heads: 1, dim: 20, valid: None, causal: Some(65) },
+    Shape { queries: 2, keys: 3, heads: 2, kv_heads: 1, dim: 300, valid: None, causal: None },
+    Shape { queries: 17, keys: 49, heads: 1, kv_heads: 1, dim: 130, valid: Some(49), causal: None },
 ];
 
 #[test]
@@ -205,11 +131,7 @@ fn a_query_has_the_same_bits_alone_and_on_any_thread() {
             for isa in isas() {
                 let all = case.run(isa, (0, shape.queries), None);
                 for pool in &pools {
-                    assert_eq!(
-                        case.run(isa, (0, shape.queries), Some(pool)),
-                        all,
-                        "{isa} {act} {shape:?}"
-                    );
+                    assert_eq!(case.run(isa, (0, shape.queries), Some(pool)), all, "{isa} {act} {shape:?}");
                 }
                 let row = all.len() / shape.queries;
                 for i in 0..shape.queries {
@@ -227,15 +149,7 @@ fn a_query_has_the_same_bits_alone_and_on_any_thread() {
 #[test]
 fn padding_does_not_show_and_no_keys_give_zeros() {
     let mut random = Random::new(22);
-    let shape = Shape {
-        queries: 4,
-        keys: 30,
-        heads: 2,
-        kv_heads: 2,
-        dim: 8,
-        valid: Some(17),
-        causal: None,
-    };
+    let shape = Shape { queries: 4, keys: 30, heads: 2, kv_heads: 2, dim: 8, valid: Some(17), causal: None };
     for isa in isas() {
         let mut case = Case::new(&mut random, shape, DType::F32);
         let clean = case.run(isa, (0, 4), None);

@@ -36,9 +36,7 @@ impl Case {
         let mut expected = Vec::new();
         for i in 0..m {
             for j in 0..n {
-                let b = bias
-                    .as_ref()
-                    .map_or(0.0, |((v, _), _)| f64::from(quantise(v[j], act)));
+                let b = bias.as_ref().map_or(0.0, |((v, _), _)| f64::from(quantise(v[j], act)));
                 let (mut sum, mut size) = (b, b.abs());
                 for c in 0..k {
                     let p = f64::from(x[i * k + c]) * f64::from(w[j * k + c]);
@@ -50,17 +48,7 @@ impl Case {
             }
         }
         let bias = bias.map(|((_, bytes), d)| (bytes, d));
-        Case {
-            m,
-            k,
-            n,
-            act,
-            w_dtype,
-            x: x_bytes,
-            w: Odd::new(&w_bytes),
-            bias,
-            expected,
-        }
+        Case { m, k, n, act, w_dtype, x: x_bytes, w: Odd::new(&w_bytes), bias, expected }
     }
 
     /// The result for the rows of x and the rows of w given, in a y with a margin of poison that must stay.
@@ -90,10 +78,7 @@ impl Case {
                 w: &w[first * self.k * we..(first + n) * self.k * we],
                 w_dtype: self.w_dtype,
                 n,
-                bias: self
-                    .bias
-                    .as_ref()
-                    .map(|(b, d)| (&b[first * size(*d)..(first + n) * size(*d)], *d)),
+                bias: self.bias.as_ref().map(|(b, d)| (&b[first * size(*d)..(first + n) * size(*d)], *d)),
                 ldy,
                 n0: left + first,
                 act: self.act,
@@ -104,14 +89,8 @@ impl Case {
         assert_eq!(first, self.n);
         let mut out = Vec::new();
         for row in y.chunks(ldy * e) {
-            assert!(
-                row[..left * e].iter().all(|&b| b == POISON),
-                "wrote left of its columns"
-            );
-            assert!(
-                row[(left + self.n) * e..].iter().all(|&b| b == POISON),
-                "wrote right of its columns"
-            );
+            assert!(row[..left * e].iter().all(|&b| b == POISON), "wrote left of its columns");
+            assert!(row[(left + self.n) * e..].iter().all(|&b| b == POISON), "wrote right of its columns");
             out.extend(&row[left * e..(left + self.n) * e]);
         }
         out
@@ -127,24 +106,13 @@ fn agrees_with_f64_for_every_dtype_and_path() {
     let mut random = Random::new(1);
     for act in ACTS {
         for w_dtype in WEIGHTS {
-            for (m, k, n) in [
-                (1, 1, 1),
-                (3, 33, 17),
-                (16, 64, 32),
-                (17, 300, 50),
-                (35, 515, 61),
-                (2, 31, 49),
-            ] {
+            for (m, k, n) in [(1, 1, 1), (3, 33, 17), (16, 64, 32), (17, 300, 50), (35, 515, 61), (2, 31, 49)]
+            {
                 let bias = [None, Some(act), Some(w_dtype), Some(DType::F32)][random.below(4)];
                 let case = Case::new(&mut random, m, k, n, act, w_dtype, bias);
                 for isa in isas() {
                     let what = format!("{isa} {act} x {w_dtype} [{m}, {k}] x [{n}, {k}]");
-                    near(
-                        &what,
-                        &decode(&case.all(isa), act),
-                        &case.expected,
-                        tolerance(act),
-                    );
+                    near(&what, &decode(&case.all(isa), act), &case.expected, tolerance(act));
                 }
             }
         }
@@ -154,22 +122,13 @@ fn agrees_with_f64_for_every_dtype_and_path() {
 #[test]
 fn many_rows_and_long_sums_agree_with_f64() {
     let mut random = Random::new(2);
-    for (act, w_dtype) in [
-        (DType::BF16, DType::BF16),
-        (DType::F32, DType::F32),
-        (DType::BF16, DType::F32),
-    ] {
+    for (act, w_dtype) in [(DType::BF16, DType::BF16), (DType::F32, DType::F32), (DType::BF16, DType::F32)] {
         for (m, k, n) in [(300, 1100, 70), (256, 64, 96), (530, 40, 33)] {
             let case = Case::new(&mut random, m, k, n, act, w_dtype, Some(act));
             let pool = pool(2);
             for isa in isas() {
                 let y = case.run(isa, (0, m), &[n], Some(&pool), true);
-                near(
-                    &format!("{isa} {act} {m} {k} {n}"),
-                    &decode(&y, act),
-                    &case.expected,
-                    tolerance(act),
-                );
+                near(&format!("{isa} {act} {m} {k} {n}"), &decode(&y, act), &case.expected, tolerance(act));
             }
         }
     }
@@ -183,16 +142,8 @@ fn an_empty_sum_is_the_bias_and_empty_sides_are_nothing() {
             let case = Case::new(&mut random, 5, 0, 7, act, act, Some(act));
             let (bias, _) = case.bias.clone().unwrap();
             assert_eq!(case.all(isa), bias.repeat(5), "{isa} {act}");
-            assert!(
-                Case::new(&mut random, 0, 9, 7, act, act, None)
-                    .all(isa)
-                    .is_empty()
-            );
-            assert!(
-                Case::new(&mut random, 4, 9, 0, act, act, None)
-                    .all(isa)
-                    .is_empty()
-            );
+            assert!(Case::new(&mut random, 0, 9, 7, act, act, None).all(isa).is_empty());
+            assert!(Case::new(&mut random, 4, 9, 0, act, act, None).all(isa).is_empty());
         }
     }
 }
@@ -244,36 +195,15 @@ fn wrong_sizes_are_errors() {
     assert_eq!(linear(isa, &good, &mut y, None), Ok(()));
     let bad = [
         LinearArgs { w: &w[1..], ..good },
-        LinearArgs {
-            packed: &scratch[1..],
-            ..good
-        },
+        LinearArgs { packed: &scratch[1..], ..good },
         LinearArgs { n0: 1, ..good },
         LinearArgs { ldy: 4, ..good },
-        LinearArgs {
-            act: DType::I32,
-            ..good
-        },
-        LinearArgs {
-            w_dtype: DType::F64,
-            ..good
-        },
-        LinearArgs {
-            bias: Some((&[0; 5], DType::BF16)),
-            ..good
-        },
-        LinearArgs {
-            n0: usize::MAX,
-            ..good
-        },
-        LinearArgs {
-            m: usize::MAX,
-            ..good
-        },
-        LinearArgs {
-            k: usize::MAX / 2,
-            ..good
-        },
+        LinearArgs { act: DType::I32, ..good },
+        LinearArgs { w_dtype: DType::F64, ..good },
+        LinearArgs { bias: Some((&[0; 5], DType::BF16)), ..good },
+        LinearArgs { n0: usize::MAX, ..good },
+        LinearArgs { m: usize::MAX, ..good },
+        LinearArgs { k: usize::MAX / 2, ..good },
     ];
     for args in bad {
         y.fill(POISON);
@@ -287,9 +217,7 @@ fn wrong_sizes_are_errors() {
 #[test]
 fn unknown_and_missing_paths_say_why() {
     assert_eq!(Isa::from_name("Portable").map(Isa::kind), Ok(IsaKind::Portable));
-    let Err(KernelError::Isa { asked, reason }) = Isa::from_name("mmx") else {
-        panic!()
-    };
+    let Err(KernelError::Isa { asked, reason }) = Isa::from_name("mmx") else { panic!() };
     assert_eq!(asked, "mmx");
     assert!(reason.contains("avx512"));
     for kind in IsaKind::ALL {
@@ -301,14 +229,7 @@ fn unknown_and_missing_paths_say_why() {
 }
 
 fn shape() -> impl Strategy<Value = (usize, usize, usize, usize, usize, u64)> {
-    (
-        1usize..70,
-        1usize..700,
-        1usize..130,
-        0usize..ACTS.len(),
-        0usize..WEIGHTS.len(),
-        any::<u64>(),
-    )
+    (1usize..70, 1usize..700, 1usize..130, 0usize..ACTS.len(), 0usize..WEIGHTS.len(), any::<u64>())
 }
 
 proptest! {

@@ -30,10 +30,8 @@ fn norms_agree_with_f64_and_rows_do_not_touch() {
                         rms.push((r * w[i], (r * w[i]).abs()));
                         let l = (f64::from(v) - mean) / (variance + 1e-5).sqrt();
                         let bias = f64::from(b[i]);
-                        layer.push((
-                            l * w[i] + bias,
-                            (l * w[i]).abs() + bias.abs() + mean.abs() * w[i].abs(),
-                        ));
+                        layer
+                            .push((l * w[i] + bias, (l * w[i]).abs() + bias.abs() + mean.abs() * w[i].abs()));
                     }
                 }
                 for isa in isas() {
@@ -48,25 +46,10 @@ fn norms_agree_with_f64_and_rows_do_not_touch() {
                     rms_norm(isa, last, width, w, 1e-6, &mut alone, act, None).unwrap();
                     assert_eq!(alone, y[(rows - 1) * row..], "{what}");
                     y.fill(POISON);
-                    layer_norm(
-                        isa,
-                        &x_bytes,
-                        width,
-                        w,
-                        (&b_bytes, act),
-                        1e-5,
-                        &mut y,
-                        act,
-                        Some(&pool),
-                    )
-                    .unwrap();
+                    layer_norm(isa, &x_bytes, width, w, (&b_bytes, act), 1e-5, &mut y, act, Some(&pool))
+                        .unwrap();
                     if width > 1 {
-                        near(
-                            &format!("layer {what}"),
-                            &decode(&y, act),
-                            &layer,
-                            2.0 * tolerance(act),
-                        );
+                        near(&format!("layer {what}"), &decode(&y, act), &layer, 2.0 * tolerance(act));
                     }
                     layer_norm(isa, last, width, w, (&b_bytes, act), 1e-5, &mut alone, act, None).unwrap();
                     assert_eq!(alone, y[(rows - 1) * row..], "{what}");
@@ -114,13 +97,9 @@ fn erfc(x: f64) -> f64 {
 
 #[test]
 fn gelu_and_silu_are_good_to_a_millionth() {
-    let xs: Vec<f32> = (-13_000..13_000)
-        .map(|i| i as f32 / 1000.0)
-        .chain([1e-20, -1e-20, 30.0, 1e30])
-        .collect();
-    let gelus = xs
-        .iter()
-        .map(|&x| f64::from(x) * erfc(-f64::from(x) / 2f64.sqrt()) / 2.0);
+    let xs: Vec<f32> =
+        (-13_000..13_000).map(|i| i as f32 / 1000.0).chain([1e-20, -1e-20, 30.0, 1e30]).collect();
+    let gelus = xs.iter().map(|&x| f64::from(x) * erfc(-f64::from(x) / 2f64.sqrt()) / 2.0);
     let silus = xs.iter().map(|&x| f64::from(x) / (1.0 + (-f64::from(x)).exp()));
     let (gelus, silus) = (exact(gelus), exact(silus));
     let pool = pool(3);
@@ -150,10 +129,7 @@ fn gelu_and_silu_are_good_to_a_millionth() {
                 assert_eq!(decode(&one, act)[0], quantise(decode(&wide, DType::F32)[0], act));
             }
         }
-        let mut special = encode(
-            &[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 0.0],
-            DType::F32,
-        );
+        let mut special = encode(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 0.0], DType::F32);
         gelu(isa, &mut special, DType::F32, None).unwrap();
         let special = decode(&special, DType::F32);
         assert_eq!(special[0], f32::INFINITY);
@@ -200,14 +176,8 @@ fn a_bias_goes_to_every_row() {
             for isa in isas() {
                 let mut out = y_bytes.clone();
                 add_bias(isa, (&b_bytes, b_dtype), &mut out, 37, act, None).unwrap();
-                let sums = y
-                    .iter()
-                    .enumerate()
-                    .map(|(i, y)| quantise(y + quantise(b[i % 37], act), act));
-                assert!(
-                    decode(&out, act) == sums.collect::<Vec<_>>(),
-                    "{isa} {act} {b_dtype}"
-                );
+                let sums = y.iter().enumerate().map(|(i, y)| quantise(y + quantise(b[i % 37], act), act));
+                assert!(decode(&out, act) == sums.collect::<Vec<_>>(), "{isa} {act} {b_dtype}");
             }
         }
     }
@@ -246,10 +216,7 @@ fn every_half_is_read_and_written_exactly() {
             gather_rows(isa, (&all, dtype), 65536, &ids, &mut wide, DType::F32, None).unwrap();
             let expected = decode(&all, dtype);
             for (a, b) in decode(&wide, DType::F32).into_iter().zip(&expected) {
-                assert!(
-                    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
-                    "{isa} {dtype} {a} {b}"
-                );
+                assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{isa} {dtype} {a} {b}");
             }
             let mut back = vec![POISON; 65536 * 2];
             gather_rows(isa, (&wide, DType::F32), 65536, &ids, &mut back, dtype, None).unwrap();

@@ -15,10 +15,7 @@ pub fn isas() -> Vec<Isa> {
 }
 
 pub fn pool(threads: usize) -> ThreadPool {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap()
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
 /// xorshift64*.
@@ -67,11 +64,7 @@ fn round_to(v: f32, mantissa: i32, smallest: i32, largest: f64) -> f64 {
     let exponent = ((v.abs().to_bits() >> 52) as i32 - 1023).max(smallest);
     let unit = 2f64.powi(exponent - mantissa);
     let rounded = (v / unit).round_ties_even() * unit;
-    if rounded.abs() > largest {
-        f64::INFINITY.copysign(v)
-    } else {
-        rounded
-    }
+    if rounded.abs() > largest { f64::INFINITY.copysign(v) } else { rounded }
 }
 
 /// The value as `dtype` holds it.
@@ -117,14 +110,8 @@ pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
 pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f32> {
     let half = |c: &[u8]| u16::from_le_bytes([c[0], c[1]]);
     match dtype {
-        DType::F32 => bytes
-            .chunks(4)
-            .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-            .collect(),
-        DType::BF16 => bytes
-            .chunks(2)
-            .map(|c| f32::from_bits(u32::from(half(c)) << 16))
-            .collect(),
+        DType::F32 => bytes.chunks(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect(),
+        DType::BF16 => bytes.chunks(2).map(|c| f32::from_bits(u32::from(half(c)) << 16)).collect(),
         DType::F16 => bytes
             .chunks(2)
             .map(|c| {
@@ -182,10 +169,7 @@ pub fn near(what: &str, actual: &[f32], expected: &[(f64, f64)], tolerance: f64)
     assert_eq!(actual.len(), expected.len(), "{what}");
     for (i, (&a, &(e, size))) in actual.iter().zip(expected).enumerate() {
         let error = (f64::from(a) - e).abs();
-        assert!(
-            error <= tolerance * size.max(1e-4),
-            "{what}: element {i} is {a}, not {e} (size {size})"
-        );
+        assert!(error <= tolerance * size.max(1e-4), "{what}: element {i} is {a}, not {e} (size {size})");
     }
 }
 

@@ -20,12 +20,7 @@ impl Aligned {
     pub(crate) fn new(len: usize, align: usize) -> Aligned {
         let buffer = vec![0; len + align];
         let start = buffer.as_ptr().align_offset(align).min(align);
-        Aligned {
-            buffer,
-            start,
-            len,
-            align,
-        }
+        Aligned { buffer, start, len, align }
     }
 
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
@@ -42,9 +37,7 @@ impl Pool {
     pub(crate) fn with<R>(&self, align: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
         let kept = self.0.lock().unwrap_or_else(|e| e.into_inner()).pop();
         let fits = |piece: &Aligned| piece.align >= align;
-        let mut piece = kept
-            .filter(fits)
-            .unwrap_or_else(|| Aligned::new(PIECE_BYTES.max(align), align));
+        let mut piece = kept.filter(fits).unwrap_or_else(|| Aligned::new(PIECE_BYTES.max(align), align));
         let result = work(piece.bytes());
         let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if kept.len() < MOST_KEPT {

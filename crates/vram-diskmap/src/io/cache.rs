@@ -34,15 +34,7 @@ pub(crate) fn cached(file: &File, offset: u64, bytes: u64) -> Cached {
     let mut stat = [0u64; 5];
     // SAFETY: cachestat(2) reads a `struct cachestat_range` (two u64) and writes a `struct cachestat` (five u64) through
     // pointers to locals that outlive the call; an unknown system call number fails with ENOSYS and touches nothing.
-    let rc = unsafe {
-        libc::syscall(
-            CACHESTAT,
-            file.as_raw_fd(),
-            &raw const range,
-            stat.as_mut_ptr(),
-            0u32,
-        )
-    };
+    let rc = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const range, stat.as_mut_ptr(), 0u32) };
     let page = rustix::param::page_size() as u64;
     let pages = (offset + bytes).div_ceil(page) - offset / page;
     match (rc, stat[0]) {

@@ -35,13 +35,7 @@ impl Direct {
         offset: u64,
     ) -> Option<io::Result<usize>> {
         let (file, align) = self.open(plain)?;
-        let result = Transfer {
-            file,
-            plain,
-            pool,
-            align: *align,
-        }
-        .read(dst, at, len, offset);
+        let result = Transfer { file, plain, pool, align: *align }.read(dst, at, len, offset);
         match result {
             // A file system that opens the file and then refuses the read: never asked again.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
@@ -90,11 +84,7 @@ impl Transfer<'_> {
         for (part, whole) in [(head, false), (body, true), (len - head - body, false)] {
             let piece = &mut wanted[done..done + part];
             let from = offset + done as u64;
-            let got = if whole {
-                self.sectors(piece, from, part)?
-            } else {
-                self.bounce(piece, from)?
-            };
+            let got = if whole { self.sectors(piece, from, part)? } else { self.bounce(piece, from)? };
             done += got;
             if got < part {
                 break;
@@ -158,11 +148,7 @@ fn reopen(plain: &File) -> Option<(File, usize)> {
     // Through /proc it is the same file even when the path now leads to another one.
     let path = format!("/proc/self/fd/{}", plain.as_raw_fd());
     let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .ok()?;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     let align = stated_alignment(&file)?;
     Some((file, align))
 }

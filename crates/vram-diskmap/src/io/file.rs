@@ -42,11 +42,7 @@ impl Identity {
         };
         #[cfg(not(unix))]
         let node = (0, 0);
-        Identity {
-            bytes: meta.len(),
-            modified: meta.modified().ok(),
-            node,
-        }
+        Identity { bytes: meta.len(), modified: meta.modified().ok(), node }
     }
 }
 
@@ -59,13 +55,7 @@ impl StoredFile {
             return Err(SourceError::new(SourceErrorKind::Invalid, "not a regular file").at_path(path));
         }
         let identity = Identity::of(&meta);
-        Ok(StoredFile {
-            path: path.to_owned(),
-            file,
-            identity,
-            direct: Direct::default(),
-            map: None,
-        })
+        Ok(StoredFile { path: path.to_owned(), file, identity, direct: Direct::default(), map: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -127,10 +117,7 @@ impl StoredFile {
 
     /// Fails if the file has been written to since it was opened.
     pub(crate) fn unchanged(&self) -> Result<(), SourceError> {
-        let meta = self
-            .file
-            .metadata()
-            .map_err(|e| SourceError::io(e).at_path(&self.path))?;
+        let meta = self.file.metadata().map_err(|e| SourceError::io(e).at_path(&self.path))?;
         let now = Identity::of(&meta);
         if now.bytes < self.identity.bytes {
             return Err(self.truncated(now.bytes));
@@ -198,12 +185,7 @@ impl StoredFile {
         let mut done = 0;
         while done < len {
             let mut part = [io::IoSliceMut::new(&mut dst[at + done..at + len])];
-            match preadv2(
-                &self.file,
-                &mut part,
-                offset + done as u64,
-                ReadWriteFlags::NOWAIT,
-            ) {
+            match preadv2(&self.file, &mut part, offset + done as u64, ReadWriteFlags::NOWAIT) {
                 Ok(0) => return Ok(done),
                 Ok(n) => done += n,
                 Err(rustix::io::Errno::INTR) => {}
@@ -242,10 +224,8 @@ impl StoredFile {
     }
 
     fn truncated(&self, end: u64) -> SourceError {
-        let message = format!(
-            "the file ends at byte {end}, it had {} bytes when it was opened",
-            self.bytes()
-        );
+        let message =
+            format!("the file ends at byte {end}, it had {} bytes when it was opened", self.bytes());
         SourceError::new(SourceErrorKind::Truncated, message).at_path(&self.path)
     }
 

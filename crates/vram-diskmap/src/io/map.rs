@@ -30,11 +30,7 @@ impl FileMap {
         let start = usize::try_from(range.start).ok()?;
         let end = usize::try_from(range.end).ok()?;
         self.0.get(start..end)?;
-        Some(Window {
-            map: self.clone(),
-            start,
-            end,
-        })
+        Some(Window { map: self.clone(), start, end })
     }
 
     /// Copies bytes out and gives their pages back. Returns how many there were.
@@ -69,13 +65,7 @@ impl HostBytes for Window {
         #[cfg(target_os = "linux")]
         {
             let len = self.end - self.start;
-            if len == 0
-                || self
-                    .map
-                    .0
-                    .advise_range(memmap2::Advice::PopulateRead, self.start, len)
-                    .is_ok()
-            {
+            if len == 0 || self.map.0.advise_range(memmap2::Advice::PopulateRead, self.start, len).is_ok() {
                 return Ok(());
             }
         }
@@ -97,9 +87,7 @@ impl Drop for Window {
                 // SAFETY: MADV_DONTNEED on a read-only shared map of a file only unmaps pages: another window that
                 // still uses one faults the same bytes in again. `first..last` lies inside the map.
                 let dropped = unsafe {
-                    self.map
-                        .0
-                        .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, last - first)
+                    self.map.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, last - first)
                 };
                 // Advice that is refused leaves pages mapped, which the system reclaims when it needs them.
                 let _ = dropped;

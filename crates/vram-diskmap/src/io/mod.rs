@@ -83,10 +83,7 @@ mod tests {
 
     #[test]
     fn short_reads_and_interruptions_are_continued() {
-        let source = Stutter {
-            bytes: (0..100).collect(),
-            calls: Cell::new(0),
-        };
+        let source = Stutter { bytes: (0..100).collect(), calls: Cell::new(0) };
         let mut dst = [0; 40];
         assert_eq!(fill(&source, &mut dst, 10).unwrap(), 40);
         assert!(dst.iter().copied().eq(10..50));

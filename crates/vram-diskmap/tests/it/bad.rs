@@ -14,10 +14,7 @@ fn folder() -> PathBuf {
 /// Bytes of all files below a path.
 fn size(path: &Path) -> usize {
     if path.is_dir() {
-        return std::fs::read_dir(path)
-            .unwrap()
-            .map(|entry| size(&entry.unwrap().path()))
-            .sum();
+        return std::fs::read_dir(path).unwrap().map(|entry| size(&entry.unwrap().path())).sum();
     }
     path.metadata().unwrap().len() as usize
 }
@@ -25,11 +22,8 @@ fn size(path: &Path) -> usize {
 #[test]
 fn every_malformed_file_is_refused_as_the_manifest_says() {
     let manifest = std::fs::read_to_string(folder().join("manifest.txt")).unwrap();
-    let rows: Vec<Vec<&str>> = manifest
-        .lines()
-        .filter(|l| !l.starts_with('#'))
-        .map(|l| l.split(" | ").collect())
-        .collect();
+    let rows: Vec<Vec<&str>> =
+        manifest.lines().filter(|l| !l.starts_with('#')).map(|l| l.split(" | ").collect()).collect();
     let on_disk = std::fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -39,9 +33,7 @@ fn every_malformed_file_is_refused_as_the_manifest_says() {
     assert!(rows.len() >= 40);
     let mut wrong = Vec::new();
     for row in rows {
-        let &[name, kind, tensor, says, _what] = row.as_slice() else {
-            panic!("{row:?}")
-        };
+        let &[name, kind, tensor, says, _what] = row.as_slice() else { panic!("{row:?}") };
         let path = folder().join(name);
         let (result, held) = peak(|| DiskMap::open(&path));
         let bound = allowed(size(&path));
@@ -78,9 +70,7 @@ fn memory_stays_bounded_for_headers_of_the_worst_proportions() {
         // The shortest tensors there are.
         format!(
             "{{{}}}",
-            many(20_000, &|i| format!(
-                r#""{i:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#
-            ))
+            many(20_000, &|i| format!(r#""{i:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#))
         ),
         // One tensor of a huge rank.
         format!(
@@ -88,15 +78,9 @@ fn memory_stays_bounded_for_headers_of_the_worst_proportions() {
             many(300_000, &|_| "0".to_owned())
         ),
         // Metadata of the shortest pairs.
-        format!(
-            r#"{{"__metadata__":{{{}}}}}"#,
-            many(50_000, &|i| format!(r#""{i:x}":"""#))
-        ),
+        format!(r#"{{"__metadata__":{{{}}}}}"#, many(50_000, &|i| format!(r#""{i:x}":"""#))),
         // A name that is nothing but escapes, and one that is all there is.
-        format!(
-            r#"{{"{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#,
-            "\\n".repeat(100_000)
-        ),
+        format!(r#"{{"{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}}}"#, "\\n".repeat(100_000)),
         format!(r#"{{"{}":7}}"#, "x".repeat(300_000)),
         format!(r#"{{"a":{{"{}":7}}}}"#, "x".repeat(300_000)),
         format!(r#"{{"a":{{"dtype":"{}"}}}}"#, "\\u0001".repeat(50_000)),
@@ -108,25 +92,14 @@ fn memory_stays_bounded_for_headers_of_the_worst_proportions() {
         std::fs::write(&path, file).unwrap();
         let (result, held) = peak(|| DiskMap::open(&path));
         assert_eq!(result.is_ok(), i < 4, "{i}: {result:?}");
-        assert!(
-            held <= allowed(header.len()),
-            "{i}: {held} bytes for a header of {}",
-            header.len()
-        );
+        assert!(held <= allowed(header.len()), "{i}: {held} bytes for a header of {}", header.len());
     }
-    let index = format!(
-        r#"{{"weight_map":{{{}}}}}"#,
-        many(50_000, &|i| format!(r#""{i:x}":"{i:x}""#))
-    );
+    let index = format!(r#"{{"weight_map":{{{}}}}}"#, many(50_000, &|i| format!(r#""{i:x}":"{i:x}""#)));
     let path = dir.path().join("a.index.json");
     std::fs::write(&path, &index).unwrap();
     let (result, held) = peak(|| DiskMap::open(&path));
     assert!(result.is_err());
-    assert!(
-        held <= allowed(index.len()),
-        "{held} bytes for an index of {}",
-        index.len()
-    );
+    assert!(held <= allowed(index.len()), "{held} bytes for an index of {}", index.len());
 }
 
 #[test]

@@ -61,12 +61,7 @@ fn a_cold_file_is_read_without_filling_the_page_cache() {
     assert_eq!(after_auto, after_header, "reading grew the page cache");
 
     // Half warm: still right, and what is warm is not read again from the disk.
-    DiskMap::options()
-        .read(ReadMode::Buffered)
-        .open(&path)
-        .unwrap()
-        .get("t3")
-        .unwrap();
+    DiskMap::options().read(ReadMode::Buffered).open(&path).unwrap().get("t3").unwrap();
     assert!(cached_pages(&path).unwrap() > after_auto + 900);
     read_all(&map);
 }

@@ -29,10 +29,7 @@ pub(crate) fn write(path: &Path, tensors: &[Written]) {
 /// The same in memory.
 pub(crate) fn serialized(tensors: &[Written]) -> Vec<u8> {
     let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        (
-            name.as_str(),
-            TensorView::new(*dtype, shape.clone(), bytes).unwrap(),
-        )
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
     safetensors::serialize(views, None).unwrap()
 }

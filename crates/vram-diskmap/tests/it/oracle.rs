@@ -13,20 +13,13 @@ fn compare(bytes: &[u8]) -> Result<bool, TestCaseError> {
     let path = dir.path().join("m.safetensors");
     std::fs::write(&path, bytes).unwrap();
     let (map, held) = peak(|| DiskMap::open(&path));
-    prop_assert!(
-        held <= allowed(bytes.len()),
-        "{} bytes held for a file of {}",
-        held,
-        bytes.len()
-    );
+    prop_assert!(held <= allowed(bytes.len()), "{} bytes held for a file of {}", held, bytes.len());
     let oracle = SafeTensors::deserialize(bytes);
     let Ok(map) = map else { return Ok(false) };
     let oracle = match oracle {
         Ok(oracle) => oracle,
         Err(e) => {
-            return Err(TestCaseError::fail(format!(
-                "accepted what the oracle refuses: {e}"
-            )));
+            return Err(TestCaseError::fail(format!("accepted what the oracle refuses: {e}")));
         }
     };
     prop_assert_eq!(map.len(), oracle.len());
@@ -87,14 +80,8 @@ fn files() -> impl Strategy<Value = Vec<u8>> {
 /// A header as text, with pieces that are nearly right.
 fn headers() -> impl Strategy<Value = String> {
     let name = prop::sample::select(vec!["a", "b", "\\u0061", "\\n", "__metadata__", ""]);
-    let dtype = prop::sample::select(vec![
-        "\"U8\"",
-        "\"F32\"",
-        "\"F4\"",
-        "\"\\u0055\\u0038\"",
-        "null",
-        "\"u8\"",
-    ]);
+    let dtype =
+        prop::sample::select(vec!["\"U8\"", "\"F32\"", "\"F4\"", "\"\\u0055\\u0038\"", "null", "\"u8\""]);
     let shape = prop::sample::select(vec![
         "[4]",
         "[]",
@@ -108,9 +95,8 @@ fn headers() -> impl Strategy<Value = String> {
         "null",
         "[1,]",
     ]);
-    let offsets = prop::sample::select(vec![
-        "[0,4]", "[4,8]", "[0,0]", "[4,4]", "[0,2]", "[0,16]", "[8,4]", "[0,4,8]",
-    ]);
+    let offsets =
+        prop::sample::select(vec!["[0,4]", "[4,8]", "[0,0]", "[4,4]", "[0,2]", "[0,16]", "[8,4]", "[0,4,8]"]);
     let tensor =
         (name, dtype, shape, offsets, any::<bool>()).prop_map(|(name, dtype, shape, offsets, extra)| {
             let extra = if extra { "" } else { ",\"x\":1" };
@@ -177,10 +163,7 @@ fn what_only_we_refuse() {
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend_from_slice(header.as_bytes());
         file.resize(file.len() + data, 0);
-        assert!(
-            SafeTensors::deserialize(&file).is_ok(),
-            "the oracle no longer accepts {header}"
-        );
+        assert!(SafeTensors::deserialize(&file).is_ok(), "the oracle no longer accepts {header}");
         assert!(!compare(&file).unwrap(), "{header}");
     };
     let t = r#"{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
@@ -188,9 +171,6 @@ fn what_only_we_refuse() {
     both(&format!("{{\"a\":{t}}}\n"), 4);
     both(r#"{"__metadata__":null}"#, 0);
     both(r#"{"a":["U8",[4],[0,4]]}"#, 4);
-    both(
-        r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"more":[1]}}"#,
-        4,
-    );
+    both(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"more":[1]}}"#, 4);
     both(r#"{"__metadata__":{"k":"1","k":"2"}}"#, 0);
 }

@@ -20,10 +20,8 @@ fn checkpoint() -> (tempfile::TempDir, std::path::PathBuf, Vec<Written>) {
 
 /// Every mode and the memory map.
 fn maps(path: &std::path::Path) -> Vec<DiskMap> {
-    let mut maps: Vec<DiskMap> = MODES
-        .iter()
-        .map(|&mode| DiskMap::options().read(mode).open(path).unwrap())
-        .collect();
+    let mut maps: Vec<DiskMap> =
+        MODES.iter().map(|&mode| DiskMap::options().read(mode).open(path).unwrap()).collect();
     // SAFETY: no test writes to the file while the map lives.
     maps.push(unsafe { DiskMap::open_mapped(path) }.unwrap());
     maps
@@ -48,10 +46,7 @@ fn whole_tensors_in_every_mode() {
 fn names_come_in_storage_order() {
     let (_dir, path, _) = checkpoint();
     let map = DiskMap::open(&path).unwrap();
-    let offsets: Vec<u64> = map
-        .names()
-        .map(|name| map.require(name).unwrap().storage.offset)
-        .collect();
+    let offsets: Vec<u64> = map.names().map(|name| map.require(name).unwrap().storage.offset).collect();
     assert!(offsets.is_sorted());
     assert!(map.names().eq(map.iter().map(|(name, _)| name)));
 }
@@ -98,9 +93,7 @@ fn slices_along_any_extent() {
         let big = &tensors.iter().find(|t| t.0 == "big").unwrap().3;
         let rows = map.get_slice("big", &[100..500]).unwrap();
         assert!(rows.bytes() == &big[100 * 4000..500 * 4000]);
-        let column: Vec<u8> = (0..600)
-            .flat_map(|r| big[r * 4000 + 36..r * 4000 + 40].to_vec())
-            .collect();
+        let column: Vec<u8> = (0..600).flat_map(|r| big[r * 4000 + 36..r * 4000 + 40].to_vec()).collect();
         assert!(map.get_slice("big", &[0..600, 9..10]).unwrap().bytes() == column);
     }
 }
@@ -125,26 +118,13 @@ fn requests_widen_only_into_their_slack() {
             let base = memory.as_ptr() as usize;
             let start = align + (offset as usize + 2 * align - base % align - slack_before % align) % align;
             let dst = &mut memory[start..start + slack_before + bytes + slack_after];
-            let target = ReadTarget::File {
-                file: FileId(0),
-                offset,
-            };
-            let request = ReadRequest {
-                target,
-                bytes: bytes as u64,
-                dst,
-                at: slack_before,
-            };
-            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new())
-                .unwrap();
+            let target = ReadTarget::File { file: FileId(0), offset };
+            let request = ReadRequest { target, bytes: bytes as u64, dst, at: slack_before };
+            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new()).unwrap();
             let got = &memory[start + slack_before..][..bytes];
             assert!(got == &file[offset as usize..offset as usize + bytes]);
             assert!(memory[..start].iter().all(|&b| b == 0xAA));
-            assert!(
-                memory[start + slack_before + bytes + slack_after..]
-                    .iter()
-                    .all(|&b| b == 0xAA)
-            );
+            assert!(memory[start + slack_before + bytes + slack_after..].iter().all(|&b| b == 0xAA));
         }
     }
 }
@@ -155,93 +135,34 @@ fn requests_out_of_range_and_cancelled() {
     for map in maps(&path) {
         let kind = |target, len: usize| {
             let mut dst = vec![0; len];
-            let request = ReadRequest {
-                target,
-                bytes: len as u64,
-                dst: &mut dst,
-                at: 0,
-            };
-            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new())
-                .map_err(|e| e.kind())
+            let request = ReadRequest { target, bytes: len as u64, dst: &mut dst, at: 0 };
+            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new()).map_err(|e| e.kind())
         };
         let end = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(kind(ReadTarget::File { file: FileId(0), offset: end }, 0), Ok(()));
         assert_eq!(
-            kind(
-                ReadTarget::File {
-                    file: FileId(0),
-                    offset: end
-                },
-                0
-            ),
-            Ok(())
-        );
-        assert_eq!(
-            kind(
-                ReadTarget::File {
-                    file: FileId(0),
-                    offset: end - 1
-                },
-                2
-            ),
+            kind(ReadTarget::File { file: FileId(0), offset: end - 1 }, 2),
             Err(SourceErrorKind::OutOfRange)
         );
         assert_eq!(
-            kind(
-                ReadTarget::File {
-                    file: FileId(0),
-                    offset: u64::MAX
-                },
-                2
-            ),
+            kind(ReadTarget::File { file: FileId(0), offset: u64::MAX }, 2),
             Err(SourceErrorKind::OutOfRange)
         );
+        assert_eq!(kind(ReadTarget::File { file: FileId(1), offset: 0 }, 1), Err(SourceErrorKind::NotFound));
         assert_eq!(
-            kind(
-                ReadTarget::File {
-                    file: FileId(1),
-                    offset: 0
-                },
-                1
-            ),
-            Err(SourceErrorKind::NotFound)
-        );
-        assert_eq!(
-            kind(
-                ReadTarget::Tensor {
-                    name: "a.bias",
-                    offset: 250
-                },
-                7
-            ),
+            kind(ReadTarget::Tensor { name: "a.bias", offset: 250 }, 7),
             Err(SourceErrorKind::OutOfRange)
         );
-        assert_eq!(
-            kind(
-                ReadTarget::Tensor {
-                    name: "nobody",
-                    offset: 0
-                },
-                1
-            ),
-            Err(SourceErrorKind::NotFound)
-        );
+        assert_eq!(kind(ReadTarget::Tensor { name: "nobody", offset: 0 }, 1), Err(SourceErrorKind::NotFound));
         let cancel = CancelToken::new();
         cancel.cancel();
         let mut dst = [0; 4];
         let request = ReadRequest::tensor("scalar", 0, &mut dst);
-        let error = map
-            .read_many(&mut [request], Priority::Urgent, &cancel)
-            .unwrap_err();
+        let error = map.read_many(&mut [request], Priority::Urgent, &cancel).unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Cancelled);
         let error = map.get("nobody").unwrap_err();
-        assert_eq!(
-            (error.kind(), error.tensor()),
-            (SourceErrorKind::NotFound, Some("nobody"))
-        );
-        assert_eq!(
-            map.read_into("scalar", &mut [0; 5]).unwrap_err().kind(),
-            SourceErrorKind::OutOfRange
-        );
+        assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::NotFound, Some("nobody")));
+        assert_eq!(map.read_into("scalar", &mut [0; 5]).unwrap_err().kind(), SourceErrorKind::OutOfRange);
     }
 }
 
@@ -259,15 +180,8 @@ fn windows_of_the_map() {
         drop(map.map(range).unwrap().unwrap());
         assert!(window.bytes() == bytes, "{name:?}");
     }
-    let outside = FileRange {
-        file: FileId(0),
-        offset: u64::MAX,
-        bytes: 2,
-    };
-    assert_eq!(
-        map.map(outside).unwrap().err().map(|e| e.kind()),
-        Some(SourceErrorKind::OutOfRange)
-    );
+    let outside = FileRange { file: FileId(0), offset: u64::MAX, bytes: 2 };
+    assert_eq!(map.map(outside).unwrap().err().map(|e| e.kind()), Some(SourceErrorKind::OutOfRange));
     assert!(DiskMap::open(&path).unwrap().map(outside).is_none());
 }
 
@@ -276,10 +190,7 @@ fn conversion_while_reading() {
     let (_dir, path, tensors) = checkpoint();
     let error = DiskMap::options().dtype(DType::F32).open(&path).map(drop);
     if let Err(e) = error {
-        assert_eq!(
-            (e.kind(), e.tensor()),
-            (SourceErrorKind::Unsupported, Some("half bytes"))
-        );
+        assert_eq!((e.kind(), e.tensor()), (SourceErrorKind::Unsupported, Some("half bytes")));
     }
     let keep = |name: &str| (name != "half bytes").then(|| name.to_owned());
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -327,14 +238,8 @@ fn renaming_and_leaving_out() {
     assert_eq!(map.len(), 2);
     assert!(map.get("b.weight").unwrap().bytes() == tensors[0].3);
     assert!(!map.contains("a.weight"));
-    let error = DiskMap::options()
-        .rename(|_| Some("same".to_owned()))
-        .open(&path)
-        .unwrap_err();
-    assert_eq!(
-        (error.kind(), error.tensor()),
-        (SourceErrorKind::Invalid, Some("same"))
-    );
+    let error = DiskMap::options().rename(|_| Some("same".to_owned())).open(&path).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Invalid, Some("same")));
     assert!(error.message().contains("renamed"), "{error}");
 }
 
@@ -354,10 +259,8 @@ fn a_file_that_changes_is_an_error_and_never_zeros() {
         );
         assert_eq!(error.path(), Some(path.as_path()));
         // Written anew with other bytes of the same length.
-        let other: Vec<Written> = tensors
-            .iter()
-            .map(|(n, d, s, b)| (n.clone(), *d, s.clone(), noise(99, b.len())))
-            .collect();
+        let other: Vec<Written> =
+            tensors.iter().map(|(n, d, s, b)| (n.clone(), *d, s.clone(), noise(99, b.len()))).collect();
         write(&path, &other);
         let error = map.get("a.bias").unwrap_err();
         assert_eq!(

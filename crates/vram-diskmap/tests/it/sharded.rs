@@ -15,14 +15,7 @@ fn sharded(dir: &Path) -> Vec<crate::helpers::Written> {
     let map: serde_json::Map<String, serde_json::Value> = tensors
         .iter()
         .enumerate()
-        .map(|(i, t)| {
-            (
-                t.0.clone(),
-                format!("model-{}.safetensors", 1 + i / 3)
-                    .replace("-3", "-2")
-                    .into(),
-            )
-        })
+        .map(|(i, t)| (t.0.clone(), format!("model-{}.safetensors", 1 + i / 3).replace("-3", "-2").into()))
         .collect();
     let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
     std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
@@ -59,10 +52,7 @@ fn the_index_and_the_shards_must_agree() {
             spoil(dir.path());
             let (got, error) = refused(&DiskMap::options(), dir.path());
             assert_eq!((got, error.tensor()), (kind, tensor), "{error}");
-            assert!(
-                error.path().unwrap().ends_with(file) || file.is_empty(),
-                "{error}"
-            );
+            assert!(error.path().unwrap().ends_with(file) || file.is_empty(), "{error}");
             assert!(error.to_string().contains(says), "{error}");
         };
     let in_index = |dir: &Path, from: &str, to: &str| {
@@ -83,21 +73,9 @@ fn the_index_and_the_shards_must_agree() {
         "the index says that this tensor is in \"model-1",
     );
     let unknown = |dir: &Path| in_index(dir, r#""ids":"#, r#""idz":"#);
-    check(
-        &unknown,
-        Invalid,
-        Some("ids"),
-        "model-2.safetensors",
-        "does not name",
-    );
+    check(&unknown, Invalid, Some("ids"), "model-2.safetensors", "does not name");
     let extra = |dir: &Path| in_index(dir, r#""ids":"#, r#""more":"model-2.safetensors","ids":"#);
-    check(
-        &extra,
-        Invalid,
-        Some("more"),
-        "model.safetensors.index.json",
-        "does not have it",
-    );
+    check(&extra, Invalid, Some("more"), "model.safetensors.index.json", "does not have it");
     let second = |dir: &Path| std::fs::write(dir.join("b.index.json"), "{}").unwrap();
     check(&second, Invalid, None, "", "2 indexes");
     let twice = |dir: &Path| {

@@ -23,21 +23,13 @@ fn the_oracle_reads_what_is_written() {
         let dtype: DType = format!("{dtype:?}").parse().unwrap();
         (name.clone(), TensorMeta::new(dtype, shape.as_slice()).unwrap())
     });
-    let metadata = [
-        ("format".to_owned(), "pt".to_owned()),
-        ("line\n\"".to_owned(), "\u{1}\\".to_owned()),
-    ];
-    let mut writer = SafetensorsWriter::create(&path, declared, &metadata)
-        .unwrap()
-        .sync(true);
+    let metadata = [("format".to_owned(), "pt".to_owned()), ("line\n\"".to_owned(), "\u{1}\\".to_owned())];
+    let mut writer = SafetensorsWriter::create(&path, declared, &metadata).unwrap().sync(true);
     let all: Vec<u8> = tensors.iter().flat_map(|t| t.3.iter().copied()).collect();
     for piece in all.chunks(1_000_003) {
         writer.write(piece).unwrap();
     }
-    assert_eq!(
-        writer.write(&[0]).unwrap_err().kind(),
-        SourceErrorKind::OutOfRange
-    );
+    assert_eq!(writer.write(&[0]).unwrap_err().kind(), SourceErrorKind::OutOfRange);
     writer.finish().unwrap();
     assert_eq!(entries(&dir), 1);
 
@@ -66,26 +58,17 @@ fn an_unfinished_file_leaves_nothing() {
     let mut writer = SafetensorsWriter::create(&path, tensors.clone(), &[]).unwrap();
     writer.write(&[1; 12]).unwrap();
     let error = writer.finish().unwrap_err();
-    assert_eq!(
-        (error.kind(), error.tensor()),
-        (SourceErrorKind::Truncated, Some("b"))
-    );
+    assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Truncated, Some("b")));
     drop(SafetensorsWriter::create(&path, tensors, &[]).unwrap());
     assert_eq!(entries(&dir), 1);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the one before");
 
     let twice =
         SafetensorsWriter::create(&path, [("a", meta.clone()), ("a", meta.clone())], &[]).unwrap_err();
-    assert_eq!(
-        (twice.kind(), twice.tensor()),
-        (SourceErrorKind::Invalid, Some("a"))
-    );
+    assert_eq!((twice.kind(), twice.tensor()), (SourceErrorKind::Invalid, Some("a")));
     let metadata = SafetensorsWriter::create(&path, [("__metadata__", meta)], &[]).unwrap_err();
     assert_eq!(metadata.kind(), SourceErrorKind::Invalid);
-    SafetensorsWriter::create::<&str>(&path, [], &[])
-        .unwrap()
-        .finish()
-        .unwrap();
+    SafetensorsWriter::create::<&str>(&path, [], &[]).unwrap().finish().unwrap();
     assert!(DiskMap::open(&path).unwrap().is_empty());
 }
 
@@ -95,27 +78,15 @@ fn extracting_copies_and_casts() {
     let path = dir.path().join("in.safetensors");
     let mut tensors = some_tensors();
     let big = crate::helpers::noise(5, 5_000_000 * 2);
-    tensors.push((
-        "longer than a piece".to_owned(),
-        safetensors::Dtype::F16,
-        vec![5_000_000],
-        big,
-    ));
+    tensors.push(("longer than a piece".to_owned(), safetensors::Dtype::F16, vec![5_000_000], big));
     write(&path, &tensors);
     let map = DiskMap::open(&path).unwrap();
     let out = dir.path().join("out.safetensors");
     let names = ["ids", "big", "a.weight", "empty", "longer than a piece"];
     let mut seen = Vec::new();
-    let bytes = extract(
-        &map,
-        &names,
-        Some(DType::BF16),
-        &out,
-        &CancelToken::new(),
-        &mut |p| {
-            seen.push((p.tensor.to_owned(), p.bytes_done, p.bytes_total));
-        },
-    )
+    let bytes = extract(&map, &names, Some(DType::BF16), &out, &CancelToken::new(), &mut |p| {
+        seen.push((p.tensor.to_owned(), p.bytes_done, p.bytes_total));
+    })
     .unwrap();
     assert_eq!(seen.last().map(|last| (last.1, last.2)), Some((bytes, bytes)));
     let got = DiskMap::open(&out).unwrap();
@@ -131,10 +102,7 @@ fn extracting_copies_and_casts() {
         assert!(got.bytes() == expected.bytes(), "{name}");
     }
     let none = extract(&map, &["nobody"], None, &out, &CancelToken::new(), &mut |_| {}).unwrap_err();
-    assert_eq!(
-        (none.kind(), none.tensor()),
-        (SourceErrorKind::NotFound, Some("nobody"))
-    );
+    assert_eq!((none.kind(), none.tensor()), (SourceErrorKind::NotFound, Some("nobody")));
     let cancel = CancelToken::new();
     let cancelled = extract(&map, &names, None, &out, &cancel, &mut |_| cancel.cancel()).unwrap_err();
     assert_eq!(cancelled.kind(), SourceErrorKind::Cancelled);

@@ -73,10 +73,7 @@ fn has_avx512() -> bool {
 /// The dtypes that cast into one another.
 pub(super) const fn is_castable(d: DType) -> bool {
     use DType::*;
-    matches!(
-        d,
-        F64 | F32 | F16 | BF16 | F8_E4M3 | F8_E5M2 | F8_E4M3FNUZ | F8_E5M2FNUZ | F8_E8M0
-    )
+    matches!(d, F64 | F32 | F16 | BF16 | F8_E4M3 | F8_E5M2 | F8_E4M3FNUZ | F8_E5M2FNUZ | F8_E8M0)
 }
 
 /// Casts as many elements as both slices hold; the caller has checked that this is all of them.

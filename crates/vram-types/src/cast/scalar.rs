@@ -28,11 +28,7 @@ pub fn f16_to_f32(x: u16) -> f32 {
     let x = u32::from(x);
     let mag = x & 0x7fff;
     let special = INFINITY | (mag & 0x3ff) << 13 | if mag > 0x7c00 { 0x0040_0000 } else { 0 };
-    let value = if mag >= 0x7c00 {
-        special
-    } else {
-        decode::<10, 15>(mag)
-    };
+    let value = if mag >= 0x7c00 { special } else { decode::<10, 15>(mag) };
     f32::from_bits(value | (x & 0x8000) << 16)
 }
 
@@ -51,11 +47,7 @@ pub fn f32_to_f16(x: f32) -> u16 {
 pub fn f8_e4m3_to_f32(x: u8) -> f32 {
     let x = u32::from(x);
     let mag = x & 0x7f;
-    let value = if mag == 0x7f {
-        QUIET_NAN
-    } else {
-        decode::<3, 7>(mag)
-    };
+    let value = if mag == 0x7f { QUIET_NAN } else { decode::<3, 7>(mag) };
     f32::from_bits(value | (x & 0x80) << 24)
 }
 
@@ -74,11 +66,7 @@ pub fn f8_e5m2_to_f32(x: u8) -> f32 {
     let x = u32::from(x);
     let mag = x & 0x7f;
     let special = INFINITY | (mag & 3) << 21 | if mag > 0x7c { 0x0040_0000 } else { 0 };
-    let value = if mag >= 0x7c {
-        special
-    } else {
-        decode::<2, 15>(mag)
-    };
+    let value = if mag >= 0x7c { special } else { decode::<2, 15>(mag) };
     f32::from_bits(value | (x & 0x80) << 24)
 }
 
@@ -154,11 +142,7 @@ pub fn f8_e5m2_to_bf16(x: u8) -> u16 {
     let mag = u16::from(x & 0x7f);
     let special = 0x7f80 | (mag & 3) << 5 | if mag > 0x7c { 0x40 } else { 0 };
     let sign = u16::from(x & 0x80) << 8;
-    if mag >= 0x7c {
-        special | sign
-    } else {
-        widen::<2, 15, 7, 127>(x, 0x7f, 0)
-    }
+    if mag >= 0x7c { special | sign } else { widen::<2, 15, 7, 127>(x, 0x7f, 0) }
 }
 
 /// `F8_E5M2` bits to `F16` bits, as through `f32`: the former is the latter's upper half.
@@ -174,11 +158,7 @@ fn decode<const MANTISSA: u32, const BIAS: u32>(mag: u32) -> u32 {
     // A subnormal is read as if it had a hidden bit, one exponent higher; the subtraction takes it off and normalises.
     let hidden = (127 - BIAS + 1) << 23;
     let subnormal = f32::from_bits(normal + (1 << 23)) - f32::from_bits(hidden);
-    if mag < 1 << MANTISSA {
-        subnormal.to_bits()
-    } else {
-        normal
-    }
+    if mag < 1 << MANTISSA { subnormal.to_bits() } else { normal }
 }
 
 /// The magnitude nearest to the `f32` of bits `abs`, which has no sign; exceeds the format where that overflows.
@@ -190,14 +170,8 @@ fn encode<const MANTISSA: u32, const BIAS: u32>(abs: u32) -> u32 {
     let normal = abs.wrapping_sub(rebias).wrapping_add(to_even) >> drop;
     // The last place of `magic` is the smallest subnormal, so the addition rounds as it must.
     let magic = (127 - BIAS + drop + 1) << 23;
-    let subnormal = (f32::from_bits(abs) + f32::from_bits(magic))
-        .to_bits()
-        .wrapping_sub(magic);
-    if abs < rebias + (1 << 23) {
-        subnormal
-    } else {
-        normal
-    }
+    let subnormal = (f32::from_bits(abs) + f32::from_bits(magic)).to_bits().wrapping_sub(magic);
+    if abs < rebias + (1 << 23) { subnormal } else { normal }
 }
 
 /// [`decode`] with the one NaN where other formats have negative zero.
@@ -213,11 +187,7 @@ fn encode_fnuz<const MANTISSA: u32, const BIAS: u32>(bits: u32) -> u8 {
     let abs = bits & !SIGN;
     let mag = encode::<MANTISSA, BIAS>(abs);
     let signed = if mag == 0 { 0 } else { mag | (bits & SIGN) >> 24 };
-    (if abs >= INFINITY || mag > 0x7f {
-        0x80
-    } else {
-        signed
-    }) as u8
+    (if abs >= INFINITY || mag > 0x7f { 0x80 } else { signed }) as u8
 }
 
 /// A byte of at most 3 bits of mantissa in a 16-bit format in which all of its values are normal. Stays within 16 bits,
@@ -233,19 +203,12 @@ fn widen<const MANTISSA: u16, const BIAS: u16, const TO_MANTISSA: u16, const TO_
     let rebias = (TO_BIAS - BIAS) << TO_MANTISSA;
     // A subnormal loses its leading bit to the exponent, which is lower by as many as the bit is below the hidden one's
     // place: by 1 for the highest bit of mantissa, and so on.
-    let leading = |below: u16| {
-        (mag << (shift + below))
-            .wrapping_add(rebias)
-            .wrapping_sub(below << TO_MANTISSA)
-    };
+    let leading =
+        |below: u16| (mag << (shift + below)).wrapping_add(rebias).wrapping_sub(below << TO_MANTISSA);
     let mut value = (mag << shift) + rebias;
     let mut below = 1;
     while below <= MANTISSA {
-        value = if mag < 1 << (MANTISSA + 1 - below) {
-            leading(below)
-        } else {
-            value
-        };
+        value = if mag < 1 << (MANTISSA + 1 - below) { leading(below) } else { value };
         below += 1;
     }
     let value = if mag == 0 { 0 } else { value };

@@ -28,10 +28,7 @@ pub(crate) fn assert_same(ours: &[u8], theirs: &[u8], d: DType, what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let n = d.bits() as usize / 8;
     for (i, (a, b)) in ours.chunks_exact(n).zip(theirs.chunks_exact(n)).enumerate() {
-        assert!(
-            a == b || is_nan(a, d) && is_nan(b, d),
-            "{what}: element {i}: {a:x?} where {b:x?} is right"
-        );
+        assert!(a == b || is_nan(a, d) && is_nan(b, d), "{what}: element {i}: {a:x?} where {b:x?} is right");
     }
 }
 
@@ -96,9 +93,8 @@ proptest! {
 fn parallel_equals_serial() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     // An odd number of elements, several tasks, random-looking bits.
-    let bytes: Vec<u8> = (0u64..1_100_001 * 8)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u8)
-        .collect();
+    let bytes: Vec<u8> =
+        (0u64..1_100_001 * 8).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as u8).collect();
     for from in FLOATS {
         for to in FLOATS {
             let elements = 1_100_001u64;
@@ -136,38 +132,10 @@ fn what_cannot_be_cast_is_an_error() {
     let (i64, f32, bf16, f6) = (DType::I64, DType::F32, DType::BF16, DType::F6_E2M3);
     assert_eq!(check(8, i64, 4, f32), TypeError::NoCast { from: i64, to: f32 });
     assert_eq!(check(3, f6, 4, bf16), TypeError::NoCast { from: f6, to: bf16 });
-    assert!(matches!(
-        check(7, f32, 2, bf16),
-        TypeError::Length {
-            expected: 8,
-            actual: 7,
-            ..
-        }
-    ));
-    assert!(matches!(
-        check(8, f32, 5, bf16),
-        TypeError::Length {
-            expected: 4,
-            actual: 5,
-            ..
-        }
-    ));
-    assert!(matches!(
-        check(4, f6, 4, f6),
-        TypeError::Length {
-            expected: 6,
-            actual: 4,
-            ..
-        }
-    ));
-    assert!(matches!(
-        check(3, f6, 6, f6),
-        TypeError::Length {
-            expected: 3,
-            actual: 6,
-            ..
-        }
-    ));
+    assert!(matches!(check(7, f32, 2, bf16), TypeError::Length { expected: 8, actual: 7, .. }));
+    assert!(matches!(check(8, f32, 5, bf16), TypeError::Length { expected: 4, actual: 5, .. }));
+    assert!(matches!(check(4, f6, 4, f6), TypeError::Length { expected: 6, actual: 4, .. }));
+    assert!(matches!(check(3, f6, 6, f6), TypeError::Length { expected: 3, actual: 6, .. }));
     for from in DType::ALL {
         for to in DType::ALL {
             let floats = FLOATS.contains(&from) && FLOATS.contains(&to);

@@ -51,31 +51,15 @@ fn f64_rounds_through_f32_as_pytorch_does() {
         .chunks_exact(4)
         .flat_map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap())).to_le_bytes())
         .collect();
-    for to in [
-        "bf16",
-        "f16",
-        "f8_e4m3",
-        "f8_e5m2",
-        "f8_e4m3fnuz",
-        "f8_e5m2fnuz",
-        "f8_e8m0",
-    ] {
+    for to in ["bf16", "f16", "f8_e4m3", "f8_e5m2", "f8_e4m3fnuz", "f8_e5m2fnuz", "f8_e8m0"] {
         let expected = file.tensor(&format!("f32_to_{to}")).unwrap();
         let to = dtype(to);
-        assert_same(
-            &cast_on(Isa::best(), &wide, DType::F64, to),
-            expected.data(),
-            to,
-            "f64",
-        );
+        assert_same(&cast_on(Isa::best(), &wide, DType::F64, to), expected.data(), to, "f64");
     }
 
     // Just above the middle of two halves: rounding once would go up, through f32 it is a tie and goes to even.
     let x: f64 = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
-    assert_eq!(
-        cast_on(Isa::best(), &x.to_le_bytes(), DType::F64, DType::F16),
-        0x3c00u16.to_le_bytes()
-    );
+    assert_eq!(cast_on(Isa::best(), &x.to_le_bytes(), DType::F64, DType::F16), 0x3c00u16.to_le_bytes());
 }
 
 #[test]
@@ -86,10 +70,7 @@ fn scalar_helpers_agree_with_half() {
             (cast::f16_to_f32(bits), half::f16::from_bits(bits).to_f32()),
         ];
         for (ours, theirs) in pairs {
-            assert!(
-                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
-                "{bits:#x}"
-            );
+            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
         }
     }
     // Every f32 whose lower 12 bits are one of a few: all exponents, all ties into f16 and bf16.
@@ -118,10 +99,7 @@ fn fp8_encoders_take_the_nearest_value() {
         (cast::f32_to_f8_e5m2fnuz, cast::f8_e5m2fnuz_to_f32),
     ];
     for (encode, decode) in formats {
-        let values: Vec<f64> = (0..0x80)
-            .map(|b| f64::from(decode(b)))
-            .filter(|v| v.is_finite())
-            .collect();
+        let values: Vec<f64> = (0..0x80).map(|b| f64::from(decode(b))).filter(|v| v.is_finite()).collect();
         let largest = *values.last().unwrap();
         for high in 0..0x7f80u32 << 2 {
             let x = f32::from_bits(high << 14 | 0x2aa);
@@ -144,12 +122,7 @@ fn the_short_way_from_fp8_to_16_bits_gives_the_bits_of_the_long_way() {
             let wide = cast_on(Isa::PORTABLE, &bytes, from, DType::F32);
             let expected = cast_on(Isa::PORTABLE, &wide, DType::F32, to);
             for isa in Isa::available() {
-                assert_eq!(
-                    cast_on(isa, &bytes, from, to),
-                    expected,
-                    "{from} to {to} on {}",
-                    isa.name()
-                );
+                assert_eq!(cast_on(isa, &bytes, from, to), expected, "{from} to {to} on {}", isa.name());
             }
         }
     }

@@ -85,9 +85,7 @@ impl AttentionArgs<'_> {
     fn check(&self, scratch: usize, out: usize, pool: Pool<'_>) -> Result<(), KernelError> {
         let bytes = act_bytes("act", self.act)?;
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(KernelError::Shape {
-                what: "heads is not a multiple of kv_heads",
-            });
+            return Err(KernelError::Shape { what: "heads is not a multiple of kv_heads" });
         }
         let rows = [
             ("q", self.q.len(), self.queries, self.heads, self.q_stride),
@@ -98,9 +96,7 @@ impl AttentionArgs<'_> {
         for (what, len, rows, heads, stride) in rows {
             let width = heads.saturating_mul(self.head_dim);
             if stride < width {
-                return Err(KernelError::Shape {
-                    what: "the heads do not fit the row stride",
-                });
+                return Err(KernelError::Shape { what: "the heads do not fit the row stride" });
             }
             if rows > 0 {
                 check_len(
@@ -110,21 +106,13 @@ impl AttentionArgs<'_> {
                 )?;
             }
         }
-        check_len(
-            "attention scratch",
-            scratch,
-            &[attention_scratch_bytes(self.keys, self.head_dim, pool)],
-        )
+        check_len("attention scratch", scratch, &[attention_scratch_bytes(self.keys, self.head_dim, pool)])
     }
 }
 
 /// Bytes of scratch that [`attention`] needs with that pool; saturates where they overflow.
 pub fn attention_scratch_bytes(keys: usize, head_dim: usize, pool: Pool<'_>) -> usize {
-    Layout::new(keys, head_dim)
-        .total
-        .saturating_mul(4)
-        .saturating_mul(par::lanes(pool))
-        .saturating_add(ALIGN)
+    Layout::new(keys, head_dim).total.saturating_mul(4).saturating_mul(par::lanes(pool)).saturating_add(ALIGN)
 }
 
 /// Where the parts of a lane's scratch begin, in f32 values.
@@ -147,13 +135,7 @@ impl Layout {
         let sums = scores.saturating_add(keys.saturating_mul(LANES));
         let tile = sums.saturating_add(dim.saturating_mul(LANES));
         let total = tile.saturating_add(dim.max(KC).saturating_mul(KEYS));
-        Layout {
-            dim,
-            scores,
-            sums,
-            tile,
-            total,
-        }
+        Layout { dim, scores, sums, tile, total }
     }
 }
 
@@ -204,15 +186,7 @@ fn run<A: Act, M: Micro>(
         // different lanes.
         let scratch = unsafe { scratch.slice(lane * layout.total, layout.total) };
         let count = LANES.min(args.queries - first);
-        let block = Block::<A> {
-            isa,
-            args,
-            layout,
-            head,
-            first,
-            count,
-            act: PhantomData,
-        };
+        let block = Block::<A> { isa, args, layout, head, first, count, act: PhantomData };
         block.run::<M>(scratch, &out);
     });
 }
@@ -230,13 +204,7 @@ struct Block<'a, A> {
 
 impl<A: Act> Block<'_, A> {
     fn run<M: Micro>(&self, scratch: &mut [f32], out: &Shared<'_, u8>) {
-        let Layout {
-            dim,
-            scores,
-            sums,
-            tile,
-            ..
-        } = self.layout;
+        let Layout { dim, scores, sums, tile, .. } = self.layout;
         let args = self.args;
         let (q, rest) = scratch.split_at_mut(scores);
         let (scores, rest) = rest.split_at_mut(sums - scores);
@@ -252,45 +220,21 @@ impl<A: Act> Block<'_, A> {
         q.fill(0.0);
         for lane in 0..self.count {
             let row = Self::row(args.q, self.first + lane, args.q_stride, column, head_dim);
-            dispatch(
-                self.isa,
-                Widen::<A> {
-                    row,
-                    out: &mut q[lane..],
-                    step: LANES,
-                    act: PhantomData,
-                },
-            );
+            dispatch(self.isa, Widen::<A> { row, out: &mut q[lane..], step: LANES, act: PhantomData });
         }
         for key in (0..seen).step_by(KEYS) {
             let count = KEYS.min(seen - key);
             for d in (0..head_dim).step_by(KC) {
                 let len = KC.min(head_dim - d);
-                let part = Part {
-                    row: key,
-                    rows: count,
-                    column: shared + d,
-                    len,
-                };
+                let part = Part { row: key, rows: count, column: shared + d, len };
                 self.widen(args.k, args.k_stride, part, tile, KC);
                 for r in (0..count).step_by(M::NR) {
                     // SAFETY: q holds `head_dim` vectors, the tile `KEYS` rows of `KC`, and the scores a vector for each
                     // key, the keys rounded up to whole tiles; `KEYS` is a multiple of `NR`.
                     unsafe {
-                        let (w, c) = (
-                            tile.as_ptr().add(r * KC),
-                            scores.as_mut_ptr().add((key + r) * LANES),
-                        );
+                        let (w, c) = (tile.as_ptr().add(r * KC), scores.as_mut_ptr().add((key + r) * LANES));
                         let x = [q.as_ptr().add(d * LANES); 2];
-                        M::run::<1, KC>(Job {
-                            k: len,
-                            x,
-                            w,
-                            ldw: 0,
-                            c,
-                            ldc: LANES,
-                            accumulate: d > 0,
-                        });
+                        M::run::<1, KC>(Job { k: len, x, w, ldw: 0, c, ldc: LANES, accumulate: d > 0 });
                     }
                 }
             }
@@ -299,37 +243,19 @@ impl<A: Act> Block<'_, A> {
         let weights = scores.as_chunks_mut::<LANES>().0;
         dispatch(
             self.isa,
-            Softmax {
-                scores: &mut weights[..seen],
-                limits,
-                scale: args.scale,
-                totals: &mut totals,
-            },
+            Softmax { scores: &mut weights[..seen], limits, scale: args.scale, totals: &mut totals },
         );
         sums.fill(0.0);
         for key in (0..seen).step_by(KEYS) {
             let count = KEYS.min(seen - key);
-            let part = Part {
-                row: key,
-                rows: count,
-                column: shared,
-                len: head_dim,
-            };
+            let part = Part { row: key, rows: count, column: shared, len: head_dim };
             self.widen(args.v, args.v_stride, part, tile, dim);
             for d in (0..head_dim).step_by(M::NR) {
                 // SAFETY: as above; the sums hold a vector for each of `dim >= d + NR` columns.
                 unsafe {
                     let (w, c) = (tile.as_ptr().add(d), sums.as_mut_ptr().add(d * LANES));
                     let x = [scores.as_ptr().add(key * LANES); 2];
-                    M::run::<1, 0>(Job {
-                        k: count,
-                        x,
-                        w,
-                        ldw: dim,
-                        c,
-                        ldc: LANES,
-                        accumulate: true,
-                    });
+                    M::run::<1, 0>(Job { k: count, x, w, ldw: dim, c, ldc: LANES, accumulate: true });
                 }
             }
         }
@@ -340,12 +266,7 @@ impl<A: Act> Block<'_, A> {
             let out = unsafe { out.slice(start * A::BYTES, head_dim * A::BYTES) };
             dispatch(
                 self.isa,
-                Finish::<A> {
-                    sums: &sums[lane..],
-                    total: totals[lane],
-                    out,
-                    act: PhantomData,
-                },
+                Finish::<A> { sums: &sums[lane..], total: totals[lane], out, act: PhantomData },
             );
         }
     }
@@ -360,15 +281,7 @@ impl<A: Act> Block<'_, A> {
             if i < part.rows {
                 let row = Self::row(bytes, part.row + i, stride, part.column, part.len);
                 out[part.len..].fill(0.0);
-                dispatch(
-                    self.isa,
-                    Widen::<A> {
-                        row,
-                        out,
-                        step: 1,
-                        act: PhantomData,
-                    },
-                );
+                dispatch(self.isa, Widen::<A> { row, out, step: 1, act: PhantomData });
             } else {
                 out.fill(0.0);
             }
@@ -422,11 +335,7 @@ impl Body for Softmax<'_> {
         let mut max = [f32::NEG_INFINITY; LANES];
         for (key, scores) in (0u32..).zip(self.scores.iter_mut()) {
             for ((s, m), &limit) in scores.iter_mut().zip(&mut max).zip(&limits) {
-                *s = if key < limit {
-                    *s * self.scale
-                } else {
-                    f32::NEG_INFINITY
-                };
+                *s = if key < limit { *s * self.scale } else { f32::NEG_INFINITY };
                 *m = if *s > *m { *s } else { *m };
             }
         }
@@ -454,10 +363,7 @@ impl<A: Act> Body for Finish<'_, A> {
     fn run<const FMA: bool>(self) {
         // No key, no weight: zeros.
         let scale = if self.total == 0.0 { 0.0 } else { 1.0 / self.total };
-        for (o, s) in A::slice_mut(self.out)
-            .iter_mut()
-            .zip(self.sums.iter().step_by(LANES))
-        {
+        for (o, s) in A::slice_mut(self.out).iter_mut().zip(self.sums.iter().step_by(LANES)) {
             *o = A::put(s * scale);
         }
     }

@@ -62,9 +62,7 @@ pub fn add_bias(
     if row == 0 || !y.len().is_multiple_of(row) {
         return match y.len() {
             0 => Ok(()),
-            _ => Err(KernelError::Shape {
-                what: "y does not consist of whole rows",
-            }),
+            _ => Err(KernelError::Shape { what: "y does not consist of whole rows" }),
         };
     }
     let pool = par::worth(pool, y.len());
@@ -168,11 +166,7 @@ fn binary<U: Binary>(
 ) -> Result<(), KernelError> {
     act_bytes("act", act)?;
     if x.len() != y.len() {
-        return Err(KernelError::Length {
-            what: "x",
-            needed: y.len(),
-            given: x.len(),
-        });
+        return Err(KernelError::Length { what: "x", needed: y.len(), given: x.len() });
     }
     let pool = par::worth(pool, y.len());
     with_act!(act, A => par::for_each_block(pool, y, BLOCK, |i, y| {

@@ -31,11 +31,7 @@ pub fn gather_rows(
     }
     let rows = table.0.len() / table_row;
     if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
-        return Err(KernelError::Index {
-            what: "row of the table",
-            index: id.into(),
-            len: rows as u64,
-        });
+        return Err(KernelError::Index { what: "row of the table", index: id.into(), len: rows as u64 });
     }
     let y = &mut y[..ids.len() * row];
     let pool = par::worth(pool, y.len());

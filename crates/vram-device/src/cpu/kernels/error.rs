@@ -65,10 +65,7 @@ impl std::error::Error for KernelError {}
 
 /// Fails unless `given` bytes are at least `rows * row` elements of `bytes` each.
 pub(crate) fn check_len(what: &'static str, given: usize, extents: &[usize]) -> Result<(), KernelError> {
-    let needed = extents
-        .iter()
-        .try_fold(1usize, |n, &e| n.checked_mul(e))
-        .unwrap_or(usize::MAX);
+    let needed = extents.iter().try_fold(1usize, |n, &e| n.checked_mul(e)).unwrap_or(usize::MAX);
     if given < needed {
         return Err(KernelError::Length { what, needed, given });
     }

@@ -91,10 +91,7 @@ impl Isa {
     /// # Errors
     /// [`KernelError::Isa`] if the name is unknown or this machine lacks the path.
     pub fn from_name(name: &str) -> Result<Isa, KernelError> {
-        match IsaKind::ALL
-            .into_iter()
-            .find(|k| k.name().eq_ignore_ascii_case(name.trim()))
-        {
+        match IsaKind::ALL.into_iter().find(|k| k.name().eq_ignore_ascii_case(name.trim())) {
             Some(kind) => Isa::new(kind),
             None => Err(KernelError::Isa {
                 asked: name.to_owned(),
@@ -112,10 +109,7 @@ impl Isa {
         let reasons = REASONS.get_or_init(|| IsaKind::ALL.map(IsaKind::missing));
         match &reasons[kind as usize] {
             None => Ok(Isa(kind)),
-            Some(reason) => Err(KernelError::Isa {
-                asked: kind.name().to_owned(),
-                reason: reason.clone(),
-            }),
+            Some(reason) => Err(KernelError::Isa { asked: kind.name().to_owned(), reason: reason.clone() }),
         }
     }
 
@@ -150,10 +144,7 @@ impl fmt::Debug for Isa {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     pub(super) fn lacks(features: &[(&str, bool)]) -> Option<String> {
-        features
-            .iter()
-            .find(|f| !f.1)
-            .map(|f| format!("the processor lacks {}", f.0))
+        features.iter().find(|f| !f.1).map(|f| format!("the processor lacks {}", f.0))
     }
 
     #[cfg(target_os = "linux")]
@@ -162,13 +153,7 @@ mod x86 {
         // Leaf 7, EDX: bit 22 amx-bf16, bit 24 amx-tile.
         #[allow(unused_unsafe)] // safe from Rust 1.94 on
         // SAFETY: every x86-64 processor has CPUID, and leaf 7 is read only where leaf 0 says that it exists.
-        let edx = unsafe {
-            if __cpuid(0).eax < 7 {
-                0
-            } else {
-                __cpuid_count(7, 0).edx
-            }
-        };
+        let edx = unsafe { if __cpuid(0).eax < 7 { 0 } else { __cpuid_count(7, 0).edx } };
         if let Some(reason) = lacks(&[("amx-tile", edx >> 24 & 1 == 1), ("amx-bf16", edx >> 22 & 1 == 1)]) {
             return Some(reason);
         }

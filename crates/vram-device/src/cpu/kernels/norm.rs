@@ -94,25 +94,15 @@ impl<'a> Grid<'a> {
             check_len(what, bytes.len(), &[width, weight_bytes(what, dtype)?])?;
         }
         if x.len() != y.len() {
-            return Err(KernelError::Length {
-                what: "x",
-                needed: y.len(),
-                given: x.len(),
-            });
+            return Err(KernelError::Length { what: "x", needed: y.len(), given: x.len() });
         }
         if y.is_empty() {
             return Ok(None);
         }
         if row == 0 || !y.len().is_multiple_of(row) {
-            return Err(KernelError::Shape {
-                what: "x and y do not consist of whole rows",
-            });
+            return Err(KernelError::Shape { what: "x and y do not consist of whole rows" });
         }
-        Ok(Some(Grid {
-            row,
-            block: row * (BLOCK / row).max(1),
-            pool: par::worth(pool, y.len()),
-        }))
+        Ok(Some(Grid { row, block: row * (BLOCK / row).max(1), pool: par::worth(pool, y.len()) }))
     }
 }
 
@@ -153,11 +143,7 @@ impl<A: Act, W: Elem> Body for Rms<'_, A, W> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let w = W::slice(self.w);
-        for (x, y) in self
-            .x
-            .chunks_exact(self.row)
-            .zip(self.y.chunks_exact_mut(self.row))
-        {
+        for (x, y) in self.x.chunks_exact(self.row).zip(self.y.chunks_exact_mut(self.row)) {
             let x = A::slice(x);
             let mean = sum::<A>(x, |v| v * v) / x.len() as f32;
             let scale = 1.0 / (mean + self.eps).sqrt();
@@ -182,11 +168,7 @@ impl<A: Act, W: Elem, B: Elem> Body for Layer<'_, A, W, B> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let (w, b) = (W::slice(self.w), B::slice(self.b));
-        for (x, y) in self
-            .x
-            .chunks_exact(self.row)
-            .zip(self.y.chunks_exact_mut(self.row))
-        {
+        for (x, y) in self.x.chunks_exact(self.row).zip(self.y.chunks_exact_mut(self.row)) {
             let x = A::slice(x);
             let mean = sum::<A>(x, |v| v) / x.len() as f32;
             let variance = sum::<A>(x, |v| (v - mean) * (v - mean)) / x.len() as f32;

@@ -76,9 +76,7 @@ macro_rules! act {
 
 elem!(F32, 4, F32, |raw| f32::from_le_bytes(raw));
 act!(F32, 4, |value| value.to_le_bytes());
-elem!(Bf16, 2, BF16, |raw| f32::from_bits(
-    u32::from(u16::from_le_bytes(raw)) << 16
-));
+elem!(Bf16, 2, BF16, |raw| f32::from_bits(u32::from(u16::from_le_bytes(raw)) << 16));
 act!(Bf16, 2, |value| bf16_bits(value).to_le_bytes());
 elem!(F16, 2, F16, |raw| f16_to_f32(u16::from_le_bytes(raw)));
 act!(F16, 2, |value| f16_bits(value).to_le_bytes());
@@ -99,11 +97,7 @@ fn f16_to_f32(half: u16) -> f32 {
     // The exponent is too small by 112 after the shift; a multiplication puts that right for subnormals too.
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let special = scaled.to_bits() | 0x7f80_0000;
-    let magnitude = if bits & 0x7c00 == 0x7c00 {
-        special
-    } else {
-        scaled.to_bits()
-    };
+    let magnitude = if bits & 0x7c00 == 0x7c00 { special } else { scaled.to_bits() };
     f32::from_bits(magnitude | (bits & 0x8000) << 16)
 }
 
@@ -115,9 +109,7 @@ fn f16_bits(value: f32) -> u16 {
     let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
     // Adding 0.5 leaves a subnormal result in the low bits of the mantissa, rounded by the addition.
     let half = f32::from_bits((127 - 1) << 23);
-    let subnormal = (f32::from_bits(magnitude) + half)
-        .to_bits()
-        .wrapping_sub(half.to_bits());
+    let subnormal = (f32::from_bits(magnitude) + half).to_bits().wrapping_sub(half.to_bits());
     let odd = magnitude >> 13 & 1;
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
     let finite = if magnitude < 113 << 23 { subnormal } else { normal };
@@ -128,11 +120,7 @@ fn f16_bits(value: f32) -> u16 {
 fn e4m3_to_f32(byte: u8) -> f32 {
     let bits = u32::from(byte);
     let scaled = f32::from_bits((bits & 0x7f) << 20) * f32::from_bits((127 + 120) << 23);
-    let magnitude = if bits & 0x7f == 0x7f {
-        0x7fc0_0000
-    } else {
-        scaled.to_bits()
-    };
+    let magnitude = if bits & 0x7f == 0x7f { 0x7fc0_0000 } else { scaled.to_bits() };
     f32::from_bits(magnitude | (bits & 0x80) << 24)
 }
 

@@ -77,19 +77,7 @@ fn group<W: Elem>(
     for step in (0..steps).step_by(STEPS) {
         let count = STEPS.min(steps - step);
         let rows = TASK.min(args.n - n);
-        dispatch(
-            isa,
-            Gather::<W> {
-                w,
-                k,
-                n,
-                rows,
-                step,
-                count,
-                out: block,
-                dtype: PhantomData,
-            },
-        );
+        dispatch(isa, Gather::<W> { w, k, n, rows, step, count, out: block, dtype: PhantomData });
         let a = [block.0[0].as_ptr().cast::<u8>(), block.0[1].as_ptr().cast::<u8>()];
         for p in (0..panels).step_by(2) {
             // SAFETY: `a` are two rows of `STEPS` tiles, `b` one or two of `count` tiles that lie in `x`, whose length was
@@ -129,11 +117,7 @@ impl<W: Elem> Body for Gather<'_, W> {
         let k0 = self.step * TILE_K;
         let len = (self.count * TILE_K).min(self.k - k0);
         // What is read next: the same rows further on, or the rows after them.
-        let ahead = if k0 + len < self.k {
-            len
-        } else {
-            (TASK - 1) * self.k + len
-        } * W::BYTES;
+        let ahead = if k0 + len < self.k { len } else { (TASK - 1) * self.k + len } * W::BYTES;
         for r in 0..TASK {
             let tiles = &mut self.out.0[r / ROWS];
             if r >= self.rows {
@@ -217,10 +201,7 @@ fn finish(isa: Isa, args: &LinearArgs<'_>, y: &Shared<'_, u8>, n: usize, panel: 
 fn transpose(tile: &[[f32; PANEL]; ROWS], bias: &[f32; ROWS]) -> [[u8; 2 * ROWS]; PANEL] {
     // SAFETY: sixteen vectors of sixteen values are 1 KiB, as the tile and the bias are.
     let (rows, bias): ([__m512; ROWS], __m512) = unsafe {
-        (
-            std::array::from_fn(|i| _mm512_loadu_ps(tile[i].as_ptr())),
-            _mm512_loadu_ps(bias.as_ptr()),
-        )
+        (std::array::from_fn(|i| _mm512_loadu_ps(tile[i].as_ptr())), _mm512_loadu_ps(bias.as_ptr()))
     };
     let mut out = [[0; 2 * ROWS]; PANEL];
     for (column, out) in transpose_vectors(rows).into_iter().zip(&mut out) {

@@ -28,12 +28,7 @@ pub(super) struct Blocked<'a, A, W> {
 
 impl<'a, A: Act, W: Elem> Blocked<'a, A, W> {
     pub(super) fn new(isa: Isa, args: &'a LinearArgs<'a>, y: &'a Shared<'a, u8>) -> Self {
-        Blocked {
-            isa,
-            args,
-            y,
-            types: PhantomData,
-        }
+        Blocked { isa, args, y, types: PhantomData }
     }
 
     pub(super) fn run<M: Micro>(&self, pool: Pool<'_>) {
@@ -118,15 +113,7 @@ impl<'a, A: Act, W: Elem> Blocked<'a, A, W> {
             // SAFETY: row `m + i` of y has `ldy` columns, `n0 + n + rows` are at most that many, and y was found long
             // enough; tasks have different columns.
             let y = unsafe { self.y.slice(start * A::BYTES, rows * A::BYTES) };
-            dispatch(
-                self.isa,
-                Finish::<A> {
-                    sums: &sums[i..],
-                    bias: &bias,
-                    y,
-                    act: PhantomData,
-                },
-            );
+            dispatch(self.isa, Finish::<A> { sums: &sums[i..], bias: &bias, y, act: PhantomData });
         }
     }
 }
@@ -142,10 +129,8 @@ struct Finish<'a, A> {
 impl<A: Act> Body for Finish<'_, A> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        for ((y, sum), bias) in A::slice_mut(self.y)
-            .iter_mut()
-            .zip(self.sums.iter().step_by(MC))
-            .zip(self.bias)
+        for ((y, sum), bias) in
+            A::slice_mut(self.y).iter_mut().zip(self.sums.iter().step_by(MC)).zip(self.bias)
         {
             *y = A::put(sum + bias);
         }

@@ -54,11 +54,7 @@ impl Micro for Portable {
                 // SAFETY: a panel holds `k` times sixteen values; f32 values have no alignment needs as bytes here.
                 let x = unsafe { job.x[v].add(k * PANEL).cast::<[f32; PANEL]>().read_unaligned() };
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let at = if PITCH == 0 {
-                        k * job.ldw + r
-                    } else {
-                        r * PITCH + k
-                    };
+                    let at = if PITCH == 0 { k * job.ldw + r } else { r * PITCH + k };
                     // SAFETY: the tile holds `NR` rows of `k` values.
                     let w = unsafe { job.w.add(at).read_unaligned() };
                     for (s, x) in sum.iter_mut().zip(x) {

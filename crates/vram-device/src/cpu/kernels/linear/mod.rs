@@ -61,8 +61,7 @@ fn uses_tiles(isa: Isa, act: DType) -> bool {
 pub fn linear_scratch_bytes(isa: Isa, m: usize, k: usize, act: DType) -> usize {
     let rows = m.div_ceil(pack::PANEL).saturating_mul(pack::PANEL);
     if uses_tiles(isa, act) {
-        rows.saturating_mul(k.div_ceil(pack::TILE_K))
-            .saturating_mul(pack::TILE_K * 2)
+        rows.saturating_mul(k.div_ceil(pack::TILE_K)).saturating_mul(pack::TILE_K * 2)
     } else {
         rows.saturating_mul(k).saturating_mul(4)
     }
@@ -107,35 +106,20 @@ pub fn linear_pack(
 pub fn linear(isa: Isa, args: &LinearArgs<'_>, y: &mut [u8], pool: Pool<'_>) -> Result<(), KernelError> {
     let LinearArgs { m, k, n, act, .. } = *args;
     let act_size = act_bytes("act", act)?;
-    check_len(
-        "packed x",
-        args.packed.len(),
-        &[linear_scratch_bytes(isa, m, k, act)],
-    )?;
+    check_len("packed x", args.packed.len(), &[linear_scratch_bytes(isa, m, k, act)])?;
     check_len("w", args.w.len(), &[n, k, weight_bytes("w", args.w_dtype)?])?;
     if let Some((bias, dtype)) = args.bias {
         check_len("bias", bias.len(), &[n, weight_bytes("bias", dtype)?])?;
     }
     if args.n0.checked_add(n).is_none_or(|end| end > args.ldy) {
-        return Err(KernelError::Shape {
-            what: "the columns of a linear layer do not fit the rows of y",
-        });
+        return Err(KernelError::Shape { what: "the columns of a linear layer do not fit the rows of y" });
     }
     if m == 0 || n == 0 {
         return Ok(());
     }
     // The last row may end with its last column.
-    check_len(
-        "y",
-        y.len().saturating_add((args.ldy - args.n0 - n) * act_size),
-        &[m, args.ldy, act_size],
-    )?;
-    let pool = par::worth(
-        pool,
-        args.w
-            .len()
-            .saturating_add(m.saturating_mul(n).saturating_mul(k) / 64),
-    );
+    check_len("y", y.len().saturating_add((args.ldy - args.n0 - n) * act_size), &[m, args.ldy, act_size])?;
+    let pool = par::worth(pool, args.w.len().saturating_add(m.saturating_mul(n).saturating_mul(k) / 64));
     let out = Shared::new(y);
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if uses_tiles(isa, act) {

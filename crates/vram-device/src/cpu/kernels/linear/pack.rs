@@ -24,16 +24,7 @@ pub(super) fn panels<A: Act>(isa: Isa, x: &[u8], m: usize, k: usize, out: &mut [
             let out = unsafe { out.slice((k0 * rows + panel * PANEL * len) * 4, PANEL * len * 4) };
             dispatch(
                 isa,
-                Panel::<A> {
-                    x,
-                    m,
-                    k,
-                    first: panel * PANEL,
-                    k0,
-                    len,
-                    out,
-                    act: std::marker::PhantomData,
-                },
+                Panel::<A> { x, m, k, first: panel * PANEL, k0, len, out, act: std::marker::PhantomData },
             );
         }
     });
@@ -79,16 +70,7 @@ pub(super) fn pairs(isa: Isa, x: &[u8], m: usize, k: usize, out: &mut [u8], pool
     for_each(pool, m.div_ceil(PANEL), |_, panel| {
         // SAFETY: the slice was cut to one such part per panel, and each panel is visited once.
         let out = unsafe { out.slice(panel * bytes, bytes) };
-        dispatch(
-            isa,
-            Pairs {
-                x,
-                m,
-                k,
-                first: panel * PANEL,
-                out,
-            },
-        );
+        dispatch(isa, Pairs { x, m, k, first: panel * PANEL, out });
     });
 }
 

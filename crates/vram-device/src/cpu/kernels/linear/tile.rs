@@ -24,11 +24,7 @@ impl<A: Act, W: Elem> Body for Widen<'_, A, W> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let last = self.k0 + self.len == self.k;
-        let ahead = if last {
-            (self.rows - 1) * self.k + self.len
-        } else {
-            self.len
-        } * W::BYTES;
+        let ahead = if last { (self.rows - 1) * self.k + self.len } else { self.len } * W::BYTES;
         for (r, out) in self.out.chunks_exact_mut(self.ld).take(self.rows).enumerate() {
             let start = ((self.first + r) * self.k + self.k0) * W::BYTES;
             let w = W::slice(&self.w[start..start + self.len * W::BYTES]);

@@ -31,11 +31,7 @@ unsafe fn avx512<const VECTORS: usize, const PITCH: usize>(job: Job) {
             *x = unsafe { _mm512_loadu_ps(job.x[v].add(k * PANEL)) };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = if PITCH == 0 {
-                k * job.ldw + r
-            } else {
-                r * PITCH + k
-            };
+            let at = if PITCH == 0 { k * job.ldw + r } else { r * PITCH + k };
             // SAFETY: the tile holds `NR` rows of `k` values.
             let w = unsafe { _mm512_set1_ps(job.w.add(at).read_unaligned()) };
             for (sum, x) in sums.iter_mut().zip(x) {
@@ -48,11 +44,7 @@ unsafe fn avx512<const VECTORS: usize, const PITCH: usize>(job: Job) {
             // SAFETY: `c` has `NR` rows of at least `VECTORS * 16` values.
             unsafe {
                 let c = job.c.add(r * job.ldc + v * PANEL);
-                let sum = if job.accumulate {
-                    _mm512_add_ps(sum, _mm512_loadu_ps(c))
-                } else {
-                    sum
-                };
+                let sum = if job.accumulate { _mm512_add_ps(sum, _mm512_loadu_ps(c)) } else { sum };
                 _mm512_storeu_ps(c, sum);
             }
         }
@@ -82,18 +74,10 @@ unsafe fn avx2<const PITCH: usize>(job: Job, x: *const f32, c: *mut f32) {
     let mut sums = [[_mm256_setzero_ps(); 2]; NR];
     for k in 0..job.k {
         // SAFETY: a panel holds `k` times sixteen values.
-        let (low, high) = unsafe {
-            (
-                _mm256_loadu_ps(x.add(k * PANEL)),
-                _mm256_loadu_ps(x.add(k * PANEL + 8)),
-            )
-        };
+        let (low, high) =
+            unsafe { (_mm256_loadu_ps(x.add(k * PANEL)), _mm256_loadu_ps(x.add(k * PANEL + 8))) };
         for (r, sums) in sums.iter_mut().enumerate() {
-            let at = if PITCH == 0 {
-                k * job.ldw + r
-            } else {
-                r * PITCH + k
-            };
+            let at = if PITCH == 0 { k * job.ldw + r } else { r * PITCH + k };
             // SAFETY: the tile holds `NR` rows of `k` values.
             let w = unsafe { _mm256_set1_ps(job.w.add(at).read_unaligned()) };
             sums[0] = _mm256_fmadd_ps(w, low, sums[0]);
@@ -105,11 +89,7 @@ unsafe fn avx2<const PITCH: usize>(job: Job, x: *const f32, c: *mut f32) {
             // SAFETY: `c` has `NR` rows of at least sixteen values.
             unsafe {
                 let c = c.add(r * job.ldc + v * 8);
-                let sum = if job.accumulate {
-                    _mm256_add_ps(sum, _mm256_loadu_ps(c))
-                } else {
-                    sum
-                };
+                let sum = if job.accumulate { _mm256_add_ps(sum, _mm256_loadu_ps(c)) } else { sum };
                 _mm256_storeu_ps(c, sum);
             }
         }

@@ -1,0 +1,228 @@
+//! Commands that run a network, against what PyTorch computed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vram_diskmap::{DiskMap, SafetensorsWriter};
+use vram_types::cast::cast;
+use vram_types::{DType, TensorMeta};
+
+use crate::{SMALL, folder, json, run, vram};
+
+fn golden(name: &str) -> PathBuf {
+    let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../vram-models/tests/golden");
+    models.join(name).canonicalize().unwrap()
+}
+
+/// The golden ControlNet and its inputs, copied to where relative names find them.
+fn with_golden() -> tempfile::TempDir {
+    let dir = folder();
+    for name in ["controlnet_small.safetensors", "controlnet_small_io.safetensors"] {
+        fs::copy(golden(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn minilm() -> Option<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let places =
+        [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];
+    places.into_iter().flatten().find(|p| p.join("model.safetensors").exists())
+}
+
+const FORWARD: &str = "forward --arch qwen-image-controlnet --weights controlnet_small.safetensors \
+                       --input controlnet_small_io.safetensors -o out.safetensors";
+
+fn tensor(path: &Path, name: &str) -> (DType, Vec<f32>) {
+    let tensor = DiskMap::open(path).unwrap().get(name).unwrap();
+    let mut wide = vec![0; tensor.meta().elements() as usize * 4];
+    cast(tensor.bytes(), tensor.meta().dtype(), &mut wide, DType::F32).unwrap();
+    let values = wide.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    (tensor.meta().dtype(), values.collect())
+}
+
+fn write(path: &Path, name: &str, dtype: DType, shape: &[usize], bytes: &[u8]) {
+    let meta = TensorMeta::new(dtype, shape).unwrap();
+    let mut writer = SafetensorsWriter::create(path, [(name, meta)], &[]).unwrap();
+    writer.write(bytes).unwrap();
+    writer.finish().unwrap();
+}
+
+#[test]
+fn forward_equals_pytorch_and_no_flag_changes_a_bit() {
+    let dir = with_golden();
+    let out = dir.path().join("out.safetensors");
+    let (_, expected) = tensor(&golden("controlnet_small_io.safetensors"), "expected.f32");
+    for (name, dtype, tolerance) in [("f32", DType::F32, 1e-5), ("bf16", DType::BF16, 1.5e-2)] {
+        let report = json(&format!("{FORWARD} --dtype {name}"), dir.path());
+        let (computed, actual) = tensor(&out, "output");
+        assert_eq!((computed, report["dtype"].as_str()), (dtype, Some(name)));
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let error: f64 = actual.iter().zip(&expected).map(|(a, e)| square(a - e)).sum();
+        let norm: f64 = expected.iter().map(|e| square(*e)).sum();
+        assert!((error / norm).sqrt() < tolerance, "{name}: {}", (error / norm).sqrt());
+
+        let resident = fs::read(&out).unwrap();
+        let smallest = report["minimum_budget_bytes"].as_u64().unwrap();
+        for flags in [
+            format!("--budget {smallest} --passes 3 --report r.json"),
+            format!("--budget {} --threads 1 --read direct", smallest + 300_000),
+            "--budget 1MiB --read pread --threads 3".to_owned(),
+            "--budget 1MiB --read mmap --passes 2".to_owned(),
+        ] {
+            let report = json(&format!("{FORWARD} --dtype {name} {flags}"), dir.path());
+            assert!(fs::read(&out).unwrap() == resident, "{name} {flags}");
+            assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
+        }
+        let report: Value =
+            serde_json::from_str(&fs::read_to_string(dir.path().join("r.json")).unwrap()).unwrap();
+        assert_eq!(report["passes"].as_array().unwrap().len(), 3);
+        assert_eq!((&report["budget_bytes"], &report["read"]), (&json!(smallest), &json!("auto")));
+    }
+    let (text, _) = run(FORWARD, dir.path(), 0);
+    assert!(
+        ["budget", "smallest that works", "waited", "out.safetensors"].iter().all(|w| text.contains(w)),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_budget_that_is_too_small_says_what_to_type() {
+    let dir = with_golden();
+    let (_, error) = run(&format!("{FORWARD} --budget 4KiB"), dir.path(), 1);
+    let flag = error.trim().rsplit_once("it runs with ").unwrap().1.to_owned();
+    assert!(error.contains("the smallest that works is") && flag.starts_with("--budget "), "{error}");
+    assert!(!dir.path().join("out.safetensors").exists());
+    run(&format!("{FORWARD} {flag}"), dir.path(), 0);
+    let one_less = flag["--budget ".len()..].parse::<u64>().unwrap() - 1;
+    assert!(run(&format!("{FORWARD} --budget {one_less}"), dir.path(), 1).1.contains(&flag));
+}
+
+#[test]
+fn what_is_wrong_with_an_input_is_said_in_one_line() {
+    let dir = with_golden();
+    let at = |name: &str| dir.path().join(name);
+    run(&format!("{SMALL} -o narrow.safetensors"), dir.path(), 0);
+    fs::write(at("text.safetensors"), "this is a text and no checkpoint at all").unwrap();
+    write(&at("other.safetensors"), "image", DType::F32, &[1], &[0; 4]);
+    write(&at("ints.safetensors"), "img", DType::I32, &[1], &[0; 4]);
+    fs::create_dir(at("bert")).unwrap();
+    fs::copy(golden("controlnet_small.safetensors"), at("bert/model.safetensors")).unwrap();
+    fs::write(at("bert/config.json"), r#"{"num_attention_heads": 4}"#).unwrap();
+    let good = ["qwen-image-controlnet", "controlnet_small.safetensors", "controlnet_small_io.safetensors"];
+    for (which, wrong, expected) in [
+        (1, "nowhere.safetensors", "nowhere.safetensors"),
+        (2, "nowhere.safetensors", "nowhere.safetensors"),
+        (1, "text.safetensors", "text.safetensors"),
+        (2, "text.safetensors", "text.safetensors"),
+        (1, "other.safetensors", "no Qwen-Image ControlNet: it has no img_in.weight"),
+        (1, "narrow.safetensors", "[.., tokens, 64] and [.., tokens, 16] are needed"),
+        (2, "other.safetensors", r#"no tensor "img"; it has ["image"]"#),
+        (2, "ints.safetensors", "I32; F32, BF16 or F16 is needed"),
+        (0, "bert", "config.json is needed beside the weights"),
+    ] {
+        let mut words = good;
+        words[which] = wrong;
+        let [arch, weights, input] = words;
+        let line =
+            format!("forward --arch {arch} --weights {weights} --input {input} -o o.safetensors --json");
+        let (stdout, stderr) = run(&line, dir.path(), 1);
+        assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "vram {line}: {stderr}");
+        assert!(!at("o.safetensors").exists());
+    }
+    let line = "forward --arch bert --weights bert --input other.safetensors -o o.safetensors";
+    assert!(run(line, dir.path(), 1).1.contains("this is no BERT"), "a ControlNet is none");
+    let line = format!("{FORWARD} -o no/such/folder/o.safetensors");
+    let (_, stderr) = run(&line.replace("-o out.safetensors ", ""), dir.path(), 1);
+    assert!(stderr.contains("no/such/folder"), "{stderr}");
+}
+
+#[test]
+fn wrong_usage_of_the_engine_is_2() {
+    let dir = folder();
+    for (line, expected) in [
+        ("embed --model x", "<TEXT>"),
+        ("forward --arch gpt --weights x --input y -o z", "qwen-image-controlnet"),
+        ("forward --arch bert --weights x --input y -o z --budget lots", "512MiB"),
+        ("forward --arch bert --weights x --input y -o z --device toaster", "cpu"),
+        ("forward --arch bert --weights x --input y -o z --passes 0", "at least 1"),
+    ] {
+        let (stdout, stderr) = run(line, dir.path(), 2);
+        assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
+    }
+}
+
+#[test]
+fn devices_say_what_is_here_and_why_not() {
+    let dir = folder();
+    let found = json("devices", dir.path());
+    let devices = found["devices"].as_array().unwrap();
+    let names: Vec<_> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cpu", "cuda", "wgpu"]);
+    assert_eq!((&devices[0]["available"], &devices[1]["available"]), (&json!(true), &json!(false)));
+    assert!(devices[0]["memory_free_bytes"].as_u64() <= devices[0]["memory_total_bytes"].as_u64());
+    let (text, _) = run("devices", dir.path(), 0);
+    assert!(text.contains("free of") && text.contains("not built into this binary"), "{text}");
+}
+
+#[test]
+fn embeddings_equal_pytorch() {
+    let Some(model) = minilm() else {
+        println!(
+            "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
+        );
+        return;
+    };
+    let model = model.to_str().unwrap();
+    let reference: Value = serde_json::from_str(&fs::read_to_string(golden("minilm.json")).unwrap()).unwrap();
+    let texts: Vec<&str> =
+        reference["sentences"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let (_, expected) = tensor(&golden("minilm_embeddings.safetensors"), "embeddings");
+    let dir = folder();
+    let embed = |flags: &[&str], texts: &[&str]| -> Value {
+        let out = vram(&[&["embed", "--json", "--model", model], flags, texts].concat(), dir.path());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let floats = |row: &Value| -> Vec<f32> {
+        row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    let all = embed(&[], &texts);
+    let rows: Vec<Vec<f32>> = all["embeddings"].as_array().unwrap().iter().map(floats).collect();
+    let worst = rows.iter().flatten().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0f32, f32::max);
+    println!("vram embed: largest error {worst:.2e}");
+    assert_eq!(rows.concat().len(), expected.len());
+    assert!(worst < 2e-5, "{worst}");
+    assert!((all["similarity"][3][3].as_f64().unwrap() - 1.0).abs() < 1e-6);
+
+    // Not a bit depends on the budget, or on what else is embedded; the budget may split what shares a pass.
+    let tight = embed(&["--budget", "22MiB", "--passes", "2"], &texts);
+    assert_eq!(tight["embeddings"], all["embeddings"]);
+    assert!(tight["report"]["peak_bytes"].as_u64().unwrap() <= 22 << 20);
+    assert_eq!(embed(&[], &texts[2..3])["embeddings"][0], all["embeddings"][2]);
+    let minimum = embed(&[], &texts[..1])["report"]["minimum_budget_bytes"].to_string();
+    assert_eq!(embed(&["--budget", &minimum], &texts[..1])["embeddings"][0], all["embeddings"][0]);
+
+    // An empty text is its two special tokens; a long one is cut to what the model takes.
+    let long = "offload ".repeat(3000);
+    let odd = embed(&[], &["", &long]);
+    let norm: f32 = floats(&odd["embeddings"][0]).iter().map(|x| x * x).sum();
+    assert!((norm - 1.0).abs() < 1e-5, "{norm}");
+
+    // The same tokens through `forward`, whose mean is what `embed` gives.
+    let ids: Vec<i64> = serde_json::from_value(reference["token_ids"][0].clone()).unwrap();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    write(&dir.path().join("ids.safetensors"), "input_ids", DType::I64, &[1, ids.len()], &bytes);
+    let weights = Path::new(model).join("model.safetensors");
+    let forward =
+        ["forward", "--arch", "bert", "--input", "ids.safetensors", "-o", "hidden.safetensors", "--weights"];
+    let out = vram(&[&forward[..], &[weights.to_str().unwrap()]].concat(), dir.path());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (_, hidden) = tensor(&dir.path().join("hidden.safetensors"), "last_hidden_state");
+    let width = hidden.len() / ids.len();
+    let sum: Vec<f32> = (0..width).map(|i| hidden.iter().skip(i).step_by(width).sum()).collect();
+    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    assert!(sum.iter().zip(&rows[0]).all(|(a, b)| (a / norm - b).abs() < 1e-5));
+}
