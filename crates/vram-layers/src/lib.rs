@@ -1,4 +1,84 @@
-//! vram-layers
+//! Neural networks larger than the memory of the device that runs them: layers whose weights come when they are
+//! needed and stay where there is room, under a hard byte budget that never changes the answer.
+//!
+//! There are two ways in.
+//!
+//! - A model written with [`layers`] and [`Forward`], put under management by [`enable_vram_management`]. A
+//!   [`ModuleMap`] says what moves together, a [`VramConfig`] where weights are in each of the four [states](state).
+//! - A compute loop of one's own over an [`Engine`]: name the layers in [`LayerSpec`]s, [`begin`](Engine::begin) a
+//!   [`Pass`], and take a [`Lease`] for each layer. The example `own_kernels` needs nothing else of this crate.
+//!
+//! Either way a pass is admitted only after its [`Plan`] proves that it fits; else [`Error::BudgetTooSmall`] says what
+//! would do. Units that stay are spread through the depth, the others pass through a ring that reader threads fill
+//! ahead of the computing layer and around the end of the pass into the next. A layer that is larger than the ring
+//! comes in tiles of its rows, and of a table that is not resident only the rows that are asked for are read.
+//!
+//! ```
+//! # mod memory {
+//! #     use std::path::Path;
+//! #     use vram_types::*;
+//! #     /// Every tensor is 64 by 64, of one value.
+//! #     pub struct Memory;
+//! #     impl WeightSource for Memory {
+//! #         fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+//! #             Box::new(["layers.0.weight", "layers.1.weight", "layers.2.weight"].into_iter())
+//! #         }
+//! #         fn locate(&self, name: &str) -> Option<Located> {
+//! #             let offset = self.names().position(|n| n == name)? as u64;
+//! #             let meta = TensorMeta::new(DType::F32, [64, 64]).ok()?;
+//! #             Some(Located { meta, storage: StorageId { file: FileId(0), offset }, ranges: Default::default() })
+//! #         }
+//! #         fn file(&self, _: FileId) -> Option<&Path> { None }
+//! #         fn read_many(&self, all: &mut [ReadRequest<'_>], _: Priority, _: &CancelToken) -> Result<(), SourceError> {
+//! #             for request in all {
+//! #                 for word in request.wanted()?.chunks_exact_mut(4) {
+//! #                     word.copy_from_slice(&0.25f32.to_le_bytes());
+//! #                 }
+//! #             }
+//! #             Ok(())
+//! #         }
+//! #         fn bytes_read(&self) -> u64 { 0 }
+//! #     }
+//! # }
+//! use std::sync::Arc;
+//! use vram_alloc::{AllocError, module, skip_init};
+//! use vram_device::{Budget, Tier, cpu::Cpu};
+//! use vram_layers::{Error, Forward, ModuleMap, VramConfig, enable_vram_management, layers::Linear};
+//! use vram_types::{DType, TensorMeta};
+//!
+//! struct Net { layers: Vec<Linear> }
+//! module! { Net { layers } }
+//!
+//! impl Net {
+//!     fn forward(&self, fwd: &mut Forward<'_, '_>, input: &[u8]) -> Result<Vec<u8>, Error> {
+//!         let mut x = fwd.input(input, &TensorMeta::new(DType::F32, [1, 64])?)?;
+//!         for layer in &self.layers {
+//!             x = layer.forward(fwd, &x)?;
+//!         }
+//!         fwd.download(&x)
+//!     }
+//! }
+//!
+//! let input: Vec<u8> = (0..64).flat_map(|i| (i as f32).to_le_bytes()).collect();
+//! let mut outputs = Vec::new();
+//! // All three layers of 16 KiB; one at a time; 16 rows at a time.
+//! for budget in [64 << 10, 24 << 10, 9 << 10] {
+//!     // No weight is allocated here.
+//!     let build = || (0..3).map(|_| Linear::new(64, 64, false, DType::F32)).collect::<Result<_, AllocError>>();
+//!     let net = Net { layers: skip_init(build)? };
+//!     let config = VramConfig::disk(DType::F32, Budget::new(Tier::Device, budget));
+//!     // In earnest, a `DiskMap` over checkpoints.
+//!     let source = Arc::new(memory::Memory);
+//!     let cpu = Arc::new(Cpu::new(Default::default())?);
+//!     let net = enable_vram_management(net, source, cpu, &ModuleMap::standard(), config)?;
+//!     outputs.push(net.run(|net, fwd| net.forward(fwd, &input))?);
+//!     assert!(net.report().peak_bytes <= budget);
+//! }
+//! assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
 mod engine;
 mod error;
 mod forward;

@@ -58,16 +58,19 @@ pub(crate) struct Rows {
     pub(crate) reply: Arc<Reply>,
 }
 
+/// The rows, and the copy that has to be waited for.
+type Answer = Result<(Region, Option<Ticket>), Error>;
+
 /// Where the rows go when they are there.
 #[derive(Default)]
-pub(crate) struct Reply(Mutex<Option<Result<(Region, Option<Ticket>), Error>>>);
+pub(crate) struct Reply(Mutex<Option<Answer>>);
 
 impl Reply {
-    pub(crate) fn take(&self) -> Option<Result<(Region, Option<Ticket>), Error>> {
+    pub(crate) fn take(&self) -> Option<Answer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, result: Result<(Region, Option<Ticket>), Error>) {
+    fn put(&self, result: Answer) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
     }
 }

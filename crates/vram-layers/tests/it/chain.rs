@@ -165,8 +165,6 @@ impl Step {
 /// A layer as the checkpoint has it: names, and whether it is split.
 pub struct LayerNames {
     pub block: Option<usize>,
-    /// The parameter of the block itself.
-    pub own: bool,
     pub names: Vec<String>,
     pub split: Split,
 }
@@ -188,23 +186,18 @@ impl ModelCase {
     /// Layers in the order of the forward, with the shapes of their tensors.
     pub fn layers(&self) -> Vec<(LayerNames, Vec<TensorMeta>)> {
         let mut all = Vec::new();
-        let mut push = |block, own, split, tensors: Vec<(String, DType, Vec<usize>)>| {
+        let mut push = |block, split, tensors: Vec<(String, DType, Vec<usize>)>| {
             let (names, metas) =
                 tensors.into_iter().map(|(n, d, s)| (n, TensorMeta::new(d, s).unwrap())).unzip();
-            all.push((LayerNames { block, own, names, split }, metas));
+            all.push((LayerNames { block, names, split }, metas));
         };
         if let Some((rows, d)) = self.table {
-            push(None, false, Split::Gather, vec![("table.weight".into(), d, vec![rows, self.width])]);
+            push(None, Split::Gather, vec![("table.weight".into(), d, vec![rows, self.width])]);
         }
         let mut width = self.width;
         for (b, block) in self.blocks.iter().enumerate() {
             if block.gain {
-                push(
-                    Some(b),
-                    true,
-                    Split::Whole,
-                    vec![(format!("blocks.{b}.gain"), DType::F32, vec![width])],
-                );
+                push(Some(b), Split::Whole, vec![(format!("blocks.{b}.gain"), DType::F32, vec![width])]);
             }
             for (s, (step, d)) in block.steps.iter().enumerate() {
                 let name = |kind: &str, what: &str| format!("blocks.{b}.steps.{s}.{kind}.{what}");
@@ -214,17 +207,17 @@ impl ModelCase {
                         if *bias {
                             tensors.push((name("linear", "bias"), *d, vec![*outputs]));
                         }
-                        push(Some(b), false, Split::Rows, tensors);
+                        push(Some(b), Split::Rows, tensors);
                         width = *outputs;
                     }
                     StepCase::LayerNorm => {
                         let both = ["weight", "bias"];
                         let tensors = both.map(|w| (name("layer_norm", w), *d, vec![width])).to_vec();
-                        push(Some(b), false, Split::Whole, tensors);
+                        push(Some(b), Split::Whole, tensors);
                     }
                     StepCase::RmsNorm => {
                         let tensors = vec![(name("rms_norm", "weight"), *d, vec![width])];
-                        push(Some(b), false, Split::Whole, tensors);
+                        push(Some(b), Split::Whole, tensors);
                     }
                 }
             }

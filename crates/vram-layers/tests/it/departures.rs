@@ -15,9 +15,12 @@ struct Walk {
     readers: usize,
     discrete: bool,
     mapped: bool,
-    /// For each pass: a trace to announce, and what is used: a layer, and all of its tiles or one.
-    passes: Vec<(Option<Vec<usize>>, Vec<(usize, Option<usize>)>)>,
+    /// For each pass: a trace to announce, and what is used.
+    passes: Vec<(Option<Vec<usize>>, Vec<Use>)>,
 }
+
+/// A layer, and all of its tiles or one.
+type Use = (usize, Option<usize>);
 
 fn any_walk() -> impl Strategy<Value = Walk> {
     let layers = prop::collection::vec((1usize..50, 1usize..60, any::<bool>()), 1..8);

@@ -1,5 +1,8 @@
 //! The engine and the layers: budgets, faults, departures from the trace, lifetimes.
 
+#![allow(clippy::unwrap_used)] // a test's failure is a panic
+#![allow(unreachable_pub)] // modules of one test binary
+
 mod budget;
 mod chain;
 mod common;

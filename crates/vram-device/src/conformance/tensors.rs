@@ -1,0 +1,165 @@
+//! Random tensors, their way to the device and back, and comparisons.
+
+use vram_types::cast::cast;
+use vram_types::{DType, Shape, TensorMeta};
+
+use super::{Fault, ensure};
+use crate::{Budget, Kernels, Lifetime, Queue, Region, Tier, View, ViewMut};
+
+/// What outputs hold before a kernel writes them: no number in any dtype.
+pub(super) const POISON: u8 = 0xff;
+
+/// xorshift64*.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(super) fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| (self.next() >> 56) as u8).collect()
+    }
+
+    /// In -1..1.
+    pub(super) fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// A tensor on the device, and on the host what it holds exactly.
+pub(super) struct Tensor {
+    pub(super) bytes: Vec<u8>,
+    pub(super) values: Vec<f64>,
+    pub(super) meta: TensorMeta,
+    region: Region,
+    at: u64,
+}
+
+impl Tensor {
+    /// Random values, at byte `at` of an allocation.
+    pub(super) fn random(
+        device: &dyn Kernels,
+        random: &mut Random,
+        dtype: DType,
+        shape: impl Into<Shape>,
+        at: u64,
+    ) -> Result<Tensor, Fault> {
+        let meta = TensorMeta::new(dtype, shape)?;
+        let values: Vec<f32> = (0..meta.elements()).map(|_| random.value()).collect();
+        Tensor::of(device, encode(&values, dtype)?, meta, at)
+    }
+
+    /// Poison, to be written.
+    pub(super) fn poison(
+        device: &dyn Kernels,
+        dtype: DType,
+        shape: impl Into<Shape>,
+    ) -> Result<Tensor, Fault> {
+        let meta = TensorMeta::new(dtype, shape)?;
+        Tensor::of(device, vec![POISON; meta.bytes() as usize], meta, 0)
+    }
+
+    pub(super) fn of(
+        device: &dyn Kernels,
+        bytes: Vec<u8>,
+        meta: TensorMeta,
+        at: u64,
+    ) -> Result<Tensor, Fault> {
+        let region = put(device, &bytes, at)?;
+        let values = match meta.dtype() {
+            DType::F32 | DType::BF16 | DType::F16 => decode(&bytes, meta.dtype())?,
+            _ => Vec::new(),
+        };
+        Ok(Tensor { bytes, values, meta, region, at })
+    }
+
+    pub(super) fn view(&self) -> Result<View<'_>, Fault> {
+        Ok(View::new(&self.region, self.at, self.meta.clone())?)
+    }
+
+    /// Some rows of it.
+    pub(super) fn rows(&self, from: usize, to: usize) -> Result<View<'_>, Fault> {
+        let meta = TensorMeta::new(self.meta.dtype(), self.meta.shape().with_first(to - from))?;
+        let row = self.meta.row_bytes().unwrap_or(0);
+        Ok(View::new(&self.region, self.at + from as u64 * row, meta)?)
+    }
+
+    pub(super) fn view_mut(&mut self) -> Result<ViewMut<'_>, Fault> {
+        Ok(ViewMut::new(&mut self.region, self.at, self.meta.clone())?)
+    }
+
+    /// What it holds on the device by now.
+    pub(super) fn download(&self, device: &dyn Kernels) -> Result<Vec<u8>, Fault> {
+        let mut bytes = vec![0; self.bytes.len()];
+        device.download(&self.region, self.at, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Bytes at offset `at` of a region of their own.
+pub(super) fn put(device: &dyn Kernels, bytes: &[u8], at: u64) -> Result<Region, Fault> {
+    let (near, far) = (Budget::new(Tier::Host, u64::MAX), Budget::new(Tier::Device, u64::MAX));
+    let len = bytes.len() as u64;
+    let mut staging = device.stage(near.reserve(Lifetime::Pass, len)?)?;
+    staging.host_mut().copy_from_slice(bytes);
+    let region = device.allocate(far.reserve(Lifetime::Pass, len + at)?)?.into_region();
+    let mut parts = region.into_parts(&[])?;
+    let mut part = parts.pop().ok_or_else(|| Fault("a region without parts".into()))?;
+    let ticket = device.upload(&staging, 0..len, &mut part, at)?;
+    device.order(Queue::Compute, ticket)?;
+    device.wait(ticket)?;
+    part.finish().ok_or_else(|| Fault("the last part did not give the region back".into()))
+}
+
+pub(super) fn encode(values: &[f32], dtype: DType) -> Result<Vec<u8>, Fault> {
+    let wide: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut bytes = vec![0; values.len() * dtype.bits() as usize / 8];
+    cast(&wide, DType::F32, &mut bytes, dtype)?;
+    Ok(bytes)
+}
+
+pub(super) fn decode(bytes: &[u8], dtype: DType) -> Result<Vec<f64>, Fault> {
+    let mut wide = vec![0; bytes.len() * 32 / dtype.bits() as usize];
+    cast(bytes, dtype, &mut wide, DType::F32)?;
+    let (words, _) = wide.as_chunks::<4>();
+    Ok(words.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect())
+}
+
+/// The values as `dtype` holds them.
+pub(super) fn rounded(values: &[f64], dtype: DType) -> Result<Vec<f64>, Fault> {
+    let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+    decode(&encode(&narrow, dtype)?, dtype)
+}
+
+/// Every value of `actual` is what is expected, within the dtype's tolerance times the size that comes with it: the
+/// sum of the absolute values that were added up.
+pub(super) fn near(what: &str, actual: &[u8], dtype: DType, expected: &[(f64, f64)]) -> Result<(), Fault> {
+    let tolerance = match dtype {
+        DType::F32 => 1e-5,
+        DType::BF16 => 1e-2,
+        _ => 2e-3,
+    };
+    let actual = decode(actual, dtype)?;
+    ensure(actual.len() == expected.len(), || format!("{what}: {} values", actual.len()))?;
+    for (i, (&a, &(e, size))) in actual.iter().zip(expected).enumerate() {
+        ensure((a - e).abs() <= tolerance * size.max(1e-3), || {
+            format!("{what}: element {i} is {a} where {e} is right, within {tolerance} of {size}")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn same(what: &str, actual: &[u8], expected: &[u8]) -> Result<(), Fault> {
+    match actual.iter().zip(expected).position(|(a, b)| a != b) {
+        None if actual.len() == expected.len() => Ok(()),
+        at => Err(Fault(format!("{what}: other bits from byte {at:?} on"))),
+    }
+}
