@@ -63,8 +63,8 @@ impl Config {
     /// [`ModelError::Checkpoint`] if tensors of BERT are not there or in the wrong shape, [`ModelError::Config`] if
     /// the configuration cannot be read or asks for what is not built here.
     pub fn read(source: &dyn WeightSource, config_json: &str) -> Result<Config, ModelError> {
-        let json: Json = serde_json::from_str(config_json)
-            .map_err(|e| ModelError::Config(format!("config.json: {e}")))?;
+        let json: Json =
+            serde_json::from_str(config_json).map_err(|e| ModelError::Config(format!("config.json: {e}")))?;
         if json.hidden_act != "gelu" || json.position_embedding_type != "absolute" {
             return Err(ModelError::Config(format!(
                 "config.json asks for activation {:?} and {:?} positions; only \"gelu\" and \"absolute\" are built",

@@ -32,7 +32,8 @@ impl Config {
     /// # Errors
     /// [`ModelError::Checkpoint`] if `img_in.weight` is not there or no matrix, or if there is no block.
     pub fn read(source: &dyn WeightSource) -> Result<Config, ModelError> {
-        let wrong = |what: String| ModelError::Checkpoint(format!("this is no Qwen-Image ControlNet: {what}"));
+        let wrong =
+            |what: String| ModelError::Checkpoint(format!("this is no Qwen-Image ControlNet: {what}"));
         let first = source.locate("img_in.weight").ok_or_else(|| wrong("it has no img_in.weight".into()))?;
         let &[width, inputs] = first.meta.shape().dims() else {
             return Err(wrong(format!("img_in.weight has shape {}", first.meta.shape())));

@@ -131,8 +131,7 @@ fn a_budget_below_the_minimum_says_what_would_do() {
     let source: Arc<dyn WeightSource> =
         Arc::new(DiskMap::open(golden("controlnet_small.safetensors")).unwrap());
     let minimum = minimum(&source, DType::BF16);
-    let model =
-        managed(Arc::clone(&source), cpu(), &ModuleMap::standard(), config(DType::BF16, minimum - 1));
+    let model = managed(Arc::clone(&source), cpu(), &ModuleMap::standard(), config(DType::BF16, minimum - 1));
     let io = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
     let (img, conditioning) = (io.get("img").unwrap(), io.get("conditioning").unwrap());
     let inputs = Inputs {

@@ -12,7 +12,8 @@ use crate::common::{config, cpu, golden, read_f32};
 /// The folder with the real model, if `cargo xtask models` has fetched it.
 fn folder() -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let places = [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];
+    let places =
+        [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];
     places.into_iter().flatten().find(|p| p.join("model.safetensors").exists())
 }
 
@@ -27,15 +28,16 @@ fn managed(source: &Arc<DiskMap>, folder: &std::path::Path, budget: u64) -> Mana
 #[test]
 fn equals_pytorch_at_every_budget() {
     let Some(folder) = folder() else {
-        println!("skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder");
+        println!(
+            "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
+        );
         return;
     };
     let golden_json: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(golden("minilm.json")).unwrap()).unwrap();
     let ids: Vec<Vec<u32>> = serde_json::from_value(golden_json["token_ids"].clone()).unwrap();
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-    let expected =
-        read_f32(&DiskMap::open(golden("minilm_embeddings.safetensors")).unwrap(), "embeddings");
+    let expected = read_f32(&DiskMap::open(golden("minilm_embeddings.safetensors")).unwrap(), "embeddings");
 
     let source = Arc::new(DiskMap::open(folder.join("model.safetensors")).unwrap());
     let embed = |model: &Managed<Bert>| model.run(|m, fwd| m.embed(fwd, &ids)).unwrap();
@@ -44,12 +46,7 @@ fn equals_pytorch_at_every_budget() {
 
     let unlimited = managed(&source, &folder, u64::MAX);
     let reference = embed(&unlimited);
-    let worst = reference
-        .iter()
-        .flatten()
-        .zip(&expected)
-        .map(|(a, e)| (a - e).abs())
-        .fold(0f32, f32::max);
+    let worst = reference.iter().flatten().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0f32, f32::max);
     println!("MiniLM, f32: largest error {worst:.2e}; smallest budget {minimum} bytes of {weights}");
     assert_eq!(reference.iter().map(Vec::len).sum::<usize>(), expected.len());
     assert!(worst < 2e-5, "{worst}");
