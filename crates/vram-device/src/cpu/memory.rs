@@ -1,12 +1,11 @@
 //! Anonymous pages, huge where the system gives them.
 
 use std::any::Any;
-use std::fs;
 use std::ptr::NonNull;
 
 use memmap2::MmapMut;
 
-use crate::{DeviceError, MemoryInfo, RawBuffer};
+use crate::{DeviceError, RawBuffer};
 
 /// Alignment of every allocation in bytes.
 pub(super) const PAGE: u64 = 4096;
@@ -57,52 +56,4 @@ unsafe impl RawBuffer for Pages {
     fn as_any(&self) -> &dyn Any {
         self
     }
-}
-
-/// What the system has and could give, control groups respected.
-pub(super) fn available() -> Result<MemoryInfo, DeviceError> {
-    let unavailable =
-        |reason: String| DeviceError::Unavailable { what: "the amount of free memory".into(), reason };
-    let text = fs::read_to_string("/proc/meminfo").map_err(|e| unavailable(format!("/proc/meminfo: {e}")))?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-    };
-    let missing = |name: &str| unavailable(format!("/proc/meminfo has no {name}"));
-    let mut total = field("MemTotal").ok_or_else(|| missing("MemTotal"))?;
-    let mut free = field("MemAvailable").ok_or_else(|| missing("MemAvailable"))?;
-    for (limit, used) in cgroup_limits() {
-        total = total.min(limit);
-        free = free.min(limit.saturating_sub(used));
-    }
-    Ok(MemoryInfo { free, total })
-}
-
-/// Limit and use in bytes of every control group that this process is in, from its own up to the root.
-fn cgroup_limits() -> Vec<(u64, u64)> {
-    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return Vec::new() };
-    let mut found = Vec::new();
-    for line in own.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let (root, limit, used) = if controllers.is_empty() {
-            ("/sys/fs/cgroup", "memory.max", "memory.current")
-        } else if controllers.split(',').any(|c| c == "memory") {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-        } else {
-            continue;
-        };
-        let mut group = Some(std::path::Path::new(path.trim_start_matches('/')));
-        while let Some(path) = group {
-            let read = |file: &str| {
-                fs::read_to_string(std::path::Path::new(root).join(path).join(file)).ok()?.trim().parse().ok()
-            };
-            // "max" is no number and sets no limit.
-            if let (Some(limit), Some(used)) = (read(limit), read(used)) {
-                found.push((limit, used));
-            }
-            group = path.parent();
-        }
-    }
-    found
 }

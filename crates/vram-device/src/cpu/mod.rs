@@ -1,5 +1,6 @@
 //! The CPU: the embedded default backend. Memory is anonymous pages, and copies and kernels run where they are called.
 
+mod available;
 mod compute;
 pub mod kernels;
 mod memory;
@@ -84,7 +85,7 @@ impl Device for Cpu {
     }
 
     fn memory(&self) -> Result<MemoryInfo, DeviceError> {
-        memory::available()
+        available::available()
     }
 
     fn allocate(&self, reservation: Reservation) -> Result<Buffer, DeviceError> {

@@ -1,4 +1,5 @@
 //! The models against what PyTorch computed; `golden/` says how.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 mod controlnet;
