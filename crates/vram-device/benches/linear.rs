@@ -247,7 +247,7 @@ fn main() {
         let (mut y, x, p) = (vec![0u8; bytes], vec![0x3fu8; bytes], &pool);
         let mut z = y.clone();
         runs.push(small(&format!("{isa} gelu 256 x {N} {act}"), 256 * N, move || {
-            gelu(isa, &mut y, act, Some(p)).unwrap()
+            gelu(isa, &mut y, act, Some(p)).unwrap();
         }));
         runs.push(small(&format!("{isa} rms_norm 256 x {N} {act}"), 256 * N, move || {
             rms_norm(isa, &x, N, (&w[..N * 2], DType::BF16), 1e-6, &mut z, act, Some(p)).unwrap();

@@ -6,9 +6,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use vram_device::{Arena, Device, Region, Reservation, Ticket};
-use vram_types::{CancelToken, FileRange, HostBytes, WeightSource};
+use vram_types::{CancelToken, FileRange, WeightSource};
 
 use super::job::{Fetched, Job, Place, Work, fill_jobs};
+use super::slot::{Memory, Slot, Weights, retire};
 use crate::partition::Unit;
 use crate::plan::Plan;
 use crate::spec::Layer;
@@ -28,50 +29,6 @@ pub(crate) struct Shared {
     pub(crate) work: Condvar,
     /// The computing thread waits here for weights.
     pub(crate) ready: Condvar,
-}
-
-/// The weights of one unit, on the device.
-pub(crate) struct Weights {
-    pub(crate) memory: Memory,
-    /// Bytes that were read from the source for them.
-    pub(crate) disk_bytes: u64,
-    /// The last copy that brought them, if copies were needed.
-    pub(crate) uploaded: Option<Ticket>,
-}
-
-pub(crate) enum Memory {
-    /// A slot of the ring or a place of its own.
-    Region(Region),
-    /// Windows of a memory map, one for each extent, and the share of the read-ahead that they take.
-    Mapped { windows: Vec<Arc<dyn HostBytes>>, _permit: Region },
-    /// Given back.
-    Gone,
-}
-
-impl Weights {
-    /// Gives the memory back; kernels up to `done` may still read it.
-    fn retire(mut self, done: Ticket) {
-        if let Memory::Region(region) = std::mem::replace(&mut self.memory, Memory::Gone) {
-            region.retire(done);
-        }
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        // Never used, so that the copy that brought them may still be under way.
-        if let (Memory::Region(_), Some(uploaded)) = (&self.memory, self.uploaded)
-            && let Memory::Region(region) = std::mem::replace(&mut self.memory, Memory::Gone)
-        {
-            region.retire(uploaded);
-        }
-    }
-}
-
-enum Slot {
-    Loading { load: u64, left: usize, memory: Option<Memory>, disk_bytes: u64, uploaded: Option<Ticket> },
-    Ready(Arc<Weights>),
-    Failed(Error),
 }
 
 struct Entry {
@@ -483,13 +440,6 @@ impl Shared {
     }
 }
 
-/// Gives a slot back; kernels up to `done` may still read it.
-fn retire(weights: Arc<Weights>, done: Ticket) {
-    if let Some(weights) = Arc::into_inner(weights) {
-        weights.retire(done);
-    }
-}
-
 impl Fetch {
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
@@ -603,57 +553,5 @@ impl Fetch {
         self.skip(fetched);
         self.base = base;
         self.stray = None;
-    }
-}
-
-impl Slot {
-    fn loading(load: u64, left: usize, memory: Option<Memory>, disk_bytes: u64) -> Slot {
-        let mut slot = Slot::Loading { load, left, memory, disk_bytes, uploaded: None };
-        slot.settle();
-        slot
-    }
-
-    fn failure(&self) -> Option<Error> {
-        match self {
-            Slot::Failed(e) => Some(e.clone()),
-            Slot::Loading { .. } | Slot::Ready(_) => None,
-        }
-    }
-
-    fn loading_id(&self) -> Option<u64> {
-        match self {
-            Slot::Loading { load, .. } => Some(*load),
-            Slot::Ready(_) | Slot::Failed(_) => None,
-        }
-    }
-
-    fn is_load(&self, id: u64) -> bool {
-        self.loading_id() == Some(id)
-    }
-
-    fn advance(&mut self, result: Result<Fetched, Error>) {
-        let Slot::Loading { left, memory, uploaded, .. } = self else { return };
-        match result {
-            Err(e) => *self = Slot::Failed(e),
-            Ok(fetched) => {
-                *left -= 1;
-                *uploaded = (*uploaded).max(fetched.uploaded);
-                if let Some(region) = fetched.region {
-                    *memory = Some(Memory::Region(region));
-                }
-                self.settle();
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        if let Slot::Loading { left: 0, memory, disk_bytes, uploaded, .. } = self {
-            *self = match memory.take() {
-                Some(memory) => {
-                    Slot::Ready(Arc::new(Weights { memory, disk_bytes: *disk_bytes, uploaded: *uploaded }))
-                }
-                None => Slot::Failed(Error::Model("a load ended without its memory".into())),
-            };
-        }
     }
 }

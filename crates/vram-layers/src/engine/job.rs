@@ -9,7 +9,7 @@ use vram_types::{
     WeightSource,
 };
 
-use super::fetch::Memory;
+use super::slot::Memory;
 use crate::partition::Unit;
 use crate::spec::Layer;
 use crate::{Error, UnitId};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use vram_device::{Region, Ticket, View};
 use vram_types::DType;
 
-use super::fetch::{Memory, Shared, Weights};
+use super::fetch::Shared;
+use super::slot::{Memory, Weights};
 use crate::partition::{Member, Placed, Tile};
 use crate::plan::Plan;
 use crate::{Error, UnitId};

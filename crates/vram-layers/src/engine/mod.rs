@@ -6,6 +6,7 @@ mod job;
 mod lease;
 mod pass;
 mod reader;
+mod slot;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,10 +21,11 @@ use crate::Error;
 use crate::plan::{Plan, PlanInput, plan};
 use crate::spec::{Layer, LayerId, LayerSpec, Split};
 use crate::state::State;
-use fetch::{Shared, Weights};
+use fetch::Shared;
 pub use lease::Lease;
 pub(crate) use pass::ALIGN;
 pub use pass::{Pass, PassRequest};
+use slot::Weights;
 
 /// Largest single read. Long enough for a disk's full speed, short enough that several readers share one layer.
 const PIECE: u64 = 2 << 20;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use vram_device::{Queue, Region};
 use vram_types::CancelToken;
 
-use super::fetch::{Acquired, Weights};
+use super::fetch::Acquired;
 use super::job::{Job, Place, Reply, Rows, Work};
+use super::slot::Weights;
 use super::{Claim, Engine, Lease};
 use crate::plan::Plan;
 use crate::report::PassReport;
