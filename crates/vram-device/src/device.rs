@@ -69,6 +69,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn memory(&self) -> Result<MemoryInfo, DeviceError>;
 
     /// Allocates `reservation.bytes()` bytes, which are unspecified until written. The buffer keeps the reservation.
+    /// It may be dropped while copies and kernels that use it are under way: the backend frees it behind them.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`].

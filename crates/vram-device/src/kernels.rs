@@ -33,10 +33,10 @@ pub enum ScratchFor<'a> {
         /// Dtype and shape of the input.
         x: &'a TensorMeta,
     },
-    /// [`Kernels::attention`] over queries of this shape.
+    /// [`Kernels::attention`] over keys of this shape.
     Attention {
-        /// Dtype and shape `[tokens, heads * head_dim]` of the queries.
-        q: &'a TensorMeta,
+        /// Dtype and shape `[tokens, heads * head_dim]` of the keys.
+        k: &'a TensorMeta,
         /// Number of heads.
         heads: usize,
     },

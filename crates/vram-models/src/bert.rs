@@ -322,8 +322,8 @@ impl SelfAttention {
         let v = self.value.forward(fwd, x)?;
         let mut y = fwd.tensor(q.shape().clone())?;
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rows = TensorMeta::new(q.dtype(), [longest, q.shape().last()])?;
-        let mut scratch = fwd.scratch(ScratchFor::Attention { q: &rows, heads: self.heads })?;
+        let rows = TensorMeta::new(k.dtype(), [longest, k.shape().last()])?;
+        let mut scratch = fwd.scratch(ScratchFor::Attention { k: &rows, heads: self.heads })?;
         let scale = 1.0 / ((q.shape().last() / self.heads) as f32).sqrt();
         let mut start = 0;
         for &len in lengths {

@@ -218,7 +218,7 @@ fn attention(device: &dyn Kernels) -> Result<(), Fault> {
             let scale = (dim as f32).sqrt().recip();
             let run = |to: usize| -> Result<Vec<u8>, Fault> {
                 // Asked for as many queries as there are keys: it covers fewer as well.
-                let scratch = device.scratch_bytes(ScratchFor::Attention { q: &q.meta, heads });
+                let scratch = device.scratch_bytes(ScratchFor::Attention { k: &k.meta, heads });
                 let q = q.rows(0, to)?;
                 let mut scratch = Tensor::poison(device, DType::U8, [scratch as usize])?;
                 let mut y = Tensor::poison(device, act, [to, width])?;

@@ -88,7 +88,7 @@ fn attention(device: &dyn Kernels) -> Result<(), Fault> {
     let mut random = Random::new(22);
     let mut tensor = |shape: [usize; 2]| Tensor::random(device, &mut random, F32, shape, 0);
     let (q, narrow, fewer) = (tensor([4, 6])?, tensor([4, 5])?, tensor([3, 6])?);
-    let scratch = device.scratch_bytes(ScratchFor::Attention { q: &q.meta, heads: 2 }) as usize;
+    let scratch = device.scratch_bytes(ScratchFor::Attention { k: &q.meta, heads: 2 }) as usize;
     let mut scratch = Tensor::poison(device, U8, [scratch])?;
     let mut y = Tensor::poison(device, F32, [4, 6])?;
     let mut call = |k: &Tensor, v: &Tensor, heads| -> Result<_, Fault> {

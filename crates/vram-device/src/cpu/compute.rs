@@ -18,8 +18,8 @@ impl Kernels for Cpu {
                 let (rows, inner) = (x.shape().rows(), x.shape().last());
                 kernels::linear_scratch_bytes(self.isa, rows, inner, x.dtype())
             }
-            ScratchFor::Attention { q, heads } => {
-                let (tokens, width) = (q.shape().rows(), q.shape().last());
+            ScratchFor::Attention { k, heads } => {
+                let (tokens, width) = (k.shape().rows(), k.shape().last());
                 kernels::attention_scratch_bytes(tokens, width / heads.max(1), Some(&self.pool))
             }
         };

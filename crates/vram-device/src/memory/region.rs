@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
 
@@ -21,11 +21,19 @@ pub struct Region {
     range: Range<u64>,
     home: Option<(Arc<Home>, u64)>,
     after: SmallVec<[Ticket; 2]>,
+    // The last copy that was issued into the region: whoever gets the range next must come after it.
+    written: Mutex<Option<Ticket>>,
 }
 
 impl Region {
     pub(super) fn whole(buffer: Buffer, bytes: u64) -> Region {
-        Region { memory: Some(buffer), range: 0..bytes, home: None, after: SmallVec::new() }
+        Region {
+            memory: Some(buffer),
+            range: 0..bytes,
+            home: None,
+            after: SmallVec::new(),
+            written: Mutex::new(None),
+        }
     }
 
     /// A region of an arena; `start` is its name there.
@@ -36,7 +44,7 @@ impl Region {
         start: u64,
         after: SmallVec<[Ticket; 2]>,
     ) -> Region {
-        Region { memory, range, home: Some((home, start)), after }
+        Region { memory, range, home: Some((home, start)), after, written: Mutex::new(None) }
     }
 
     /// Size in bytes.
@@ -117,7 +125,8 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         if let Some((home, start)) = self.home.take() {
-            home.release(start, self.range.end - self.range.start, None);
+            let written = *self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
+            home.release(start, self.range.end - self.range.start, written);
         }
     }
 }
@@ -160,6 +169,13 @@ impl Part {
         // SAFETY: the range lies inside the region, whose pointer is valid for its whole length; no other part
         // covers these bytes and the region itself is out of reach (invariant), so the access is exclusive.
         Some(unsafe { std::slice::from_raw_parts_mut(pointer.add(self.range.start as usize), len) })
+    }
+
+    /// Notes that a copy into the part has been issued, so that the memory is not reused before it is done, whatever
+    /// becomes of the part.
+    pub fn issued(&self, ticket: Ticket) {
+        let mut written = self.region.written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = (*written).max(Some(ticket));
     }
 
     /// Says that this part is filled. The last one to do so gets the region back.

@@ -245,6 +245,7 @@ impl StagingSlot {
         }
         read(self.staging.host_mut())?;
         let ticket = device.upload(&self.staging, at..at + bytes, part, to)?;
+        part.issued(ticket);
         self.pending = Some(ticket);
         Ok(ticket)
     }

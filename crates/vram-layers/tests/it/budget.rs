@@ -267,3 +267,76 @@ fn the_budget_is_hard_and_exact_and_never_changes_the_answer() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     runner.run(&any_case(), |case| check(&case)).unwrap_or_else(|e| panic!("VRAM_SEED={seed}: {e}"));
 }
+
+/// The smallest budget once more, in thirty lines that share nothing with the engine nor with `smallest`: linear
+/// layers one after the other, each tensor in one place of a file.
+fn oracle(case: &Case, source: &MemorySource, kernels: &dyn Kernels) -> u64 {
+    let sector = case.layout.alignment;
+    let meta = |width| TensorMeta::new(case.model.compute, [case.model.tokens, width]).unwrap();
+    let mut live = vec![(0, meta(case.model.width).bytes())];
+    let (mut workspace, mut largest_tile, mut everything) = (live[0].1, 0, 0);
+    for (layer, metas) in case.model.layers() {
+        let [rows, inputs] = metas[0].shape().dims() else { unreachable!("a weight is a matrix") };
+        let scratch = kernels.scratch_bytes(ScratchFor::Linear { x: &meta(*inputs) });
+        for bytes in [meta(*rows).bytes(), scratch] {
+            let free = |at: &u64| live.iter().all(|l: &(u64, u64)| at + bytes <= l.0 || l.1 <= *at);
+            let starts = live.iter().map(|l| l.1.next_multiple_of(256)).chain([0]);
+            let at = starts.filter(free).min().unwrap();
+            live.push((at, at + bytes));
+            workspace = workspace.max(at + bytes);
+        }
+        live = vec![live[1]]; // the input and the scratch are gone, the output is the next input
+        let slot = |from: usize, to: usize| {
+            let mut runs = Vec::from_iter(layer.names.iter().zip(&metas).map(|(name, meta)| {
+                let (range, row) = (source.locate(name).unwrap().ranges[0], meta.bytes() / *rows as u64);
+                (range.file, range.offset + from as u64 * row, range.offset + to as u64 * row)
+            }));
+            runs.sort();
+            runs.dedup_by(|next, run| {
+                next.0 == run.0 && next.1 <= run.2 + 4096 && {
+                    run.2 = next.2;
+                    true
+                }
+            });
+            let sectors = |b: u64, a: u64| b.next_multiple_of(sector) - a / sector * sector;
+            let align = if sector == 1 { 64 } else { sector };
+            runs.iter().fold(0u64, |end, (_, a, b)| end.next_multiple_of(align) + sectors(*b, *a))
+        };
+        let tiles = (0..*rows).step_by(16).map(|i| slot(i, (i + 16).min(*rows)));
+        largest_tile = tiles.max().unwrap().max(largest_tile);
+        everything += slot(0, *rows);
+    }
+    workspace + largest_tile.min(everything)
+}
+
+/// Only the linear layers of a case, and their tensors each in one place.
+fn plain(mut case: Case) -> Option<Case> {
+    (case.map, case.layout.indirect, case.model.table) = (Map::Layers, 0, None);
+    for block in &mut case.model.blocks {
+        block.gain = false;
+        block.steps.retain(|(step, _)| matches!(step, StepCase::Linear { .. }));
+    }
+    case.model.blocks.retain(|b| !b.steps.is_empty());
+    (!case.model.blocks.is_empty()).then_some(case)
+}
+
+#[test]
+fn a_thousand_models_are_accepted_at_n_bytes_and_refused_at_one_less() {
+    let config = Config { cases: 1000, failure_persistence: None, ..Config::default() };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let cases = any_case().prop_filter_map("no linear layer", plain);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let result = runner.run(&cases, |case| {
+        let kernels = cpu(case.threads, case.discrete);
+        let n = oracle(&case, &case.model.source(&case.layout), &*kernels);
+        let expected = case.run(u64::MAX).pass(&case, true).map_err(|e| fail(e.to_string()))?;
+        let refused = case.run(n - 1).pass(&case, true);
+        let exact = matches!(&refused, Err(Error::BudgetTooSmall { needed, .. }) if *needed == n);
+        prop_assert!(exact, "{} bytes: {:?}", n - 1, refused.map(|o| o.len()));
+        let run = case.run(n);
+        prop_assert!(run.pass(&case, true).map_err(|e| fail(e.to_string()))? == expected);
+        prop_assert!(run.budget.peak() <= n);
+        Ok(())
+    });
+    result.unwrap_or_else(|e| panic!("{e}"));
+}
