@@ -271,42 +271,34 @@ fn the_budget_is_hard_and_exact_and_never_changes_the_answer() {
 /// The smallest budget once more, in thirty lines that share nothing with the engine nor with `smallest`: linear
 /// layers one after the other, each tensor in one place of a file.
 fn oracle(case: &Case, source: &MemorySource, kernels: &dyn Kernels) -> u64 {
-    let sector = case.layout.alignment;
+    let (sector, align) = (case.layout.alignment, case.layout.alignment.max(64));
     let meta = |width| TensorMeta::new(case.model.compute, [case.model.tokens, width]).unwrap();
     let mut live = vec![(0, meta(case.model.width).bytes())];
-    let (mut workspace, mut largest_tile, mut everything) = (live[0].1, 0, 0);
+    let (mut workspace, mut tile, mut everything) = (live[0].1, 0, 0);
     for (layer, metas) in case.model.layers() {
-        let [rows, inputs] = metas[0].shape().dims() else { unreachable!("a weight is a matrix") };
-        let scratch = kernels.scratch_bytes(ScratchFor::Linear { x: &meta(*inputs) });
-        for bytes in [meta(*rows).bytes(), scratch] {
+        let (rows, inputs) = (metas[0].shape()[0], metas[0].shape()[1]);
+        let scratch = kernels.scratch_bytes(ScratchFor::Linear { x: &meta(inputs) });
+        for bytes in [meta(rows).bytes(), scratch] {
             let free = |at: &u64| live.iter().all(|l: &(u64, u64)| at + bytes <= l.0 || l.1 <= *at);
-            let starts = live.iter().map(|l| l.1.next_multiple_of(256)).chain([0]);
-            let at = starts.filter(free).min().unwrap();
+            let at = live.iter().map(|l| l.1.next_multiple_of(256)).chain([0]).filter(free).min().unwrap();
             live.push((at, at + bytes));
             workspace = workspace.max(at + bytes);
         }
         live = vec![live[1]]; // the input and the scratch are gone, the output is the next input
         let slot = |from: usize, to: usize| {
             let mut runs = Vec::from_iter(layer.names.iter().zip(&metas).map(|(name, meta)| {
-                let (range, row) = (source.locate(name).unwrap().ranges[0], meta.bytes() / *rows as u64);
+                let (range, row) = (source.locate(name).unwrap().ranges[0], meta.bytes() / rows as u64);
                 (range.file, range.offset + from as u64 * row, range.offset + to as u64 * row)
             }));
-            runs.sort();
-            runs.dedup_by(|next, run| {
-                next.0 == run.0 && next.1 <= run.2 + 4096 && {
-                    run.2 = next.2;
-                    true
-                }
-            });
-            let sectors = |b: u64, a: u64| b.next_multiple_of(sector) - a / sector * sector;
-            let align = if sector == 1 { 64 } else { sector };
-            runs.iter().fold(0u64, |end, (_, a, b)| end.next_multiple_of(align) + sectors(*b, *a))
+            runs.sort(); // and those that are near are one, up to the end of the later
+            runs.dedup_by(|b, a| b.0 == a.0 && b.1 <= a.2 + 4096 && std::mem::replace(&mut a.2, b.2) < b.2);
+            let sectors = |a: u64, b: u64| b.next_multiple_of(sector) - a / sector * sector;
+            runs.iter().fold(0u64, |end, (_, a, b)| end.next_multiple_of(align) + sectors(*a, *b))
         };
-        let tiles = (0..*rows).step_by(16).map(|i| slot(i, (i + 16).min(*rows)));
-        largest_tile = tiles.max().unwrap().max(largest_tile);
-        everything += slot(0, *rows);
+        tile = (0..rows).step_by(16).map(|i| slot(i, (i + 16).min(rows))).max().unwrap().max(tile);
+        everything += slot(0, rows);
     }
-    workspace + largest_tile.min(everything)
+    workspace + tile.min(everything)
 }
 
 /// Only the linear layers of a case, and their tensors each in one place.
