@@ -62,14 +62,39 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Packs every public crate and builds it from what was packed; siblings come from the packages beside it.
+///
+/// In a folder that no run before has used: cargo takes a package of a name and version that it has unpacked or built
+/// before for the same one, and would build today's crates with yesterday's siblings.
 fn package() -> Result<()> {
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
+    let target =
+        metadata.target_directory.join(format!("package-{}", std::process::id())).into_std_path_buf();
+    let before = unpacked();
     let mut command = shell::cargo();
-    command.args(["package", "--workspace", "--allow-dirty", "--quiet"]);
+    command.args(["package", "--workspace", "--allow-dirty", "--quiet", "--target-dir"]).arg(&target);
     for package in metadata.workspace_packages().into_iter().filter(|p| !tidy::is_public(p)) {
         command.args(["--exclude", &package.name]);
     }
-    shell::run(&mut command)
+    let result = shell::run(&mut command);
+    for folder in unpacked().difference(&before).chain([&target]) {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+    }
+    result
+}
+
+/// Where cargo unpacks packages of registries that are folders: those have no host in their name.
+fn unpacked() -> BTreeSet<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let Some(Ok(folders)) = home.map(|h| fs::read_dir(h.join("registry/src"))) else {
+        return BTreeSet::new();
+    };
+    folders
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"-")))
+        .collect()
 }
 
 /// Builds and tests the crates that use ours as strangers do, and holds the number of packages they pull in.

@@ -43,7 +43,9 @@ pub(crate) fn length(first: [u8; LENGTH_BYTES], file_bytes: u64) -> Result<u64, 
     if bytes > MOST_HEADER_BYTES {
         return Err(Fault::invalid(
             0,
-            format!("a header of {bytes} bytes; the format allows {MOST_HEADER_BYTES}"),
+            format!(
+                "a header of {bytes} bytes; the format allows {MOST_HEADER_BYTES} (is this a safetensors file?)"
+            ),
         ));
     }
     let end = bytes + LENGTH_BYTES as u64;
