@@ -26,6 +26,8 @@ pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
         }
     }
     if wanted(ROWS) {
+        // The rows run the command itself: to make their checkpoint, and for its memory.
+        shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "vram-cli"]))?;
         let mut command = shell::cargo();
         command.args(["run", "--quiet", "--release", "--package", ROWS, "--"]);
         if quick {
