@@ -213,8 +213,39 @@ pub(crate) fn resident(options: &Options, args: &Args) -> Result<()> {
         let report = runner.model.report();
         let best = report.passes.iter().skip(1).map(|p| p.seconds).fold(f64::INFINITY, f64::min);
         println!("best pass: {:.0} GFLOP/s; bytes read by it: {}", flops / best / 1e9, runner.streamed()?);
+        drop(runner);
+        println!("{}", pytorch(options, &Config::read(&*source)?, tokens));
     }
     Ok(())
+}
+
+/// PyTorch with the same sizes, threads and dtype in a process of its own, or why not. `VRAM_PYTHON` names an
+/// interpreter that has it.
+fn pytorch(options: &Options, config: &Config, tokens: usize) -> String {
+    let python = std::env::var_os("VRAM_PYTHON").unwrap_or_else(|| "python3".into());
+    let sizes = [tokens, config.blocks, config.width, options.rounds()].map(|n| n.to_string());
+    let run = Command::new(&python)
+        .args(["-c", include_str!("pytorch.py")])
+        .args(sizes)
+        .env("OMP_NUM_THREADS", threads().to_string())
+        .output();
+    let output = match run {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return format!("skipped: PyTorch: {}", why.lines().last().unwrap_or("it failed"));
+        }
+        Err(error) => return format!("skipped: PyTorch: {}: {error}", python.display()),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut seconds: Vec<f64> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    seconds.sort_by(f64::total_cmp);
+    match (seconds.first(), seconds.get(seconds.len() / 2), seconds.last()) {
+        (Some(least), Some(median), Some(most)) => {
+            format!("PyTorch, right after it: {median:.3} s ({least:.3} .. {most:.3})")
+        }
+        _ => "skipped: PyTorch: it printed no times".to_owned(),
+    }
 }
 
 /// Streamed from the page cache, by reads and by the map, beside what it cannot beat.
