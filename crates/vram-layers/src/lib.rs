@@ -79,24 +79,31 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod check;
+mod costs;
 mod engine;
 mod error;
 mod forward;
 pub mod layers;
 mod managed;
+mod observe;
 mod partition;
 mod plan;
 mod report;
+pub mod schedule;
 mod spec;
 pub mod state;
 
-pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest};
+pub use check::{Violation, check};
+pub use costs::{Costs, Link};
+pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, VramLimit};
 pub use error::Error;
 pub use forward::{Forward, Tensor};
 pub use managed::{Managed, ModuleMap, RunOptions, Uncovered, VramConfig, enable_vram_management};
-pub use partition::{TILE_ROWS, Unit};
-pub use plan::Plan;
-pub use report::{PassReport, Report};
+pub use observe::{Event, EvictionReason, Observer, Span, StallCause};
+pub use partition::TILE_ROWS;
+pub use plan::{Plan, PlannedUnit};
+pub use report::{Eviction, PassReport, Report, Stall};
 pub use spec::{Layer, LayerId, LayerSpec, Split};
 
 /// Names a unit of a [`Plan`]: its place in the order of registration.

@@ -9,9 +9,11 @@ use vram_device::{Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
 use crate::Error;
+use crate::costs::Costs;
 use crate::engine::{Engine, EngineOptions, PassRequest};
 use crate::forward::{Binding, Bindings, Forward};
 use crate::layers;
+use crate::observe::Observer;
 use crate::report::{PassReport, Report};
 use crate::spec::{LayerId, LayerSpec, Split};
 use crate::state::Placement;
@@ -114,6 +116,12 @@ pub struct VramConfig {
     pub ring: Option<u64>,
     /// Threads that read.
     pub readers: usize,
+    /// What the first plan reckons with; assumed if `None`.
+    pub costs: Option<Costs>,
+    /// Whether the first passes are measured, and the plan is made anew where that would pay.
+    pub calibrate: bool,
+    /// Is told what happens.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Prefix of all the model's names in the checkpoint.
     pub prefix: String,
 }
@@ -130,6 +138,9 @@ impl VramConfig {
             host_limit: Budget::new(Tier::Host, 64 << 20),
             ring: None,
             readers: 4,
+            costs: None,
+            calibrate: true,
+            observer: None,
             prefix: String::new(),
         }
     }
@@ -184,11 +195,15 @@ pub fn enable_vram_management<M: Module>(
         return Err(Error::Unsupported(format!("nothing computes in {dtype}; choose F32, BF16 or F16")));
     }
     let options = EngineOptions {
-        budget: config.vram_limit,
         host_budget: config.host_limit.clone(),
         ring: config.ring,
         readers: config.readers,
         residents: config.preparing.tier == Tier::Device,
+        host_weights: config.onload.tier == Tier::Host,
+        costs: config.costs,
+        calibrate: config.calibrate,
+        observer: config.observer,
+        ..EngineOptions::new(config.vram_limit)
     };
     let upcast: Arc<dyn Device> = Arc::<dyn Kernels>::clone(&device);
     let engine = Engine::new(source, upcast, collected.layers, options)?;
@@ -323,10 +338,10 @@ impl<M: Module> Managed<M> {
             dtype: self.dtype.name().to_ascii_lowercase(),
             budget_bytes: self.engine.budget().limit(),
             peak_bytes: self.engine.budget().peak(),
-            resident_bytes: plan.resident_bytes(),
-            ring_bytes: plan.ring_bytes(),
+            resident_bytes: plan.resident_bytes,
+            ring_bytes: plan.ring_bytes,
             weights_bytes: self.engine.weights_bytes(),
-            workspace_bytes: plan.workspace_bytes(),
+            workspace_bytes: plan.workspace_bytes,
             passes: self.passes.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use vram_alloc::pack::{PackOptions, Packing, Piece, pack};
 use vram_types::TensorMeta;
@@ -17,13 +18,13 @@ const MERGE_GAP: u64 = 4096;
 
 /// Weights that move together.
 #[derive(Clone, Debug)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Name of its first layer, with the rows if it is a tile.
-    pub name: String,
+    pub(crate) name: Arc<str>,
     /// Bytes of the slot that holds it, slack included.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Whether it is a table of which passes read only a few rows: it never goes through the ring.
-    pub table: bool,
+    pub(crate) table: bool,
     pub(crate) members: Vec<Member>,
     pub(crate) packing: Packing,
 }
@@ -165,8 +166,8 @@ fn build(layers: &[Layer], parts: &[(LayerId, Option<Range<usize>>)], sector: u6
     }
     let first = &layers[parts[0].0.0];
     let name = match &parts[0].1 {
-        Some(rows) => format!("{}[{}..{}]", first.name, rows.start, rows.end),
-        None => first.name.clone(),
+        Some(rows) => format!("{}[{}..{}]", first.name, rows.start, rows.end).into(),
+        None => Arc::clone(&first.name),
     };
     Ok(Unit { name, bytes: packing.bytes, table: false, members, packing })
 }

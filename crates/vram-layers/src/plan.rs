@@ -1,9 +1,14 @@
-//! What stays on the device, what passes through the ring, and how large the ring is. Pure: no I/O, no clock, no
-//! allocation of weights.
+//! What stays on the device, what passes through the ring, and how large the ring is, as data that can be printed,
+//! saved, checked and simulated. Pure: no I/O, no clock, no allocation of weights.
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+use vram_device::Topology;
+
+use crate::costs::{Costs, nanos};
 use crate::partition::{Partition, Unit, partition};
+use crate::schedule::{Choice, Fetch, Kept, Limit, Machine, Problem, Room, UnitCost, choose, simulate};
 use crate::spec::{Layer, LayerId};
 use crate::{Error, UnitId};
 
@@ -11,11 +16,15 @@ use crate::{Error, UnitId};
 /// only takes room from residents.
 const RING_TARGET: u64 = 64 << 20;
 
-/// Units smaller than this cost latency and not bandwidth, so that they are the first to stay.
-const SMALL_UNIT: u64 = 64 << 10;
-
 /// The ring holds at least this many units where the budget allows it.
 const RING_UNITS: u64 = 3;
+
+/// Other cuts of the model into units have to pay by one part in so many.
+const WORTH: u64 = 50;
+
+/// Passes that are simulated, and how many of them a plan lists the fetches of.
+const PASSES: usize = 8;
+const LISTED: u64 = 3;
 
 /// What a plan is made from.
 #[derive(Clone, Debug)]
@@ -35,69 +44,112 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) residents: bool,
     /// Congruence of slots to file offsets.
     pub(crate) sector: u64,
+    pub(crate) costs: &'a Costs,
+    pub(crate) topology: Topology,
+    pub(crate) host: HostRoom,
 }
 
-/// Which units are resident, and the order in which units are used.
-#[derive(Clone, Debug, Default)]
+/// Host memory that a plan may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HostRoom {
+    /// All of it, in bytes.
+    pub(crate) budget: u64,
+    /// What staging takes of it.
+    pub(crate) staging: u64,
+    /// What weights may take of it.
+    pub(crate) kept: u64,
+    /// Bytes that are read and copied at a time.
+    pub(crate) piece: u64,
+}
+
+/// Which units stay, how large the ring is, and what is fetched when. [`check`](crate::check()) proves it safe.
+///
+/// Bytes count what is held, alignment and the slack of merged reads included.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// The device budget that it was made for.
+    pub budget_bytes: u64,
+    /// Activations and scratch.
+    pub workspace_bytes: u64,
+    /// The ring.
+    pub ring_bytes: u64,
+    /// All units that stay on the device.
+    pub resident_bytes: u64,
+    /// The most that is ever held on the device: workspace, ring and residents.
+    pub peak_bytes: u64,
+    /// The host budget that it was made for.
+    pub host_budget_bytes: u64,
+    /// Memory that weights pass through on the host.
+    pub staging_bytes: u64,
+    /// All units that wait in host memory.
+    pub host_bytes: u64,
+    /// The most that is ever held on the host.
+    pub host_peak_bytes: u64,
+    /// The first pass, which loads what stays.
+    pub first_pass_seconds: f64,
+    /// A pass in the long run.
+    pub pass_seconds: f64,
+    /// What no schedule of these units is faster than.
+    pub bound_seconds: f64,
+    /// What sets the bound.
+    pub limited_by: Limit,
+    /// The units in order of registration.
+    pub units: Vec<PlannedUnit>,
+    /// Units in order of use, as indices; a table that rows are gathered from is not among them.
+    pub trace: Vec<usize>,
+    /// Of how many passes `fetches` lists what goes through the ring.
+    pub passes: u64,
+    /// What goes through the ring in the first passes, each fetch at the earliest point at which it can be issued.
+    pub fetches: Vec<Fetch>,
+}
+
+/// A unit of a [`Plan`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlannedUnit {
+    /// Name of its first layer, with the rows if it is a tile.
+    pub name: String,
+    /// Bytes of the slot that holds it.
+    pub bytes: u64,
+    /// Where it is between uses.
+    pub kept: Kept,
+    /// Its kernels, each time it is used.
+    pub compute_seconds: f64,
+    /// Its way to the device over the slowest link that it crosses.
+    pub transfer_seconds: f64,
+    /// Its kernels' wait for it in a pass, as simulated.
+    pub stall_seconds: f64,
+}
+
+/// A plan with what the engine needs to follow it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Planned {
+    pub(crate) data: std::sync::Arc<Plan>,
     pub(crate) partition: Partition,
-    /// Units in order of use; a table that is gathered from is not among them.
     pub(crate) trace: Vec<UnitId>,
     pub(crate) resident: Vec<bool>,
-    pub(crate) ring_bytes: u64,
-    pub(crate) resident_bytes: u64,
-    pub(crate) workspace: u64,
-}
-
-impl Plan {
-    /// Bytes of the ring.
-    pub fn ring_bytes(&self) -> u64 {
-        self.ring_bytes
-    }
-
-    /// Bytes of all residents, slack included.
-    pub fn resident_bytes(&self) -> u64 {
-        self.resident_bytes
-    }
-
-    /// Bytes of activations and scratch.
-    pub fn workspace_bytes(&self) -> u64 {
-        self.workspace
-    }
-
-    /// The most bytes that the plan ever holds.
-    pub fn peak_bytes(&self) -> u64 {
-        self.workspace + self.ring_bytes + self.resident_bytes
-    }
-
-    /// The units, in order of registration, and whether each is resident.
-    pub fn units(&self) -> impl Iterator<Item = (&Unit, bool)> {
-        self.partition.units.iter().zip(self.resident.iter().copied())
-    }
+    /// Units that wait in host memory.
+    pub(crate) cached: Vec<bool>,
 }
 
 /// Makes the plan, or says what budget would do.
-pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Plan, Error> {
+pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let used: HashSet<LayerId> = input.trace.iter().copied().collect();
     let available = input.budget.checked_sub(input.workspace);
     let natural = partition(input.layers, &used, u64::MAX, input.sector)?;
     let (tables, streamed) = weigh(&natural, &used);
     let may = |unit: &Unit| !unit.table && (input.guessed || is_used(unit, &used));
     let departing = largest(&natural, |u| may(u) && !is_used(u, &used));
-    let keep = |with_tables: bool| -> Plan {
-        let resident = natural.units.iter().map(|u| is_used(u, &used) && (with_tables || !u.table)).collect();
-        finish(input, natural.clone(), resident, departing)
-    };
-    if let (Some(available), true) = (available, input.residents) {
-        if tables + streamed + departing <= available {
-            return Ok(keep(true));
-        }
-        if streamed + departing <= available {
-            return Ok(keep(false));
-        }
+    if let (Some(available), true) = (available, input.residents)
+        && streamed + departing <= available
+    {
+        let with_tables = tables + streamed + departing <= available;
+        let kept = |u: &Unit| {
+            if is_used(u, &used) && (with_tables || !u.table) { Kept::Device } else { Kept::Nowhere }
+        };
+        let kept = natural.units.iter().map(kept).collect();
+        return Ok(finish(input, natural, kept, departing));
     }
-    let finest = partition(input.layers, &used, 0, input.sector)?;
-    let smallest = largest(&finest, may);
+    let smallest = smallest(input, &used)?;
     let available = match available {
         Some(available) if smallest <= available => available,
         _ => {
@@ -111,14 +163,95 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Plan, Error> {
         }
     };
     let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, available);
-    let cut = partition(input.layers, &used, (ring / RING_UNITS).max(smallest), input.sector)?;
-    let ring = ring.max(largest(&cut, may)).min(available);
-    let resident = if input.residents {
-        spread(&cut, &order(&cut, input.trace), available - ring)
-    } else {
-        vec![false; cut.units.len()]
-    };
-    Ok(finish(input, cut, resident, ring))
+    let mut best: Option<(Partition, Choice)> = None;
+    for units in [RING_UNITS, 2 * RING_UNITS, 2] {
+        let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
+        let problem = input.problem(&cut);
+        let least = largest(&cut, |u| may(u) && !is_used(u, &used));
+        let target = ring.max(largest(&cut, may)).min(available);
+        let choice = if input.residents {
+            let room = Room {
+                device: available,
+                host: input.host.kept,
+                ring: input.ring.map(|_| target),
+                least_ring: least,
+                target_ring: target,
+            };
+            choose(&problem, &room)
+        } else {
+            let kept = vec![Kept::Nowhere; cut.units.len()];
+            let pass = simulate(&problem, &kept, target, PASSES).map_or(u64::MAX, |t| t.steady());
+            Choice { kept, ring_bytes: target, pass }
+        };
+        let bound = problem.bound(&choice.kept).nanos;
+        if best.as_ref().is_none_or(|(_, b)| choice.pass < b.pass - b.pass / WORTH) {
+            let near = choice.pass <= bound + bound / WORTH;
+            best = Some((cut, choice));
+            if near {
+                break;
+            }
+        }
+    }
+    match best {
+        Some((cut, choice)) => Ok(finish(input, cut, choice.kept, choice.ring_bytes)),
+        None => Err(Error::Model("no cut of the model into units was tried".into())),
+    }
+}
+
+/// The smallest budget that works, in bytes.
+pub(crate) fn minimum(input: &PlanInput<'_>) -> Result<u64, Error> {
+    let nothing = PlanInput { budget: 0, ..input.clone() };
+    match plan(&nothing) {
+        Ok(planned) => Ok(planned.data.peak_bytes),
+        Err(Error::BudgetTooSmall { needed, .. }) => Ok(needed),
+        Err(e) => Err(e),
+    }
+}
+
+/// Nanoseconds that a plan takes with other costs than those that it was made with.
+pub(crate) fn predict(input: &PlanInput<'_>, planned: &Planned) -> u64 {
+    let kept: Vec<Kept> = planned.data.units.iter().map(|u| u.kept).collect();
+    let timeline = simulate(&input.problem(&planned.partition), &kept, planned.data.ring_bytes, PASSES);
+    timeline.map_or(u64::MAX, |t| t.steady())
+}
+
+impl PlanInput<'_> {
+    fn machine(&self) -> Machine {
+        Machine {
+            host_visible: self.topology.host_visible,
+            one_queue: !self.topology.host_visible && !self.topology.separate_copy_queue,
+            staging: self.host.staging,
+            align: self.sector.max(64),
+            chunk: if self.topology.host_visible { u64::MAX } else { self.host.piece },
+        }
+    }
+
+    fn problem(&self, partition: &Partition) -> Problem {
+        let units = partition.units.iter().map(|u| self.cost(u)).collect();
+        let trace = order(partition, self.trace).into_iter().filter(|u| !partition.units[u.0].table);
+        Problem { units, trace: trace.map(|u| u.0).collect(), machine: self.machine() }
+    }
+
+    fn cost(&self, unit: &Unit) -> UnitCost {
+        let read: u64 = unit.packing.extents.iter().map(|e| e.bytes).sum::<u64>()
+            + unit.packing.computed.iter().map(|c| c.bytes).sum::<u64>();
+        let pieces = (unit.packing.extents.len() + unit.packing.computed.len()) as u64;
+        let compute: f64 = unit
+            .members
+            .iter()
+            .map(|m| {
+                let whole = self.costs.compute_seconds.get(m.layer.0).copied().unwrap_or(0.0);
+                let rows = self.layers[m.layer.0].rows().max(1);
+                m.rows.as_ref().map_or(whole, |r| whole * r.len() as f64 / rows as f64)
+            })
+            .sum();
+        UnitCost {
+            bytes: unit.bytes,
+            compute: nanos(compute + self.costs.unit_seconds),
+            disk: self.costs.disk.nanos(read, pieces),
+            bus: if self.topology.host_visible { 0 } else { self.costs.bus.nanos(read, pieces) },
+        }
+    }
 }
 
 fn is_used(unit: &Unit, used: &HashSet<LayerId>) -> bool {
@@ -130,6 +263,12 @@ fn weigh(partition: &Partition, used: &HashSet<LayerId>) -> (u64, u64) {
     partition.units.iter().filter(|u| is_used(u, used)).fold((0, 0), |(tables, streamed), u| {
         if u.table { (tables + u.bytes, streamed) } else { (tables, streamed + u.bytes) }
     })
+}
+
+/// Bytes of the smallest ring through which everything passes.
+fn smallest(input: &PlanInput<'_>, used: &HashSet<LayerId>) -> Result<u64, Error> {
+    let finest = partition(input.layers, used, 0, input.sector)?;
+    Ok(largest(&finest, |u| !u.table && (input.guessed || is_used(u, used))))
 }
 
 fn largest(partition: &Partition, which: impl Fn(&Unit) -> bool) -> u64 {
@@ -150,48 +289,51 @@ fn order(partition: &Partition, trace: &[LayerId]) -> Vec<UnitId> {
     order
 }
 
-/// Chooses residents of at most `room` bytes: small units first, then evenly through the depth.
-fn spread(partition: &Partition, order: &[UnitId], mut room: u64) -> Vec<bool> {
-    let units = &partition.units;
-    let mut resident = vec![false; units.len()];
-    let mut seen = HashSet::new();
-    let candidates: Vec<UnitId> =
-        order.iter().copied().filter(|u| !units[u.0].table && seen.insert(*u)).collect();
-    let mut take = |unit: UnitId, room: &mut u64| {
-        let bytes = units[unit.0].bytes;
-        let fits = !resident[unit.0] && bytes <= *room;
-        if fits {
-            resident[unit.0] = true;
-            *room -= bytes;
-        }
-        fits
-    };
-    let (small, large): (Vec<UnitId>, Vec<UnitId>) =
-        candidates.into_iter().partition(|u| units[u.0].bytes < SMALL_UNIT);
-    for unit in small {
-        take(unit, &mut room);
-    }
-    // In every stretch of the order, residents get the share of bytes that they get of the whole.
-    let total: u64 = large.iter().map(|u| units[u.0].bytes).sum();
-    let share = room;
-    let mut owed: u128 = 0;
-    for &unit in &large {
-        let bytes = u128::from(units[unit.0].bytes);
-        owed += bytes * u128::from(share);
-        if owed >= bytes * u128::from(total) && take(unit, &mut room) {
-            owed -= bytes * u128::from(total);
-        }
-    }
-    for &unit in &large {
-        take(unit, &mut room);
-    }
-    resident
-}
-
-fn finish(input: &PlanInput<'_>, partition: Partition, resident: Vec<bool>, ring_bytes: u64) -> Plan {
+fn finish(input: &PlanInput<'_>, partition: Partition, kept: Vec<Kept>, ring_bytes: u64) -> Planned {
     let mut trace = order(&partition, input.trace);
-    trace.retain(|u| !partition.units[u.0].table || resident[u.0]);
-    let resident_bytes =
-        partition.units.iter().zip(&resident).filter(|(_, r)| **r).map(|(u, _)| u.bytes).sum();
-    Plan { partition, trace, resident, ring_bytes, resident_bytes, workspace: input.workspace }
+    trace.retain(|u| !partition.units[u.0].table || kept[u.0] == Kept::Device);
+    let problem = input.problem(&partition);
+    let timeline = simulate(&problem, &kept, ring_bytes, PASSES).unwrap_or_default();
+    let bound = problem.bound(&kept);
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let sum = |which: Kept| -> u64 {
+        partition.units.iter().zip(&kept).filter(|(_, k)| **k == which).map(|(u, _)| u.bytes).sum()
+    };
+    let (resident_bytes, host_bytes) = (sum(Kept::Device), sum(Kept::Host));
+    let later = (PASSES - 1) as f64;
+    let units = partition.units.iter().enumerate().map(|(i, unit)| {
+        let cost = problem.units[i];
+        let link = if kept[i] == Kept::Host { cost.bus } else { cost.disk.max(cost.bus) };
+        PlannedUnit {
+            name: unit.name.to_string(),
+            bytes: unit.bytes,
+            kept: kept[i],
+            compute_seconds: seconds(cost.compute),
+            transfer_seconds: seconds(link),
+            stall_seconds: timeline.stalls.get(i).map_or(0.0, |s| seconds(*s) / later),
+        }
+    });
+    let positions = LISTED * problem.trace.len() as u64;
+    let data = Plan {
+        budget_bytes: input.budget,
+        workspace_bytes: input.workspace,
+        ring_bytes,
+        resident_bytes,
+        peak_bytes: input.workspace + ring_bytes + resident_bytes,
+        host_budget_bytes: input.host.budget,
+        staging_bytes: input.host.staging,
+        host_bytes,
+        host_peak_bytes: input.host.staging + host_bytes,
+        first_pass_seconds: seconds(timeline.first()),
+        pass_seconds: seconds(timeline.steady()),
+        bound_seconds: seconds(bound.nanos),
+        limited_by: bound.limit,
+        units: units.collect(),
+        trace: problem.trace.clone(),
+        passes: LISTED,
+        fetches: timeline.fetches.into_iter().take_while(|f| f.position < positions).collect(),
+    };
+    let resident = kept.iter().map(|k| *k == Kept::Device).collect();
+    let cached = kept.iter().map(|k| *k == Kept::Host).collect();
+    Planned { data: data.into(), partition, trace, resident, cached }
 }

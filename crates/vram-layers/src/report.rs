@@ -2,6 +2,30 @@
 
 use serde::Serialize;
 
+use crate::observe::{EvictionReason, StallCause};
+
+/// A wait of the computing thread for weights.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stall {
+    /// For which unit.
+    pub unit: String,
+    /// Why its weights were not there.
+    pub cause: StallCause,
+    /// How long.
+    pub seconds: f64,
+}
+
+/// A unit that stayed on the device and had to go.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Eviction {
+    /// Which.
+    pub unit: String,
+    /// Bytes that it held.
+    pub bytes: u64,
+    /// Why.
+    pub reason: EvictionReason,
+}
+
 /// One pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PassReport {
@@ -15,6 +39,14 @@ pub struct PassReport {
     pub disk_bytes: u64,
     /// Bytes put on the device for them.
     pub device_bytes: u64,
+    /// What the plan in force said a pass takes in the long run.
+    pub predicted_seconds: f64,
+    /// What it said no schedule is faster than.
+    pub bound_seconds: f64,
+    /// Every wait for weights.
+    pub stalls: Vec<Stall>,
+    /// What had to leave the device since the pass before.
+    pub evictions: Vec<Eviction>,
 }
 
 /// A model's passes under a budget.

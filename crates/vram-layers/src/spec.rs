@@ -1,6 +1,7 @@
 //! What the engine is told of a model: layers and the tensors that each computes with.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use vram_types::{FileRange, Located, TensorMeta, WeightSource, WeightSourceExt};
@@ -59,7 +60,7 @@ impl LayerSpec {
 /// A layer whose tensors have been found in a source.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) split: Split,
     pub(crate) group: Option<usize>,
     pub(crate) tensors: Vec<LayerTensor>,
@@ -84,7 +85,7 @@ impl Layer {
             .into_iter()
             .map(|name| Ok(LayerTensor { located: source.require(&name)?, name }))
             .collect::<Result<_, Error>>()?;
-        let layer = Layer { name: spec.name, split: spec.split, group: spec.group, tensors };
+        let layer = Layer { name: spec.name.into(), split: spec.split, group: spec.group, tensors };
         if layer.split != Split::Whole {
             layer.check_rows()?;
         }

@@ -3,15 +3,20 @@
 //! One mutex guards all of it. Lock order: this mutex, then an arena's, then a budget's; none is held during a read.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use vram_device::{Arena, Device, Region, Reservation, Ticket};
-use vram_types::{CancelToken, FileRange, WeightSource};
+use vram_device::{Arena, Budget, Device, Reservation, Ticket};
+use vram_types::{CancelToken, WeightSource};
 
-use super::job::{Fetched, Job, Place, Work, fill_jobs};
-use super::slot::{Memory, Slot, Weights, retire};
-use crate::partition::Unit;
-use crate::plan::Plan;
+use super::EngineOptions;
+use super::job::{Job, Place};
+use super::load::HostCopy;
+use super::meter::Meter;
+use super::slot::{Slot, Weights, retire};
+use crate::observe::{self, Observer, Span, StallCause};
+use crate::plan::Planned;
 use crate::spec::Layer;
 use crate::state::{Event, State, transition};
 use crate::{Error, UnitId};
@@ -24,6 +29,13 @@ pub(crate) struct Shared {
     pub(crate) piece: u64,
     /// Whether the source gives windows of a memory map.
     pub(crate) mapped: bool,
+    pub(crate) budget: Budget,
+    pub(crate) host_budget: Budget,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) disk: Meter,
+    pub(crate) bus: Meter,
+    /// Passes are being measured: copies are waited for one by one.
+    pub(crate) calibrating: AtomicBool,
     fetch: Mutex<Fetch>,
     /// Readers wait here for something to read or for room in the ring.
     pub(crate) work: Condvar,
@@ -31,9 +43,18 @@ pub(crate) struct Shared {
     pub(crate) ready: Condvar,
 }
 
-struct Entry {
+pub(super) struct Entry {
     /// `None` for a resident, whose slot is in `residents`.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
+}
+
+/// A unit under lease.
+struct Held {
+    unit: UnitId,
+    weights: Arc<Weights>,
+    leases: usize,
+    /// The last ticket of the leases that are over.
+    done: Option<Ticket>,
 }
 
 /// Weights that a finished lease gave back, kept until another unit is asked for: uses in a row count as one.
@@ -49,24 +70,30 @@ pub(crate) struct Fetch {
     //    positions are issued in order, so nothing later stands in the ring before something earlier.
     // 2. `base` is the next position to be leased; nothing at or past `end` is issued.
     // 3. A slot that is `Loading` has `left` jobs in `jobs` or at readers, all with its `load`.
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) plan: Arc<Planned>,
     pub(crate) stop: bool,
     pub(crate) base: u64,
     pub(crate) end: u64,
-    entries: VecDeque<Entry>,
-    residents: Vec<Option<Slot>>,
-    stray: Option<Entry>,
+    pub(super) entries: VecDeque<Entry>,
+    pub(super) residents: Vec<Option<Slot>>,
+    /// Units in host memory, or on their way there.
+    pub(super) host: Vec<Option<HostCopy>>,
+    pub(super) stray: Option<Entry>,
     states: Vec<State>,
+    /// Units under lease: few at a time.
+    held: Vec<Held>,
+    /// The unit that was leased last.
+    last: Option<UnitId>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) busy: usize,
-    cancel: CancelToken,
+    pub(super) cancel: CancelToken,
     next_load: u64,
-    ring: Option<Arena>,
-    room: Option<Reservation>,
+    pub(super) ring: Option<Arena>,
+    /// What is reserved for residents that are still to come, on the device and on the host.
+    pub(super) room: Option<Reservation>,
+    pub(super) host_room: Option<Reservation>,
     sticky: Option<Sticky>,
     quarantine: Vec<Arc<Weights>>,
-    /// A resident failed to load and took its reservation along: the plan has to be put in force anew.
-    pub(crate) damaged: bool,
     /// Residents whose bytes a pass has reported.
     counted: Vec<bool>,
 }
@@ -74,8 +101,8 @@ pub(crate) struct Fetch {
 /// What the computing thread waited for.
 pub(crate) struct Acquired {
     pub(crate) weights: Arc<Weights>,
-    /// For how long it waited.
-    pub(crate) stall: std::time::Duration,
+    /// For how long it waited, and why.
+    pub(crate) stall: Option<(Span, StallCause)>,
     /// Whether these are the weights of the lease before, which have been counted.
     pub(crate) again: bool,
 }
@@ -94,8 +121,8 @@ impl Shared {
         source: Arc<dyn WeightSource>,
         device: Arc<dyn Device>,
         layers: Vec<Layer>,
-        piece: u64,
-        mapped: bool,
+        (piece, mapped): (u64, bool),
+        options: &EngineOptions,
     ) -> Shared {
         Shared {
             source,
@@ -103,6 +130,12 @@ impl Shared {
             layers,
             piece,
             mapped,
+            budget: options.budget.clone(),
+            host_budget: options.host_budget.clone(),
+            observer: options.observer.clone(),
+            disk: Meter::default(),
+            bus: Meter::default(),
+            calibrating: AtomicBool::new(false),
             fetch: Mutex::new(Fetch {
                 plan: Arc::default(),
                 stop: false,
@@ -110,17 +143,20 @@ impl Shared {
                 end: 0,
                 entries: VecDeque::new(),
                 residents: Vec::new(),
+                host: Vec::new(),
                 stray: None,
                 states: Vec::new(),
+                held: Vec::with_capacity(4),
+                last: None,
                 jobs: VecDeque::new(),
                 busy: 0,
                 cancel: CancelToken::new(),
                 next_load: 0,
                 ring: None,
                 room: None,
+                host_room: None,
                 sticky: None,
                 quarantine: Vec::new(),
-                damaged: false,
                 counted: Vec::new(),
             }),
             work: Condvar::new(),
@@ -131,6 +167,13 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Fetch> {
         // A panic can only come from a user's code, which never runs under this lock.
         self.fetch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells who listens.
+    pub(crate) fn tell(&self, event: &observe::Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.event(event);
+        }
     }
 
     /// Issues the next position, if there is one and it fits.
@@ -158,100 +201,11 @@ impl Shared {
         }
     }
 
-    fn load_resident(&self, f: &mut Fetch, plan: &Plan, id: UnitId) -> Slot {
-        let unit = &plan.partition.units[id.0];
-        let room = f.room.as_mut().and_then(|room| room.split(unit.bytes));
-        let Some(room) = room else {
-            return Slot::Failed(Error::Model(format!("unit {:?} has no room reserved", unit.name)));
-        };
-        if let Err(e) = f.apply(id, Event::Prepare) {
-            return Slot::Failed(e);
-        }
-        match self.device.allocate(room) {
-            Ok(buffer) => self.fill(f, unit, buffer.into_region(), Place::Resident(id)),
-            Err(e) => Slot::Failed(e.into()),
-        }
-    }
-
-    fn load_streamed(&self, f: &mut Fetch, plan: &Plan, id: UnitId, place: Place) -> Option<Slot> {
-        let unit = &plan.partition.units[id.0];
-        let align = self.source.alignment().max(64);
-        let region = f.ring.as_ref()?.alloc(unit.bytes, align)?;
-        if self.mapped && unit.packing.computed.is_empty() {
-            return Some(self.map(f, unit, region, place));
-        }
-        Some(self.fill(f, unit, region, place))
-    }
-
-    /// Queues the reads that fill a region.
-    fn fill(&self, f: &mut Fetch, unit: &Unit, region: Region, place: Place) -> Slot {
-        let load = f.new_load();
-        match fill_jobs(unit, &self.layers, region, self.piece, (place, load), &f.cancel) {
-            Ok((jobs, memory)) => {
-                let disk_bytes = jobs.iter().map(Job::bytes).sum();
-                let left = jobs.len();
-                f.jobs.extend(jobs);
-                Slot::loading(load, left, memory, disk_bytes)
-            }
-            Err(e) => Slot::Failed(e),
-        }
-    }
-
-    /// Queues the faulting-in of the windows of a map.
-    fn map(&self, f: &mut Fetch, unit: &Unit, permit: Region, place: Place) -> Slot {
-        let load = f.new_load();
-        let mut windows = Vec::with_capacity(unit.packing.extents.len());
-        for extent in &unit.packing.extents {
-            let range = FileRange { file: extent.file, offset: extent.offset, bytes: extent.bytes };
-            match self.source.map(range) {
-                Some(Ok(window)) => windows.push(window),
-                Some(Err(e)) => return Slot::Failed(e.into()),
-                None => {
-                    return Slot::Failed(Error::Unsupported(
-                        "the source maps some of its files and not others".into(),
-                    ));
-                }
-            }
-        }
-        for window in &windows {
-            let work = Work::Prefault(Arc::clone(window));
-            f.jobs.push_back(Job { place, load, work, cancel: f.cancel.clone() });
-        }
-        let disk_bytes = unit.packing.extents.iter().map(|e| e.bytes).sum();
-        let left = windows.len();
-        Slot::loading(load, left, Some(Memory::Mapped { windows, _permit: permit }), disk_bytes)
-    }
-
-    /// Books what a reader brought.
-    pub(crate) fn complete(&self, f: &mut Fetch, place: Place, load: u64, result: Result<Fetched, Error>) {
-        let base = f.base;
-        let slot = match place {
-            Place::Resident(unit) => f.residents.get_mut(unit.0).and_then(Option::as_mut),
-            Place::Position(position) => position
-                .checked_sub(base)
-                .and_then(|i| f.entries.get_mut(usize::try_from(i).ok()?))
-                .and_then(|e| e.slot.as_mut()),
-            Place::Stray => f.stray.as_mut().and_then(|e| e.slot.as_mut()),
-        };
-        match slot {
-            Some(slot) if slot.is_load(load) => {
-                slot.advance(result);
-            }
-            // Nobody waits for it any more. A copy under way still writes the region, so it goes with its ticket.
-            _ => {
-                if let Ok(Fetched { region: Some(region), uploaded: Some(ticket) }) = result {
-                    region.retire(ticket);
-                }
-            }
-        }
-    }
-
     /// Waits for the weights of a unit and takes them.
     pub(crate) fn acquire(&self, unit: UnitId) -> Result<Acquired, Error> {
         let mut f = self.lock();
-        if let Some(sticky) = f.sticky.take_if(|s| s.unit == unit) {
-            f.apply(unit, Event::Acquire)?;
-            return Ok(Acquired { weights: sticky.weights, stall: std::time::Duration::ZERO, again: true });
+        if let Some(weights) = f.again(unit)? {
+            return Ok(Acquired { weights, stall: None, again: true });
         }
         self.let_go(&mut f);
         // A resident is where it is: using it out of turn is no departure.
@@ -261,26 +215,31 @@ impl Shared {
         if stray && !resident {
             f.stray = Some(Entry { slot: None });
         }
-        let mut waiting_since = None;
+        let mut waiting = None;
         let weights = loop {
-            match f.slot_of(unit, stray) {
+            let cause = match f.slot_of(unit, stray) {
                 Some(Slot::Ready(weights)) => break Arc::clone(weights),
                 Some(Slot::Failed(_)) => return Err(f.take_failure(unit, stray)),
-                Some(Slot::Loading { .. }) => {}
+                Some(Slot::Loading { .. }) if resident => StallCause::FirstLoad,
+                Some(Slot::Loading { .. }) if stray || !expected => StallCause::Departure,
+                Some(Slot::Loading { disk_bytes: 0, .. }) => StallCause::Bus,
+                Some(Slot::Loading { .. }) => StallCause::Disk,
                 None => match self.issue_for(&mut f, unit, stray) {
                     Ok(true) => continue,
-                    Ok(false) => {}
+                    Ok(false) => StallCause::RingFull,
                     Err(e) => {
                         // Readers go on with the trace.
                         f.stray = None;
                         return Err(e);
                     }
                 },
-            }
-            waiting_since.get_or_insert_with(std::time::Instant::now);
+            };
+            // The first cause is what the wait is for; what follows is its consequence.
+            waiting.get_or_insert_with(|| (Instant::now(), cause));
             f = self.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
         };
         f.apply(unit, Event::Acquire)?;
+        f.hold(unit, &weights);
         if stray {
             f.stray = None;
             self.work.notify_all();
@@ -291,14 +250,14 @@ impl Shared {
             f.base += 1;
         }
         drop(f);
-        let stall = waiting_since.map_or(std::time::Duration::ZERO, |t| t.elapsed());
+        let stall = waiting.map(|(since, cause)| (Span::since(since), cause));
         Ok(Acquired { weights, stall, again: false })
     }
 
     /// Issues what the computing thread waits for, if the readers have not. Whether anything changed.
     fn issue_for(&self, f: &mut Fetch, unit: UnitId, stray: bool) -> Result<bool, Error> {
         let plan = Arc::clone(&f.plan);
-        let no_room = if stray && plan.resident[unit.0] {
+        let no_room = if plan.resident[unit.0] {
             let slot = self.load_resident(f, &plan, unit);
             f.residents[unit.0] = Some(slot);
             false
@@ -326,7 +285,7 @@ impl Shared {
             // Only leases that are still held can be in the way, and they are held by who is waiting here.
             return Err(Error::Unsupported(format!(
                 "unit {:?} ({} bytes) finds no room in a ring of {} bytes beside the leases that are still held; finish them first",
-                plan.partition.units[unit.0].name, plan.partition.units[unit.0].bytes, plan.ring_bytes
+                plan.partition.units[unit.0].name, plan.partition.units[unit.0].bytes, plan.data.ring_bytes
             )));
         }
         Ok(false)
@@ -359,23 +318,27 @@ impl Shared {
     }
 
     /// A lease ended with everything issued that reads its weights.
-    pub(crate) fn release(&self, plan: &Arc<Plan>, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
+    pub(crate) fn release(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
         let mut f = self.lock();
         if !Arc::ptr_eq(&f.plan, plan) {
             // The lease outlived its plan, and the unit's number means another one by now.
             return retire(weights, done);
         }
+        drop(weights);
+        let Some((weights, done)) = f.end_lease(unit, Some(done)) else { return };
         let event = if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
-        if f.apply(unit, event).is_ok() && event == Event::ReleaseStreamed {
+        if let (Ok(()), Some(done)) = (f.apply(unit, event), done)
+            && event == Event::ReleaseStreamed
+        {
             self.let_go(&mut f);
             f.sticky = Some(Sticky { unit, weights, done });
         }
     }
 
     /// A lease was dropped, and kernels that read its weights may be anywhere: keep them until the pass ends.
-    pub(crate) fn quarantine(&self, plan: &Arc<Plan>, unit: UnitId, weights: Arc<Weights>) {
+    pub(crate) fn quarantine(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>) {
         let mut f = self.lock();
-        if Arc::ptr_eq(&f.plan, plan) {
+        if Arc::ptr_eq(&f.plan, plan) && f.end_lease(unit, None).is_some() {
             let event = if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
             let _ = f.apply(unit, event);
         }
@@ -386,6 +349,7 @@ impl Shared {
     pub(crate) fn end_pass(&self) -> Result<(), Error> {
         let mut f = self.lock();
         self.let_go(&mut f);
+        f.last = None;
         let kept = std::mem::take(&mut f.quarantine);
         let len = f.plan.trace.len() as u64;
         if len > 0 && !f.base.is_multiple_of(len) {
@@ -465,11 +429,14 @@ impl Fetch {
     /// Puts another plan in force. Only after `drain`.
     pub(crate) fn install(
         &mut self,
-        plan: Arc<Plan>,
-        kept: Vec<Option<Arc<Weights>>>,
+        plan: Arc<Planned>,
+        (kept, host): (Vec<Option<Arc<Weights>>>, Vec<Option<HostCopy>>),
         ring: Option<Arena>,
-        room: Reservation,
+        (room, host_room): (Option<Reservation>, Option<Reservation>),
     ) {
+        self.host = host;
+        self.held.clear();
+        self.last = None;
         self.counted = kept.iter().map(Option::is_some).collect();
         self.states =
             kept.iter().map(|k| if k.is_some() { State::Preparing } else { State::Onload }).collect();
@@ -478,8 +445,8 @@ impl Fetch {
         self.base = 0;
         self.end = 0;
         self.ring = ring;
-        self.room = Some(room);
-        self.damaged = false;
+        self.room = room;
+        self.host_room = host_room;
         self.plan = plan;
     }
 
@@ -499,9 +466,51 @@ impl Fetch {
     pub(crate) fn drop_memory(&mut self) {
         self.ring = None;
         self.room = None;
+        self.host_room = None;
     }
 
-    fn apply(&mut self, unit: UnitId, event: Event) -> Result<(), Error> {
+    /// Units that are in host memory, by unit.
+    pub(crate) fn take_host(&mut self) -> Vec<Option<HostCopy>> {
+        std::mem::take(&mut self.host)
+    }
+
+    /// The weights of a unit that is under lease, or whose last lease ended just now.
+    fn again(&mut self, unit: UnitId) -> Result<Option<Arc<Weights>>, Error> {
+        if let Some(sticky) = self.sticky.take_if(|s| s.unit == unit) {
+            self.apply(unit, Event::Acquire)?;
+            self.hold(unit, &sticky.weights);
+            return Ok(Some(sticky.weights));
+        }
+        let Some(at) = self.held.iter().position(|h| h.unit == unit) else { return Ok(None) };
+        self.held[at].leases += 1;
+        let weights = Arc::clone(&self.held[at].weights);
+        // Used again after another unit: the trace has it twice, and so do the entries.
+        if self.last != Some(unit) && self.expects(unit) {
+            self.skip(1);
+        }
+        self.last = Some(unit);
+        Ok(Some(weights))
+    }
+
+    fn hold(&mut self, unit: UnitId, weights: &Arc<Weights>) {
+        self.held.push(Held { unit, weights: Arc::clone(weights), leases: 1, done: None });
+        self.last = Some(unit);
+    }
+
+    /// Ends one lease of a unit; what it held, if it was the last.
+    fn end_lease(&mut self, unit: UnitId, done: Option<Ticket>) -> Option<(Arc<Weights>, Option<Ticket>)> {
+        let at = self.held.iter().position(|h| h.unit == unit)?;
+        let held = &mut self.held[at];
+        held.leases -= 1;
+        held.done = held.done.max(done);
+        if held.leases > 0 {
+            return None;
+        }
+        let Held { weights, done, .. } = self.held.swap_remove(at);
+        Some((weights, done))
+    }
+
+    pub(super) fn apply(&mut self, unit: UnitId, event: Event) -> Result<(), Error> {
         let state = self.states[unit.0];
         self.states[unit.0] = transition(state, event)?.0;
         Ok(())
@@ -520,13 +529,11 @@ impl Fetch {
         entry.and_then(|e| e.slot.as_mut())
     }
 
-    /// Takes a failure out, so that the next attempt reads again. A resident's stays until its place has been
-    /// reserved anew, at the next pass.
+    /// Takes a failure out, so that the next attempt reads again.
     fn take_failure(&mut self, unit: UnitId, stray: bool) -> Error {
         let slot = if self.plan.resident[unit.0] {
             let _ = self.apply(unit, Event::Evict);
-            self.damaged = true;
-            self.residents[unit.0].as_ref().and_then(Slot::failure).map(Slot::Failed)
+            self.residents[unit.0].take()
         } else if stray {
             self.stray.take().and_then(|e| e.slot)
         } else {

@@ -1,15 +1,17 @@
-//! One read: a piece of a unit, the rows of a table, or a window of a map to be faulted in.
+//! One piece of work for a reader: to read a piece of a unit or the rows of a table, to fault in a window of a map, to
+//! bring a unit into host memory, or to copy it from there.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use vram_device::{Device, Part, Queue, Region, Staging, Ticket};
-use vram_types::{
-    CancelToken, FileId, HostBytes, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind,
-    WeightSource,
-};
+use vram_device::{Part, Region, Reservation, Staging, Ticket};
+use vram_types::{CancelToken, FileId, HostBytes, SourceError, SourceErrorKind, WeightSource};
 
+use super::bring::StagingSlot;
+use super::fetch::Shared;
 use super::slot::Memory;
+use crate::observe::{Event, Span};
 use crate::partition::Unit;
 use crate::spec::Layer;
 use crate::{Error, UnitId};
@@ -27,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) place: Place,
     /// Which load of that place; a job of an earlier one is of no use.
     pub(crate) load: u64,
+    /// Of the unit, or of the layer whose rows it brings.
+    pub(crate) name: Arc<str>,
     pub(crate) work: Work,
     pub(crate) cancel: CancelToken,
 }
@@ -35,27 +39,52 @@ pub(crate) enum Work {
     Fill(Fill),
     Rows(Rows),
     Prefault(Arc<dyn HostBytes>),
+    Keep(Keep),
+    FromHost(FromHost),
 }
 
-/// Reads `wanted` bytes of the slot into a part of it.
-pub(crate) struct Fill {
-    part: Part,
-    wanted: Range<u64>,
-    from: From,
+/// Bytes of a slot and where they come from.
+pub(crate) struct Read {
+    pub(crate) wanted: Range<u64>,
+    pub(crate) from: From,
 }
 
-enum From {
+#[derive(Clone)]
+pub(crate) enum From {
     File { file: FileId, offset: u64 },
-    Tensor { name: String, offset: u64 },
+    Tensor { name: Arc<str>, offset: u64 },
+}
+
+/// Reads bytes of the slot into a part of it.
+pub(crate) struct Fill {
+    pub(crate) part: Part,
+    pub(crate) read: Read,
 }
 
 /// Reads rows of a tensor, one after the other, into a region.
 pub(crate) struct Rows {
     pub(crate) part: Part,
-    pub(crate) name: String,
+    pub(crate) tensor: String,
     pub(crate) row_bytes: u64,
     pub(crate) ids: Vec<u32>,
     pub(crate) reply: Arc<Reply>,
+}
+
+/// Reads a whole unit into host memory, where it stays, and copies it to a slot.
+pub(crate) struct Keep {
+    pub(crate) unit: UnitId,
+    pub(crate) part: Part,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) room: Reservation,
+    /// While it lives, the unit is on its way into host memory.
+    pub(crate) _coming: Arc<()>,
+}
+
+/// Copies a unit that is in host memory to a slot.
+pub(crate) struct FromHost {
+    pub(crate) part: Part,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) host: Arc<Staging>,
 }
 
 /// The rows, and the copy that has to be waited for.
@@ -75,10 +104,52 @@ impl Reply {
     }
 }
 
-/// What a job brought: the region, if it was the last of its load, and the copy that has to be waited for.
+/// What a job brought.
+#[derive(Default)]
 pub(crate) struct Fetched {
+    /// The region, if the job was the last of its load.
     pub(crate) region: Option<Region>,
+    /// The copy that has to be waited for.
     pub(crate) uploaded: Option<Ticket>,
+    /// A unit that is in host memory from now on.
+    pub(crate) kept: Option<(UnitId, Staging)>,
+}
+
+/// The pieces in which a unit is read, and where the part of the slot ends that each of them fills.
+pub(crate) fn pieces(unit: &Unit, layers: &[Layer], piece: u64) -> Vec<(Read, u64)> {
+    let mut pieces = Vec::new();
+    for extent in &unit.packing.extents {
+        let end = extent.at + extent.bytes;
+        let mut start = extent.at;
+        let mut cut = extent.span.start;
+        while start < end {
+            // Cut at multiples of the piece from the span's start, so that pieces keep the congruence to sectors.
+            cut = cut.saturating_add(piece);
+            let stop = cut.min(end);
+            let owned = if stop == end { extent.span.end } else { stop };
+            let from = From::File { file: extent.file, offset: extent.offset + (start - extent.at) };
+            pieces.push((Read { wanted: start..stop, from }, owned));
+            start = stop;
+        }
+    }
+    let tensors: Vec<_> = unit
+        .members
+        .iter()
+        .flat_map(|m| m.tensors.iter().enumerate().map(|(i, placed)| (m.layer, i, placed)))
+        .collect();
+    for computed in &unit.packing.computed {
+        let (layer, index, placed) = tensors[computed.piece];
+        let name: Arc<str> = layers[layer.0].tensors[index].name.as_str().into();
+        let mut done = 0;
+        while done < computed.bytes {
+            let bytes = piece.min(computed.bytes - done);
+            let start = computed.at + done;
+            let from = From::Tensor { name: Arc::clone(&name), offset: placed.within.start + done };
+            pieces.push((Read { wanted: start..start + bytes, from }, start + bytes));
+            done += bytes;
+        }
+    }
+    pieces
 }
 
 /// The jobs that fill a slot, or the memory itself if there is nothing to read.
@@ -90,101 +161,73 @@ pub(crate) fn fill_jobs(
     (place, load): (Place, u64),
     cancel: &CancelToken,
 ) -> Result<(Vec<Job>, Option<Memory>), Error> {
-    let mut reads: Vec<(Range<u64>, u64, From)> = Vec::new();
-    for extent in &unit.packing.extents {
-        let end = extent.at + extent.bytes;
-        let mut start = extent.at;
-        let mut cut = extent.span.start;
-        while start < end {
-            // Cut at multiples of the piece from the span's start, so that pieces keep the congruence to sectors.
-            cut += piece;
-            let stop = cut.min(end);
-            let last = stop == end;
-            let owned = if last { extent.span.end } else { stop };
-            let from = From::File { file: extent.file, offset: extent.offset + (start - extent.at) };
-            reads.push((start..stop, owned, from));
-            start = stop;
-        }
-    }
-    let tensors: Vec<_> = unit
-        .members
-        .iter()
-        .flat_map(|m| m.tensors.iter().enumerate().map(|(i, placed)| (m.layer, i, placed)))
-        .collect();
-    for computed in &unit.packing.computed {
-        let (layer, index, placed) = tensors[computed.piece];
-        let mut done = 0;
-        while done < computed.bytes {
-            let bytes = piece.min(computed.bytes - done);
-            let start = computed.at + done;
-            let name = layers[layer.0].tensors[index].name.clone();
-            let from = From::Tensor { name, offset: placed.within.start + done };
-            reads.push((start..start + bytes, start + bytes, from));
-            done += bytes;
-        }
-    }
-    let Some(count) = reads.len().checked_sub(1) else {
+    let pieces = pieces(unit, layers, piece);
+    let Some(count) = pieces.len().checked_sub(1) else {
         return Ok((Vec::new(), Some(Memory::Region(region))));
     };
-    let cuts: Vec<u64> = reads.iter().take(count).map(|(_, owned, _)| *owned).collect();
+    let cuts: Vec<u64> = pieces.iter().take(count).map(|(_, owned)| *owned).collect();
     let jobs = region
         .into_parts(&cuts)?
         .into_iter()
-        .zip(reads)
-        .map(|(part, (wanted, _, from))| {
-            let work = Work::Fill(Fill { part, wanted, from });
-            Job { place, load, work, cancel: cancel.clone() }
+        .zip(pieces)
+        .map(|(part, (read, _))| {
+            let work = Work::Fill(Fill { part, read });
+            Job { place, load, name: Arc::clone(&unit.name), work, cancel: cancel.clone() }
         })
         .collect();
     Ok((jobs, None))
 }
 
 impl Job {
-    /// Bytes that it will ask of the source.
+    /// Bytes that it will put on the device, or fault in.
     pub(crate) fn bytes(&self) -> u64 {
+        let sum = |reads: &[Read]| reads.iter().map(|r| r.wanted.end - r.wanted.start).sum();
         match &self.work {
-            Work::Fill(fill) => fill.wanted.end - fill.wanted.start,
+            Work::Fill(fill) => fill.read.wanted.end - fill.read.wanted.start,
             Work::Rows(rows) => rows.row_bytes * rows.ids.len() as u64,
             Work::Prefault(window) => window.bytes().len() as u64,
+            Work::Keep(keep) => sum(&keep.reads),
+            Work::FromHost(from) => sum(&from.reads),
         }
     }
 
     /// Does it, on a reader thread. `staging` is the thread's own, on devices whose memory the host does not see.
-    pub(crate) fn run(
-        self,
-        source: &dyn WeightSource,
-        device: &dyn Device,
-        staging: Option<&mut StagingSlot>,
-    ) -> Result<Fetched, Error> {
-        match self.work {
-            Work::Fill(fill) => fill.run(source, device, staging, &self.cancel),
+    pub(crate) fn run(self, shared: &Shared, staging: Option<&mut StagingSlot>) -> Result<Fetched, Error> {
+        let Job { name, work, cancel, .. } = self;
+        match work {
+            Work::Fill(fill) => fill.run(shared, staging, &name, &cancel),
             Work::Rows(rows) => {
                 let reply = Arc::clone(&rows.reply);
-                let result = rows.run(source, device, staging, &self.cancel);
-                match result {
-                    Ok(Fetched { region: Some(region), uploaded }) => reply.put(Ok((region, uploaded))),
-                    Ok(Fetched { region: None, .. }) => {
-                        reply.put(Err(Error::Model("gathered rows lost their memory".into())));
-                    }
+                match rows.run(shared, staging, &name, &cancel) {
+                    Ok(Fetched { region: Some(region), uploaded, .. }) => reply.put(Ok((region, uploaded))),
+                    Ok(_) => reply.put(Err(Error::Model("gathered rows lost their memory".into()))),
                     Err(e) => reply.put(Err(e)),
                 }
-                Ok(Fetched { region: None, uploaded: None })
+                Ok(Fetched::default())
             }
             Work::Prefault(window) => {
-                window.prefault()?;
-                Ok(Fetched { region: None, uploaded: None })
+                let (bytes, start) = (window.bytes().len() as u64, Instant::now());
+                shared.disk.measure(bytes, || window.prefault())?;
+                shared.tell(&Event::Read { unit: &name, bytes, span: Span::since(start) });
+                Ok(Fetched::default())
             }
+            Work::Keep(keep) => keep.run(shared, &name, &cancel),
+            Work::FromHost(from) => from.run(shared, &name, &cancel),
         }
     }
 
     /// What has to be known of it should the source panic.
     pub(crate) fn origin(&self) -> Origin {
+        let of = |read: &Read| match &read.from {
+            From::File { file, offset } => (Some(*file), None, Some(*offset), None),
+            From::Tensor { name, offset } => (None, Some(name.to_string()), Some(*offset), None),
+        };
         let (file, tensor, offset, reply) = match &self.work {
-            Work::Fill(fill) => match &fill.from {
-                From::File { file, offset } => (Some(*file), None, Some(*offset), None),
-                From::Tensor { name, offset } => (None, Some(name.clone()), Some(*offset), None),
-            },
-            Work::Rows(rows) => (None, Some(rows.name.clone()), None, Some(Arc::clone(&rows.reply))),
+            Work::Fill(fill) => of(&fill.read),
+            Work::Rows(rows) => (None, Some(rows.tensor.clone()), None, Some(Arc::clone(&rows.reply))),
+            Work::Keep(Keep { reads, .. }) | Work::FromHost(FromHost { reads, .. }) => {
+                reads.first().map_or((None, None, None, None), of)
+            }
             Work::Prefault(_) => (None, None, None, None),
         };
         Origin { file, tensor, offset, reply }
@@ -218,140 +261,4 @@ impl Origin {
         }
         e
     }
-}
-
-/// A reader's own staging buffer and the copy that may still read it.
-pub(crate) struct StagingSlot {
-    staging: Staging,
-    pending: Option<Ticket>,
-}
-
-impl StagingSlot {
-    pub(crate) fn new(staging: Staging) -> StagingSlot {
-        StagingSlot { staging, pending: None }
-    }
-
-    /// Reads through staging: `read` fills `bytes` bytes from `at` on, then they are copied to `to` in the part.
-    fn bring(
-        &mut self,
-        device: &dyn Device,
-        (at, bytes): (u64, u64),
-        part: &mut Part,
-        to: u64,
-        read: impl FnOnce(&mut [u8]) -> Result<(), SourceError>,
-    ) -> Result<Ticket, Error> {
-        if let Some(pending) = self.pending.take() {
-            device.wait(pending)?;
-        }
-        read(self.staging.host_mut())?;
-        let ticket = device.upload(&self.staging, at..at + bytes, part, to)?;
-        part.issued(ticket);
-        self.pending = Some(ticket);
-        Ok(ticket)
-    }
-}
-
-/// Orders the writes to a part after the work that may still use its memory from before.
-fn order_after(device: &dyn Device, part: &Part, staged: bool) -> Result<(), Error> {
-    for &ticket in part.after() {
-        if staged {
-            device.order(Queue::Copy, ticket)?;
-        } else {
-            device.wait(ticket)?;
-        }
-    }
-    Ok(())
-}
-
-fn not_visible() -> Error {
-    Error::Unsupported("the device's memory is not host-visible and there is no staging".into())
-}
-
-impl Fill {
-    fn run(
-        mut self,
-        source: &dyn WeightSource,
-        device: &dyn Device,
-        staging: Option<&mut StagingSlot>,
-        cancel: &CancelToken,
-    ) -> Result<Fetched, Error> {
-        cancel.check()?;
-        order_after(device, &self.part, staging.is_some())?;
-        let bytes = self.wanted.end - self.wanted.start;
-        let to = self.wanted.start - self.part.range().start;
-        let target = match &self.from {
-            From::File { file, offset } => ReadTarget::File { file: *file, offset: *offset },
-            From::Tensor { name, offset } => ReadTarget::Tensor { name, offset: *offset },
-        };
-        let uploaded = match staging {
-            None => {
-                let dst = self.part.host_mut().ok_or_else(not_visible)?;
-                let request = ReadRequest { target, bytes, dst, at: to as usize };
-                source.read_many(&mut [request], Priority::ReadAhead, cancel)?;
-                None
-            }
-            Some(slot) => {
-                // The slot is congruent to the file, so the same offset modulo the sector keeps the read direct.
-                let at = self.wanted.start % source.alignment();
-                Some(slot.bring(device, (at, bytes), &mut self.part, to, |dst| {
-                    let request = ReadRequest { target, bytes, dst, at: at as usize };
-                    source.read_many(&mut [request], Priority::ReadAhead, cancel)
-                })?)
-            }
-        };
-        Ok(Fetched { region: self.part.finish(), uploaded })
-    }
-}
-
-impl Rows {
-    fn run(
-        mut self,
-        source: &dyn WeightSource,
-        device: &dyn Device,
-        staging: Option<&mut StagingSlot>,
-        cancel: &CancelToken,
-    ) -> Result<Fetched, Error> {
-        order_after(device, &self.part, staging.is_some())?;
-        let row = self.row_bytes;
-        let Some(slot) = staging else {
-            let dst = self.part.host_mut().ok_or_else(not_visible)?;
-            read_rows(source, &self.name, row, &self.ids, dst, cancel)?;
-            return Ok(Fetched { region: self.part.finish(), uploaded: None });
-        };
-        let per_copy = (slot.staging.bytes() / row.max(1)).max(1) as usize;
-        let mut uploaded = None;
-        for (i, ids) in self.ids.chunks(per_copy).enumerate() {
-            let bytes = ids.len() as u64 * row;
-            let to = (i * per_copy) as u64 * row;
-            let ticket = slot.bring(device, (0, bytes), &mut self.part, to, |dst| {
-                read_rows(source, &self.name, row, ids, dst, cancel)
-            })?;
-            uploaded = Some(ticket);
-        }
-        Ok(Fetched { region: self.part.finish(), uploaded })
-    }
-}
-
-fn read_rows(
-    source: &dyn WeightSource,
-    name: &str,
-    row_bytes: u64,
-    ids: &[u32],
-    dst: &mut [u8],
-    cancel: &CancelToken,
-) -> Result<(), SourceError> {
-    if row_bytes == 0 {
-        return Ok(());
-    }
-    let mut requests: Vec<ReadRequest<'_>> = dst
-        .chunks_exact_mut(row_bytes as usize)
-        .zip(ids)
-        .map(|(dst, &id)| ReadRequest::tensor(name, u64::from(id) * row_bytes, dst))
-        .collect();
-    if requests.len() != ids.len() {
-        return Err(
-            SourceError::new(SourceErrorKind::OutOfRange, "the rows do not fit their buffer").at_tensor(name)
-        );
-    }
-    source.read_many(&mut requests, Priority::Urgent, cancel)
 }

@@ -9,7 +9,7 @@ use vram_types::DType;
 use super::fetch::Shared;
 use super::slot::{Memory, Weights};
 use crate::partition::{Member, Placed, Tile};
-use crate::plan::Plan;
+use crate::plan::Planned;
 use crate::{Error, UnitId};
 
 /// The weights of one layer, or some rows of them, on the device. While it lives they cannot move.
@@ -18,13 +18,13 @@ use crate::{Error, UnitId};
 /// (an error, a panic) keeps its memory from being reused until the pass is over.
 pub struct Lease {
     shared: Arc<Shared>,
-    plan: Arc<Plan>,
+    plan: Arc<Planned>,
     tile: Tile,
     weights: Option<Arc<Weights>>,
 }
 
 impl Lease {
-    pub(super) fn new(shared: Arc<Shared>, plan: Arc<Plan>, tile: Tile, weights: Arc<Weights>) -> Lease {
+    pub(super) fn new(shared: Arc<Shared>, plan: Arc<Planned>, tile: Tile, weights: Arc<Weights>) -> Lease {
         Lease { shared, plan, tile, weights: Some(weights) }
     }
 

@@ -1,31 +1,36 @@
 //! The engine: residents and a ring of slots, filled by reader threads ahead of the computing layer and around the
 //! end of the pass. It hands out leased buffers and knows no tensor maths.
 
+mod admit;
+mod bring;
 mod fetch;
 mod job;
 mod lease;
+mod load;
+mod meter;
 mod pass;
 mod reader;
 mod slot;
 
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use vram_device::{Arena, Budget, Device, Lifetime, Reservation, Tier};
+use vram_device::{Budget, Device, Lifetime, Staging, Tier};
 use vram_types::{FileRange, WeightSource};
 
 use crate::Error;
-use crate::plan::{Plan, PlanInput, plan};
-use crate::spec::{Layer, LayerId, LayerSpec, Split};
+use crate::costs::Costs;
+use crate::observe::{EvictionReason, Observer};
+use crate::plan::Plan;
+use crate::spec::{Layer, LayerSpec};
 use crate::state::State;
+use admit::Admitted;
+pub use admit::VramLimit;
 use fetch::Shared;
 pub use lease::Lease;
 pub(crate) use pass::ALIGN;
 pub use pass::{Pass, PassRequest};
-use slot::Weights;
 
 /// Largest single read. Long enough for a disk's full speed, short enough that several readers share one layer.
 const PIECE: u64 = 2 << 20;
@@ -35,14 +40,23 @@ const PIECE: u64 = 2 << 20;
 pub struct EngineOptions {
     /// Memory of the device that weights, activations and scratch may take together.
     pub budget: Budget,
-    /// Memory of the host for staging, on devices that need it.
+    /// Memory of the host for staging, and for weights that wait there, on devices with memory of their own.
     pub host_budget: Budget,
+    /// Whether weights wait in host memory as far as that budget allows; of no effect where the device's memory is the
+    /// host's.
+    pub host_weights: bool,
     /// Bytes of the ring; the planner chooses if `None`.
     pub ring: Option<u64>,
     /// Threads that read. They wait for the disk most of the time.
     pub readers: usize,
     /// Whether units may stay on the device between passes (the `Preparing` state).
     pub residents: bool,
+    /// What the first plan reckons with; assumed if `None`.
+    pub costs: Option<Costs>,
+    /// Whether the first passes are measured, and the plan is made anew where that would pay.
+    pub calibrate: bool,
+    /// Is told what happens.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl EngineOptions {
@@ -51,9 +65,13 @@ impl EngineOptions {
         EngineOptions {
             budget,
             host_budget: Budget::new(Tier::Host, 64 << 20),
+            host_weights: false,
             ring: None,
             readers: 4,
             residents: true,
+            costs: None,
+            calibrate: true,
+            observer: None,
         }
     }
 }
@@ -67,23 +85,6 @@ pub struct Engine {
     readers: Vec<JoinHandle<()>>,
     busy: AtomicBool,
     admitted: Mutex<Admitted>,
-}
-
-/// What is in force between passes. Its lock comes before the fetch state's.
-struct Admitted {
-    active: bool,
-    /// Layers in order of use: registration order until a pass has told otherwise.
-    trace: Vec<LayerId>,
-    key: Option<PlanKey>,
-    workspace: Arena,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PlanKey {
-    trace: Vec<LayerId>,
-    guessed: bool,
-    budget: u64,
-    workspace: u64,
 }
 
 impl Engine {
@@ -122,24 +123,14 @@ impl Engine {
                 staging.push(device.stage(room.map_err(vram_device::DeviceError::from)?)?);
             }
         }
-        let trace = (0..layers.len()).filter(|&i| layers[i].split != Split::Gather).map(LayerId).collect();
-        let shared = Arc::new(Shared::new(source, device, layers, piece, mapped));
+        let staging_bytes = staging.iter().map(Staging::bytes).sum();
+        let admitted = Admitted::new(&layers, options.costs.clone(), staging_bytes);
+        let shared = Arc::new(Shared::new(source, device, layers, (piece, mapped), &options));
         let mut staging = staging.into_iter();
         let readers = (0..readers)
             .map(|i| reader::spawn(i, Arc::clone(&shared), staging.next()))
             .collect::<Result<_, Error>>()?;
-        Ok(Engine {
-            shared,
-            options,
-            readers,
-            busy: AtomicBool::new(false),
-            admitted: Mutex::new(Admitted {
-                active: true,
-                trace,
-                key: None,
-                workspace: Arena::first_fit(Vec::new()),
-            }),
-        })
+        Ok(Engine { shared, options, readers, busy: AtomicBool::new(false), admitted: Mutex::new(admitted) })
     }
 
     /// Begins a pass: proves that it fits the budget and lets the readers go ahead.
@@ -158,7 +149,7 @@ impl Engine {
 
     /// The plan in force; empty before the first pass.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.shared.lock().plan)
+        Arc::clone(&self.shared.lock().plan.data)
     }
 
     /// The state of every unit of the plan in force.
@@ -186,7 +177,13 @@ impl Engine {
         self.shared.source.bytes_read()
     }
 
-    /// Puts the model away: everything it holds on the device is given back.
+    /// What plans reckon with: assumed or given at first, measured after the first passes.
+    pub fn costs(&self) -> Costs {
+        self.admitted().costs.clone()
+    }
+
+    /// Puts the model away: everything it holds on the device is given back. Weights in host memory stay there if the
+    /// engine was told to keep them.
     ///
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
@@ -194,13 +191,7 @@ impl Engine {
         let _pass = self.claim()?;
         let mut admitted = self.admitted();
         admitted.active = false;
-        admitted.key = None;
-        admitted.workspace = Arena::first_fit(Vec::new());
-        let mut fetch = self.shared.drain();
-        drop(fetch.take_residents());
-        fetch.drop_memory();
-        fetch.install(Arc::default(), Vec::new(), None, self.reserve(Lifetime::Weights, 0)?);
-        Ok(())
+        self.release(&mut admitted, EvictionReason::Offload)
     }
 
     /// Makes the model the active one again; its weights come with the next pass.
@@ -213,96 +204,25 @@ impl Engine {
         Ok(())
     }
 
-    /// The smallest budget in bytes under which a pass with so much workspace runs.
+    /// Frees what units keep in host memory.
     ///
     /// # Errors
-    /// [`Error::Model`] if the layers cannot be laid out.
-    pub fn minimum_budget(&self, workspace: u64, trace: &[LayerId]) -> Result<u64, Error> {
-        let mut input = self.plan_input(trace, false, workspace);
-        input.budget = 0;
-        match plan(&input) {
-            Ok(plan) => Ok(plan.peak_bytes()),
-            Err(Error::BudgetTooSmall { needed, .. }) => Ok(needed),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn plan_input<'a>(&'a self, trace: &'a [LayerId], guessed: bool, workspace: u64) -> PlanInput<'a> {
-        PlanInput {
-            layers: &self.shared.layers,
-            trace,
-            guessed,
-            budget: self.options.budget.limit(),
-            workspace,
-            ring: self.options.ring,
-            residents: self.options.residents,
-            sector: self.shared.source.alignment(),
-        }
-    }
-
-    /// Puts a plan for this workspace and trace in force, unless it is already.
-    fn admit(
-        &self,
-        admitted: &mut Admitted,
-        workspace: u64,
-        trace: Vec<LayerId>,
-        guessed: bool,
-    ) -> Result<(), Error> {
-        let mut input = self.plan_input(&trace, guessed, workspace);
-        let own = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.peak_bytes());
-        let others = self.options.budget.used().saturating_sub(own);
-        input.budget = input.budget.saturating_sub(others);
-        let key = PlanKey { trace: trace.clone(), guessed, budget: input.budget, workspace };
-        if admitted.key.as_ref() == Some(&key) && !self.shared.lock().damaged {
-            return Ok(());
-        }
-        let new = plan(&input)?;
-        admitted.key = None;
-        admitted.workspace = Arena::first_fit(Vec::new());
-        let mut fetch = self.shared.drain();
-        fetch.drop_memory();
-        let old = Arc::clone(&fetch.plan);
-        let kept = keep(&old, fetch.take_residents(), &new);
-        let kept_bytes: u64 = kept
-            .iter()
-            .zip(&new.partition.units)
-            .filter(|(weights, _)| weights.is_some())
-            .map(|(_, unit)| unit.bytes)
-            .sum();
-        let room = self.reserve(Lifetime::Weights, new.resident_bytes - kept_bytes)?;
-        let ring = self.ring(&new)?;
-        let device = &self.shared.device;
-        admitted.workspace =
-            Arena::first_fit(vec![device.allocate(self.reserve(Lifetime::Pass, workspace)?)?]);
-        tracing::debug!(
-            units = new.partition.units.len(),
-            resident_bytes = new.resident_bytes,
-            ring_bytes = new.ring_bytes,
-            workspace_bytes = workspace,
-            "a new plan is in force"
-        );
-        fetch.install(Arc::new(new), kept, ring, room);
-        drop(fetch);
-        admitted.key = Some(key);
-        admitted.trace = trace;
+    /// [`Error::Busy`] while a pass runs.
+    pub fn forget_host(&self) -> Result<(), Error> {
+        let _pass = self.claim()?;
+        let mut admitted = self.admitted();
+        self.release(&mut admitted, EvictionReason::Offload)?;
+        admitted.host.clear();
         Ok(())
     }
 
-    fn ring(&self, plan: &Plan) -> Result<Option<Arena>, Error> {
-        if plan.ring_bytes == 0 {
-            return Ok(None);
-        }
-        let room = self.reserve(Lifetime::Weights, plan.ring_bytes)?;
-        let streamed = plan.units().filter(|(_, resident)| !resident);
-        if self.shared.mapped && streamed.into_iter().all(|(unit, _)| unit.packing.computed.is_empty()) {
-            return Ok(Some(Arena::window(room)));
-        }
-        // What a map has no window of is computed into memory.
-        Ok(Some(Arena::ring(vec![self.shared.device.allocate(room)?])))
-    }
-
-    fn reserve(&self, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
-        Ok(self.options.budget.reserve(lifetime, bytes).map_err(vram_device::DeviceError::from)?)
+    /// Begins to fill the device for a pass that comes next: residents, then as much of the beginning as the ring
+    /// holds. Returns at once; a pass that then comes with the same request finds its weights on the way or there.
+    ///
+    /// # Errors
+    /// As [`begin`](Engine::begin).
+    pub fn preload(&self, request: PassRequest) -> Result<(), Error> {
+        Pass::preload(self, request)
     }
 
     fn admitted(&self) -> std::sync::MutexGuard<'_, Admitted> {
@@ -351,21 +271,4 @@ impl std::fmt::Debug for Engine {
 
 fn first_range(layers: &[Layer]) -> Option<FileRange> {
     layers.iter().flat_map(|l| &l.tensors).find_map(|t| t.located.ranges.first().copied())
-}
-
-/// What identifies a unit across plans: the layers and rows that it holds.
-fn identity(plan: &Plan, unit: usize) -> Vec<(LayerId, Option<Range<usize>>)> {
-    plan.partition.units[unit].members.iter().map(|m| (m.layer, m.rows.clone())).collect()
-}
-
-/// Residents of the old plan that the new one keeps; the others are freed here.
-fn keep(old: &Plan, residents: Vec<Option<Arc<Weights>>>, new: &Plan) -> Vec<Option<Arc<Weights>>> {
-    let mut have: HashMap<_, _> = residents
-        .into_iter()
-        .enumerate()
-        .filter_map(|(unit, weights)| Some((identity(old, unit), weights?)))
-        .collect();
-    (0..new.partition.units.len())
-        .map(|unit| if new.resident[unit] { have.remove(&identity(new, unit)) } else { None })
-        .collect()
 }

@@ -1,17 +1,19 @@
 //! One pass over the model.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use vram_device::{Queue, Region};
 use vram_types::CancelToken;
 
+use super::admit::{Admitted, Measured};
 use super::fetch::Acquired;
 use super::job::{Job, Place, Reply, Rows, Work};
 use super::slot::Weights;
 use super::{Claim, Engine, Lease};
-use crate::plan::Plan;
-use crate::report::PassReport;
+use crate::observe::{Event, Span, StallCause};
+use crate::plan::Planned;
+use crate::report::{PassReport, Stall};
 use crate::spec::LayerId;
 use crate::{Error, UnitId};
 
@@ -36,15 +38,19 @@ pub struct PassRequest {
 /// is ready for the next.
 pub struct Pass<'e> {
     engine: &'e Engine,
-    plan: Arc<Plan>,
+    plan: Arc<Planned>,
     workspace: vram_device::Arena,
     cancel: CancelToken,
     started: Instant,
-    stall: Duration,
+    stalls: Vec<(Arc<str>, StallCause, Span)>,
     disk_bytes: u64,
     device_bytes: u64,
     used: Vec<LayerId>,
+    leases: u64,
     counted: Vec<bool>,
+    /// The unit that is being computed with, its layer, and since when.
+    computing: Option<(Arc<str>, LayerId, Instant)>,
+    measured: Option<Measured>,
     ended: bool,
     _claim: Claim<'e>,
 }
@@ -52,6 +58,44 @@ pub struct Pass<'e> {
 impl<'e> Pass<'e> {
     pub(super) fn begin(engine: &'e Engine, request: PassRequest) -> Result<Pass<'e>, Error> {
         let claim = engine.claim()?;
+        let started = Instant::now();
+        let passes = if request.last { 1 } else { 2 };
+        let cancel = request.cancel.clone();
+        let admitted = Pass::admit(engine, request)?;
+        let calibrating = engine.calibrating(&admitted);
+        let fetch = engine.shared.lock();
+        let (plan, counted) = (Arc::clone(&fetch.plan), fetch.counted());
+        drop(fetch);
+        engine.shared.open_until(plan.trace.len() as u64 * passes);
+        Ok(Pass {
+            engine,
+            workspace: admitted.workspace.clone(),
+            cancel,
+            started,
+            stalls: Vec::with_capacity(plan.trace.len()),
+            disk_bytes: 0,
+            device_bytes: 0,
+            used: Vec::with_capacity(admitted.trace.len()),
+            leases: 0,
+            counted,
+            computing: None,
+            measured: calibrating.then(|| Measured { layers: vec![(0, 0); engine.layers()] }),
+            plan,
+            ended: false,
+            _claim: claim,
+        })
+    }
+
+    pub(super) fn preload(engine: &Engine, request: PassRequest) -> Result<(), Error> {
+        let _claim = engine.claim()?;
+        let admitted = Pass::admit(engine, request)?;
+        engine.calibrating(&admitted);
+        let positions = engine.shared.lock().plan.trace.len() as u64;
+        engine.shared.open_until(positions);
+        Ok(())
+    }
+
+    fn admit(engine: &'e Engine, request: PassRequest) -> Result<MutexGuard<'e, Admitted>, Error> {
         let mut admitted = engine.admitted();
         if !admitted.active {
             return Err(Error::Offloaded);
@@ -61,25 +105,8 @@ impl<'e> Pass<'e> {
         if let Some(bad) = trace.iter().find(|l| l.0 >= engine.layers()) {
             return Err(Error::Shape(format!("the trace names layer {}, of {}", bad.0, engine.layers())));
         }
-        let started = Instant::now();
         engine.admit(&mut admitted, request.workspace, trace, guessed)?;
-        let plan = engine.plan();
-        let passes = if request.last { 1 } else { 2 };
-        engine.shared.open_until(plan.trace.len() as u64 * passes);
-        Ok(Pass {
-            engine,
-            workspace: admitted.workspace.clone(),
-            cancel: request.cancel,
-            started,
-            stall: Duration::ZERO,
-            disk_bytes: 0,
-            device_bytes: 0,
-            used: Vec::with_capacity(admitted.trace.len()),
-            counted: engine.shared.lock().counted(),
-            plan,
-            ended: false,
-            _claim: claim,
-        })
+        Ok(admitted)
     }
 
     /// How many tiles a layer's weights come in.
@@ -109,15 +136,41 @@ impl<'e> Pass<'e> {
         if tile == 0 {
             self.used.push(layer);
         }
+        self.computed()?;
+        let name = &self.plan.partition.units[found.unit.0].name;
         let Acquired { weights, stall, again } = self.engine.shared.acquire(found.unit)?;
-        self.stall += stall;
+        if let Some((span, cause)) = stall {
+            self.engine.shared.tell(&Event::Stalled { unit: name, cause, span });
+            self.stalls.push((Arc::clone(name), cause, span));
+        }
         if let Some(ticket) = weights.uploaded {
             self.engine.shared.device.order(Queue::Compute, ticket)?;
+        }
+        self.leases += 1;
+        self.engine.shared.tell(&Event::Progress { done: self.leases, total: self.plan.trace.len() as u64 });
+        self.computing = Some((Arc::clone(name), layer, Instant::now()));
+        if let (Some(measured), 0) = (&mut self.measured, tile) {
+            measured.layers[layer.0].1 += 1;
         }
         if !again {
             self.count(found.unit, &weights);
         }
         Ok(Lease::new(Arc::clone(&self.engine.shared), Arc::clone(&self.plan), found, weights))
+    }
+
+    /// What was computed with the last lease is done, or on its way.
+    fn computed(&mut self) -> Result<(), Error> {
+        let Some((unit, layer, since)) = self.computing.take() else { return Ok(()) };
+        if let Some(measured) = &mut self.measured {
+            let device = &self.engine.shared.device;
+            if !device.info().topology.host_visible {
+                // Only to know how long the kernels take, in the passes that are measured.
+                device.wait(device.ticket(Queue::Compute)?)?;
+            }
+            measured.layers[layer.0].0 += u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        }
+        self.engine.shared.tell(&Event::Computed { unit: &unit, span: Span::since(since) });
+        Ok(())
     }
 
     /// Reads rows of a tensor of a layer, one after the other, without the rest of it. The bytes are those of the
@@ -143,12 +196,19 @@ impl<'e> Pass<'e> {
         let region = self.alloc(bytes)?;
         let part = region.into_parts(&[])?.pop();
         let part = part.ok_or_else(|| Error::Shape("no rows".into()))?;
-        let rows =
-            Rows { part, name: found.name.clone(), row_bytes, ids: ids.to_vec(), reply: Arc::clone(&reply) };
+        let name = Arc::clone(&shared.layers[layer.0].name);
+        let rows = Rows {
+            part,
+            tensor: found.name.clone(),
+            row_bytes,
+            ids: ids.to_vec(),
+            reply: Arc::clone(&reply),
+        };
         let since = Instant::now();
         let mut f = shared.lock();
         let (load, cancel) = (f.new_load(), f.cancel_token());
-        f.jobs.push_front(Job { place: Place::Stray, load, work: Work::Rows(rows), cancel });
+        let work = Work::Rows(rows);
+        f.jobs.push_front(Job { place: Place::Stray, load, name: Arc::clone(&name), work, cancel });
         shared.work.notify_one();
         let result = loop {
             if let Some(result) = reply.take() {
@@ -157,7 +217,9 @@ impl<'e> Pass<'e> {
             f = shared.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
         };
         drop(f);
-        self.stall += since.elapsed();
+        let (span, cause) = (Span::since(since), StallCause::Gather);
+        shared.tell(&Event::Stalled { unit: &name, cause, span });
+        self.stalls.push((name, cause, span));
         self.disk_bytes += bytes;
         self.device_bytes += bytes;
         let (region, uploaded) = result?;
@@ -175,7 +237,7 @@ impl<'e> Pass<'e> {
         self.workspace.alloc(bytes, ALIGN).ok_or_else(|| {
             vram_device::DeviceError::OutOfMemory {
                 bytes,
-                reason: format!("the pass declared a workspace of {} bytes", self.plan.workspace),
+                reason: format!("the pass declared a workspace of {} bytes", self.plan.data.workspace_bytes),
             }
             .into()
         })
@@ -195,19 +257,34 @@ impl<'e> Pass<'e> {
         self.engine.shared.end_pass()?;
         let device = self.device();
         device.wait(device.ticket(Queue::Compute)?)?;
+        let span = Span::since(self.started);
+        self.computed()?;
+        self.engine.shared.tell(&Event::Passed { span });
         let mut admitted = self.engine.admitted();
         if admitted.trace != self.used && !self.used.is_empty() {
             tracing::debug!("the order of this pass is the trace from now on");
             admitted.trace.clone_from(&self.used);
         }
-        let seconds = self.started.elapsed().as_secs_f64();
-        let stall_seconds = self.stall.as_secs_f64();
+        if let Some(measured) = self.measured.take() {
+            self.engine.learn(&mut admitted, &measured)?;
+        }
+        let stall_seconds: f64 = self.stalls.iter().map(|(_, _, span)| span.seconds()).sum();
+        let stalls = self.stalls.drain(..);
+        let stall = |(unit, cause, span): (Arc<str>, StallCause, Span)| Stall {
+            unit: unit.to_string(),
+            cause,
+            seconds: span.seconds(),
+        };
         Ok(PassReport {
-            seconds,
-            compute_seconds: (seconds - stall_seconds).max(0.0),
+            seconds: span.seconds(),
+            compute_seconds: (span.seconds() - stall_seconds).max(0.0),
             stall_seconds,
             disk_bytes: self.disk_bytes,
             device_bytes: self.device_bytes,
+            predicted_seconds: self.plan.data.pass_seconds,
+            bound_seconds: self.plan.data.bound_seconds,
+            stalls: stalls.map(stall).collect(),
+            evictions: std::mem::take(&mut admitted.evictions),
         })
     }
 
@@ -221,7 +298,7 @@ impl<'e> Pass<'e> {
             self.engine.shared.lock().mark_counted(unit);
         }
         self.disk_bytes += weights.disk_bytes;
-        self.device_bytes += weights.disk_bytes;
+        self.device_bytes += weights.device_bytes;
     }
 
     fn check_cancelled(&self) -> Result<(), Error> {

@@ -6,8 +6,8 @@ use std::thread::{Builder, JoinHandle};
 
 use vram_device::{DeviceError, Staging};
 
+use super::bring::StagingSlot;
 use super::fetch::{Issued, Shared};
-use super::job::StagingSlot;
 use crate::Error;
 
 pub(crate) fn spawn(
@@ -33,7 +33,7 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
             f.busy += 1;
             drop(f);
             let (place, load, origin) = (job.place, job.load, job.origin());
-            let read = || job.run(&*shared.source, &*shared.device, staging.as_mut());
+            let read = || job.run(shared, staging.as_mut());
             let result = catch_unwind(AssertUnwindSafe(read))
                 .unwrap_or_else(|_| Err(origin.panicked(&*shared.source)));
             f = shared.lock();

@@ -13,6 +13,8 @@ pub(crate) struct Weights {
     pub(crate) memory: Memory,
     /// Bytes that were read from the source for them.
     pub(crate) disk_bytes: u64,
+    /// Bytes that were put on the device.
+    pub(crate) device_bytes: u64,
     /// The last copy that brought them, if copies were needed.
     pub(crate) uploaded: Option<Ticket>,
 }
@@ -48,23 +50,29 @@ impl Drop for Weights {
 
 /// What a place of weights holds: a load in progress, its outcome, or its failure.
 pub(super) enum Slot {
-    Loading { load: u64, left: usize, memory: Option<Memory>, disk_bytes: u64, uploaded: Option<Ticket> },
+    Loading {
+        load: u64,
+        left: usize,
+        memory: Option<Memory>,
+        disk_bytes: u64,
+        device_bytes: u64,
+        uploaded: Option<Ticket>,
+    },
     Ready(Arc<Weights>),
     Failed(Error),
 }
 
 impl Slot {
-    pub(super) fn loading(load: u64, left: usize, memory: Option<Memory>, disk_bytes: u64) -> Slot {
-        let mut slot = Slot::Loading { load, left, memory, disk_bytes, uploaded: None };
+    /// `left` jobs to come, which bring so many bytes from disk and to the device.
+    pub(super) fn loading(
+        load: u64,
+        left: usize,
+        memory: Option<Memory>,
+        (disk_bytes, device_bytes): (u64, u64),
+    ) -> Slot {
+        let mut slot = Slot::Loading { load, left, memory, disk_bytes, device_bytes, uploaded: None };
         slot.settle();
         slot
-    }
-
-    pub(super) fn failure(&self) -> Option<Error> {
-        match self {
-            Slot::Failed(e) => Some(e.clone()),
-            Slot::Loading { .. } | Slot::Ready(_) => None,
-        }
     }
 
     pub(super) fn loading_id(&self) -> Option<u64> {
@@ -94,11 +102,14 @@ impl Slot {
     }
 
     fn settle(&mut self) {
-        if let Slot::Loading { left: 0, memory, disk_bytes, uploaded, .. } = self {
+        if let Slot::Loading { left: 0, memory, disk_bytes, device_bytes, uploaded, .. } = self {
             *self = match memory.take() {
-                Some(memory) => {
-                    Slot::Ready(Arc::new(Weights { memory, disk_bytes: *disk_bytes, uploaded: *uploaded }))
-                }
+                Some(memory) => Slot::Ready(Arc::new(Weights {
+                    memory,
+                    disk_bytes: *disk_bytes,
+                    device_bytes: *device_bytes,
+                    uploaded: *uploaded,
+                })),
                 None => Slot::Failed(Error::Model("a load ended without its memory".into())),
             };
         }

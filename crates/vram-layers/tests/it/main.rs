@@ -10,4 +10,5 @@ mod departures;
 mod faults;
 mod gather;
 mod lifetime;
+mod schedule;
 mod source;

@@ -1,0 +1,54 @@
+//! What moving and computing takes: assumed before the first pass, measured in it, or declared for a device that is
+//! not here.
+
+use serde::{Deserialize, Serialize};
+
+/// A link between two tiers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Bytes per second of long transfers.
+    pub bytes_per_second: f64,
+    /// Seconds that each transfer takes besides.
+    #[serde(default)]
+    pub latency_seconds: f64,
+}
+
+impl Link {
+    /// Nanoseconds of a transfer in so many pieces.
+    pub(crate) fn nanos(&self, bytes: u64, pieces: u64) -> u64 {
+        nanos(bytes as f64 / self.bytes_per_second.max(1.0) + pieces as f64 * self.latency_seconds)
+    }
+}
+
+/// Whole nanoseconds of a time in seconds; negative and undefined times are 0.
+pub(crate) fn nanos(seconds: f64) -> u64 {
+    // Saturates: `as` is defined for every f64.
+    (seconds * 1e9).round() as u64
+}
+
+/// What a plan reckons with. Wrong costs make a pass slower, never wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Costs {
+    /// From disk to host memory.
+    pub disk: Link,
+    /// From host memory to the device; of no account where they are the same.
+    pub bus: Link,
+    /// Seconds of each layer's kernels in a pass, by [`LayerId`](crate::LayerId).
+    pub compute_seconds: Vec<f64>,
+    /// Seconds that a use of a unit takes besides its kernels.
+    pub unit_seconds: f64,
+}
+
+impl Costs {
+    /// What is assumed before anything was measured: a disk of 2 GB/s, a bus of 12 GB/s, and kernels that take their
+    /// weights from memory at 10 GB/s.
+    pub fn assumed(layer_bytes: impl IntoIterator<Item = u64>) -> Costs {
+        Costs {
+            disk: Link { bytes_per_second: 2e9, latency_seconds: 50e-6 },
+            bus: Link { bytes_per_second: 12e9, latency_seconds: 10e-6 },
+            compute_seconds: layer_bytes.into_iter().map(|bytes| bytes as f64 / 10e9).collect(),
+            unit_seconds: 20e-6,
+        }
+    }
+}

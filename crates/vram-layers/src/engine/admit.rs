@@ -1,0 +1,361 @@
+//! What is in force between passes, and how another plan is put in its place.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use vram_device::{Arena, DeviceError, Lifetime, Reservation};
+
+use super::Engine;
+use super::load::HostCopy;
+use super::slot::Weights;
+use crate::Error;
+use crate::costs::Costs;
+use crate::observe::{Event, EvictionReason};
+use crate::plan::{HostRoom, PlanInput, Planned, minimum, plan, predict};
+use crate::report::Eviction;
+use crate::spec::{Layer, LayerId, Split};
+
+/// Passes that are measured.
+const CALIBRATION: u32 = 2;
+
+/// A new plan has to save one part in so many of a pass.
+const WORTH: u64 = 32;
+
+/// How much of the device's memory an engine may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VramLimit {
+    /// So many bytes, others that share the budget included.
+    Bytes(u64),
+    /// All but so many bytes of what is free; asked of the device before each pass.
+    LeaveFree(u64),
+}
+
+/// A unit by the layers and rows that it holds: what it is called in every plan.
+type Identity = Vec<(LayerId, Option<Range<usize>>)>;
+
+/// Its lock comes before the fetch state's.
+pub(crate) struct Admitted {
+    pub(crate) active: bool,
+    /// Layers in order of use: registration order until a pass has told otherwise.
+    pub(crate) trace: Vec<LayerId>,
+    pub(crate) costs: Costs,
+    pub(crate) workspace: Arena,
+    /// Units in host memory while no plan is in force.
+    pub(super) host: HashMap<Identity, HostCopy>,
+    /// Evictions since the last report.
+    pub(super) evictions: Vec<Eviction>,
+    key: Option<PlanKey>,
+    limit: Option<VramLimit>,
+    staging: u64,
+    /// Measured passes so far.
+    measured: u32,
+    /// Measurements speak for another plan.
+    replan: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PlanKey {
+    trace: Vec<LayerId>,
+    guessed: bool,
+    budget: u64,
+    host: u64,
+    workspace: u64,
+}
+
+/// What a pass measured of the layers: nanoseconds and uses of each.
+pub(crate) struct Measured {
+    pub(crate) layers: Vec<(u64, u32)>,
+}
+
+impl Admitted {
+    pub(super) fn new(layers: &[Layer], costs: Option<Costs>, staging: u64) -> Admitted {
+        let trace = (0..layers.len()).filter(|&i| layers[i].split != Split::Gather).map(LayerId).collect();
+        Admitted {
+            active: true,
+            trace,
+            costs: costs.unwrap_or_else(|| Costs::assumed(layers.iter().map(Layer::bytes))),
+            workspace: Arena::first_fit(Vec::new()),
+            host: HashMap::new(),
+            evictions: Vec::new(),
+            key: None,
+            limit: None,
+            staging,
+            measured: 0,
+            replan: false,
+        }
+    }
+}
+
+impl Engine {
+    /// Changes how much memory the engine may take. What no longer fits is evicted now; more room is filled by the
+    /// passes to come.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a pass runs; [`Error::Device`] where free memory is to be left and the device cannot tell
+    /// what is free.
+    pub fn set_limit(&self, limit: VramLimit) -> Result<(), Error> {
+        let _pass = self.claim()?;
+        let mut admitted = self.admitted();
+        self.apply_limit(limit)?;
+        admitted.limit = Some(limit);
+        if self.options.budget.used() <= self.options.budget.limit() {
+            return Ok(());
+        }
+        let Some(key) = admitted.key.clone() else { return Ok(()) };
+        match self.admit(&mut admitted, key.workspace, key.trace, key.guessed) {
+            // The next pass says so; until then nothing is held that may not be.
+            Err(Error::BudgetTooSmall { .. }) => self.release(&mut admitted, EvictionReason::Budget),
+            other => other,
+        }
+    }
+
+    /// The smallest budget in bytes under which a pass with so much workspace runs.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the layers cannot be laid out.
+    pub fn minimum_budget(&self, workspace: u64, trace: &[LayerId]) -> Result<u64, Error> {
+        let admitted = self.admitted();
+        minimum(&self.plan_input(&admitted, trace, false, workspace))
+    }
+
+    fn apply_limit(&self, limit: VramLimit) -> Result<(), Error> {
+        let budget = &self.options.budget;
+        budget.set_limit(match limit {
+            VramLimit::Bytes(bytes) => bytes,
+            VramLimit::LeaveFree(bytes) => {
+                (self.shared.device.memory()?.free.saturating_add(budget.used())).saturating_sub(bytes)
+            }
+        });
+        Ok(())
+    }
+
+    fn plan_input<'a>(
+        &'a self,
+        admitted: &'a Admitted,
+        trace: &'a [LayerId],
+        guessed: bool,
+        workspace: u64,
+    ) -> PlanInput<'a> {
+        let topology = self.shared.device.info().topology;
+        let budget = self.options.host_budget.limit();
+        let kept = if self.options.host_weights && !topology.host_visible {
+            let planned = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.data.host_bytes);
+            let own = planned + admitted.host.values().map(HostCopy::bytes).sum::<u64>();
+            let others = self.options.host_budget.used().saturating_sub(own);
+            // Inputs are staged one at a time, and none is larger than the workspace that it goes to.
+            budget.saturating_sub(others).saturating_sub(workspace)
+        } else {
+            0
+        };
+        PlanInput {
+            layers: &self.shared.layers,
+            trace,
+            guessed,
+            budget: self.options.budget.limit(),
+            workspace,
+            ring: self.options.ring,
+            residents: self.options.residents,
+            sector: self.shared.source.alignment(),
+            costs: &admitted.costs,
+            topology,
+            host: HostRoom { budget, staging: admitted.staging, kept, piece: self.shared.piece },
+        }
+    }
+
+    /// Puts a plan for this workspace and trace in force, unless it is already.
+    pub(super) fn admit(
+        &self,
+        admitted: &mut Admitted,
+        workspace: u64,
+        trace: Vec<LayerId>,
+        guessed: bool,
+    ) -> Result<(), Error> {
+        if let Some(limit) = admitted.limit {
+            self.apply_limit(limit)?;
+        }
+        let mut input = self.plan_input(admitted, &trace, guessed, workspace);
+        let own = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.data.peak_bytes);
+        let others = self.options.budget.used().saturating_sub(own);
+        input.budget = input.budget.saturating_sub(others);
+        let key =
+            PlanKey { trace: trace.clone(), guessed, budget: input.budget, host: input.host.kept, workspace };
+        if admitted.key.as_ref() == Some(&key) && !admitted.replan {
+            return Ok(());
+        }
+        let new = plan(&input)?;
+        debug_assert_eq!(crate::check::check(&new.data), Ok(()));
+        let reason = admitted.key.as_ref().map_or(EvictionReason::Budget, |old| reason(old, &key));
+        admitted.key = None;
+        admitted.replan = false;
+        admitted.workspace = Arena::first_fit(Vec::new());
+        let mut fetch = self.shared.drain();
+        fetch.drop_memory();
+        let old = Arc::clone(&fetch.plan);
+        for (unit, copy) in fetch.take_host().into_iter().enumerate() {
+            if let Some(copy @ HostCopy::There(_)) = copy {
+                admitted.host.insert(identity(&old, unit), copy);
+            }
+        }
+        let (kept, evicted) = keep(&old, fetch.take_residents(), &new, reason);
+        let host = keep_host(&mut admitted.host, &new);
+        // What the new plan does not keep is freed before anything is reserved.
+        admitted.host.clear();
+        let bytes = |have: &[bool]| -> u64 {
+            new.partition.units.iter().zip(have).filter(|(_, have)| **have).map(|(u, _)| u.bytes).sum()
+        };
+        let have: Vec<bool> = kept.iter().map(Option::is_some).collect();
+        let room = self.reserve(Lifetime::Weights, new.data.resident_bytes - bytes(&have))?;
+        let have: Vec<bool> = host.iter().map(Option::is_some).collect();
+        let host_room = self
+            .options
+            .host_budget
+            .reserve(Lifetime::Weights, new.data.host_bytes - bytes(&have))
+            .map_err(DeviceError::from)?;
+        let ring = self.ring(&new)?;
+        let device = &self.shared.device;
+        admitted.workspace =
+            Arena::first_fit(vec![device.allocate(self.reserve(Lifetime::Pass, workspace)?)?]);
+        tracing::debug!(
+            units = new.partition.units.len(),
+            resident_bytes = new.data.resident_bytes,
+            ring_bytes = new.data.ring_bytes,
+            host_bytes = new.data.host_bytes,
+            workspace_bytes = workspace,
+            "a new plan is in force"
+        );
+        fetch.install(Arc::new(new), (kept, host), ring, (Some(room), Some(host_room)));
+        drop(fetch);
+        self.tell_evicted(admitted, evicted);
+        admitted.key = Some(key);
+        admitted.trace = trace;
+        Ok(())
+    }
+
+    /// Frees all that is held on the device.
+    pub(super) fn release(&self, admitted: &mut Admitted, reason: EvictionReason) -> Result<(), Error> {
+        admitted.key = None;
+        admitted.workspace = Arena::first_fit(Vec::new());
+        let mut fetch = self.shared.drain();
+        let old = Arc::clone(&fetch.plan);
+        for (unit, copy) in fetch.take_host().into_iter().enumerate() {
+            if let Some(copy @ HostCopy::There(_)) = copy {
+                admitted.host.insert(identity(&old, unit), copy);
+            }
+        }
+        let (_, evicted) = keep(&old, fetch.take_residents(), &Planned::default(), reason);
+        fetch.drop_memory();
+        fetch.install(Arc::default(), (Vec::new(), Vec::new()), None, (None, None));
+        drop(fetch);
+        self.tell_evicted(admitted, evicted);
+        Ok(())
+    }
+
+    fn tell_evicted(&self, admitted: &mut Admitted, evicted: Vec<(Arc<str>, u64, EvictionReason)>) {
+        for (unit, bytes, reason) in evicted {
+            tracing::debug!(unit = &*unit, bytes, ?reason, "evicted");
+            self.shared.tell(&Event::Evicted { unit: &unit, bytes, reason });
+            admitted.evictions.push(Eviction { unit: unit.to_string(), bytes, reason });
+        }
+    }
+
+    fn ring(&self, plan: &Planned) -> Result<Option<Arena>, Error> {
+        let bytes = plan.data.ring_bytes;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let room = self.reserve(Lifetime::Weights, bytes)?;
+        let mut streamed =
+            plan.partition.units.iter().zip(&plan.resident).filter(|(_, resident)| !**resident);
+        if self.shared.mapped && streamed.all(|(unit, _)| unit.packing.computed.is_empty()) {
+            return Ok(Some(Arena::window(room)));
+        }
+        // What a map has no window of is computed into memory.
+        Ok(Some(Arena::ring(vec![self.shared.device.allocate(room)?])))
+    }
+
+    fn reserve(&self, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
+        Ok(self.options.budget.reserve(lifetime, bytes).map_err(DeviceError::from)?)
+    }
+
+    /// Whether the next pass is to be measured; says so to the readers.
+    pub(super) fn calibrating(&self, admitted: &Admitted) -> bool {
+        let streams = self.shared.lock().plan.data.ring_bytes > 0;
+        let measure = self.options.calibrate && streams && admitted.measured < CALIBRATION;
+        self.shared.calibrating.store(measure, Ordering::Relaxed);
+        measure
+    }
+
+    /// Takes in what a pass measured, and sees whether another plan would pay.
+    pub(super) fn learn(&self, admitted: &mut Admitted, measured: &Measured) -> Result<(), Error> {
+        for (cost, (nanos, uses)) in admitted.costs.compute_seconds.iter_mut().zip(&measured.layers) {
+            if *uses > 0 {
+                *cost = *nanos as f64 / 1e9 / f64::from(*uses);
+            }
+        }
+        if let Some(disk) = self.shared.disk.take() {
+            admitted.costs.disk = disk;
+        }
+        if let Some(bus) = self.shared.bus.take() {
+            admitted.costs.bus = bus;
+        }
+        admitted.measured += 1;
+        let Some(key) = admitted.key.clone() else { return Ok(()) };
+        let mut input = self.plan_input(admitted, &key.trace, key.guessed, key.workspace);
+        input.budget = key.budget;
+        let current = Arc::clone(&self.shared.lock().plan);
+        let now = predict(&input, &current);
+        let better = plan(&input)?;
+        let then = predict(&input, &better);
+        tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
+        admitted.replan = then < now - now / WORTH;
+        Ok(())
+    }
+}
+
+/// What made another plan necessary.
+fn reason(old: &PlanKey, new: &PlanKey) -> EvictionReason {
+    if new.workspace > old.workspace {
+        EvictionReason::Workspace
+    } else if new.budget != old.budget {
+        EvictionReason::Budget
+    } else if new.trace != old.trace {
+        EvictionReason::Trace
+    } else {
+        EvictionReason::Costs
+    }
+}
+
+fn identity(plan: &Planned, unit: usize) -> Identity {
+    plan.partition.units[unit].members.iter().map(|m| (m.layer, m.rows.clone())).collect()
+}
+
+/// Residents of the old plan that the new one keeps, by its units, and those that have to go: these are freed here.
+#[allow(clippy::type_complexity)] // two lists, both taken apart where this is called
+fn keep(
+    old: &Planned,
+    residents: Vec<Option<Arc<Weights>>>,
+    new: &Planned,
+    reason: EvictionReason,
+) -> (Vec<Option<Arc<Weights>>>, Vec<(Arc<str>, u64, EvictionReason)>) {
+    let mut have: HashMap<Identity, (usize, Arc<Weights>)> = residents
+        .into_iter()
+        .enumerate()
+        .filter_map(|(unit, weights)| Some((identity(old, unit), (unit, weights?))))
+        .collect();
+    let kept = (0..new.partition.units.len())
+        .map(|unit| if new.resident[unit] { have.remove(&identity(new, unit)).map(|(_, w)| w) } else { None })
+        .collect();
+    let mut gone: Vec<usize> = have.into_values().map(|(unit, _)| unit).collect();
+    gone.sort_unstable();
+    let gone = gone.into_iter().map(|unit| &old.partition.units[unit]);
+    (kept, gone.map(|unit| (Arc::clone(&unit.name), unit.bytes, reason)).collect())
+}
+
+/// Units in host memory that a plan keeps there, by its units.
+fn keep_host(have: &mut HashMap<Identity, HostCopy>, new: &Planned) -> Vec<Option<HostCopy>> {
+    (0..new.partition.units.len())
+        .map(|unit| if new.cached[unit] { have.remove(&identity(new, unit)) } else { None })
+        .collect()
+}

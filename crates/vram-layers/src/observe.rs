@@ -1,0 +1,132 @@
+//! What happens in an engine, told as it happens.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Is told what an engine does. Called from the computing thread and from the readers, at once and often: whatever it
+/// does, a pass waits for.
+pub trait Observer: Debug + Send + Sync {
+    /// Something happened.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// A stretch of time, as the host sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Its beginning.
+    pub start: Instant,
+    /// Its end.
+    pub end: Instant,
+}
+
+impl Span {
+    /// From then until now.
+    pub fn since(start: Instant) -> Span {
+        Span { start, end: Instant::now() }
+    }
+
+    /// Its length in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.end.saturating_duration_since(self.start).as_secs_f64()
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Bytes came from the source.
+    Read {
+        /// Of which unit.
+        unit: &'a Arc<str>,
+        /// How many.
+        bytes: u64,
+        /// When.
+        span: Span,
+    },
+    /// Bytes were copied to the device: from when the copy was issued until it was known to be done.
+    Copied {
+        /// Of which unit.
+        unit: &'a Arc<str>,
+        /// How many.
+        bytes: u64,
+        /// When.
+        span: Span,
+    },
+    /// The computing thread used a unit; on a device with queues of its own, issued the kernels that do.
+    Computed {
+        /// Which.
+        unit: &'a Arc<str>,
+        /// From its lease to the next.
+        span: Span,
+    },
+    /// The computing thread waited for weights.
+    Stalled {
+        /// For which.
+        unit: &'a Arc<str>,
+        /// Why they were not there.
+        cause: StallCause,
+        /// When.
+        span: Span,
+    },
+    /// A unit that stayed on the device had to go.
+    Evicted {
+        /// Which.
+        unit: &'a Arc<str>,
+        /// How many bytes it held.
+        bytes: u64,
+        /// Why.
+        reason: EvictionReason,
+    },
+    /// A pass is so far: this many leases of about so many.
+    Progress {
+        /// Leases so far.
+        done: u64,
+        /// Leases that the plan reckons with.
+        total: u64,
+    },
+    /// A pass ended.
+    Passed {
+        /// From admission to the last kernel.
+        span: Span,
+    },
+}
+
+/// Why weights were not there when they were needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StallCause {
+    /// They were still being read.
+    Disk,
+    /// They waited in host memory and were still to be copied.
+    Bus,
+    /// The ring had no room for them until now.
+    RingFull,
+    /// They stay on the device and came for the first time.
+    FirstLoad,
+    /// The pass did not follow the trace, so that nobody had fetched them.
+    Departure,
+    /// Rows of a table, which are known only when they are needed.
+    Gather,
+}
+
+/// Why a unit had to leave the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EvictionReason {
+    /// The budget is smaller than it was, or others hold more of it.
+    Budget,
+    /// The pass needs more memory for activations.
+    Workspace,
+    /// The pass uses other layers, or in another order.
+    Trace,
+    /// What was measured makes other units worth more.
+    Costs,
+    /// The model was put away.
+    Offload,
+}
