@@ -40,6 +40,15 @@ pub struct Costs {
     pub unit_seconds: f64,
 }
 
+/// What a layer does each time it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerWork {
+    /// Bytes of weights.
+    pub bytes: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+}
+
 impl Costs {
     /// What is assumed before anything was measured: a disk of 2 GB/s, a bus of 12 GB/s, and kernels that take their
     /// weights from memory at 10 GB/s.

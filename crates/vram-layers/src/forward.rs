@@ -114,8 +114,19 @@ pub struct Forward<'p, 'e> {
     host_budget: &'p Budget,
 }
 
+/// What a forward needs, found by running it dry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Needs {
+    /// Bytes of activations and scratch.
+    pub(crate) workspace: u64,
+    /// Layers in order of use.
+    pub(crate) trace: Vec<LayerId>,
+    /// Floating-point operations, as declared.
+    pub(crate) flops: Vec<(LayerId, u64)>,
+}
+
 enum Mode<'p, 'e> {
-    Dry { arena: Arena, trace: Vec<LayerId> },
+    Dry { arena: Arena, trace: Vec<LayerId>, flops: Vec<(LayerId, u64)> },
     Real(&'p mut Pass<'e>),
 }
 
@@ -126,7 +137,7 @@ impl<'p, 'e> Forward<'p, 'e> {
         bindings: &'p Bindings,
         host_budget: &'p Budget,
     ) -> Forward<'p, 'e> {
-        let mode = Mode::Dry { arena: Arena::measuring(), trace: Vec::new() };
+        let mode = Mode::Dry { arena: Arena::measuring(), trace: Vec::new(), flops: Vec::new() };
         Forward { mode, kernels, dtype, bindings, host_budget }
     }
 
@@ -140,11 +151,21 @@ impl<'p, 'e> Forward<'p, 'e> {
         Forward { mode: Mode::Real(pass), kernels, dtype, bindings, host_budget }
     }
 
-    /// Bytes of workspace and the order of layers that a dry run found.
-    pub(crate) fn measured(self) -> (u64, Vec<LayerId>) {
+    /// What a dry run found.
+    pub(crate) fn measured(self) -> Needs {
         match self.mode {
-            Mode::Dry { arena, trace } => (arena.high_water(), trace),
-            Mode::Real(_) => (0, Vec::new()),
+            Mode::Dry { arena, trace, flops } => Needs { workspace: arena.high_water(), trace, flops },
+            Mode::Real(_) => Needs::default(),
+        }
+    }
+
+    /// Declares floating-point operations of kernels that follow the layer used last, so that a plan can reckon with
+    /// devices that are not here. Layers of this crate declare their own.
+    pub fn declare_flops(&mut self, flops: u64) {
+        if let Mode::Dry { trace, flops: all, .. } = &mut self.mode
+            && let Some(&layer) = trace.last()
+        {
+            all.push((layer, flops));
         }
     }
 

@@ -95,8 +95,8 @@ mod spec;
 pub mod state;
 
 pub use check::{Violation, check};
-pub use costs::{Costs, Link};
-pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, VramLimit};
+pub use costs::{Costs, LayerWork, Link};
+pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Setting, VramLimit};
 pub use error::Error;
 pub use forward::{Forward, Tensor};
 pub use managed::{Managed, ModuleMap, RunOptions, Uncovered, VramConfig, enable_vram_management};

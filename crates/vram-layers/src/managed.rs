@@ -9,11 +9,12 @@ use vram_device::{Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
 use crate::Error;
-use crate::costs::Costs;
-use crate::engine::{Engine, EngineOptions, PassRequest};
-use crate::forward::{Binding, Bindings, Forward};
+use crate::costs::{Costs, LayerWork};
+use crate::engine::{Engine, EngineOptions, PassRequest, Setting};
+use crate::forward::{Binding, Bindings, Forward, Needs};
 use crate::layers;
 use crate::observe::Observer;
+use crate::plan::Plan;
 use crate::report::{PassReport, Report};
 use crate::spec::{LayerId, LayerSpec, Split};
 use crate::state::Placement;
@@ -261,7 +262,7 @@ impl<M: Module> Managed<M> {
         options: RunOptions,
         forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error> + Sync,
     ) -> Result<R, Error> {
-        let (workspace, trace) = self.measure(&forward)?;
+        let Needs { workspace, trace, .. } = self.measure(&forward)?;
         let request =
             PassRequest { workspace, trace: Some(trace), last: options.last, cancel: options.cancel };
         let mut pass = self.engine.begin(request)?;
@@ -285,14 +286,41 @@ impl<M: Module> Managed<M> {
         &self,
         forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
     ) -> Result<u64, Error> {
-        let (workspace, trace) = self.measure(&forward)?;
+        let Needs { workspace, trace, .. } = self.measure(&forward)?;
         self.engine.minimum_budget(workspace, &trace)
+    }
+
+    /// The plan of such a pass on a machine that need not be this one. The workspace is that of this device's kernels.
+    ///
+    /// # Errors
+    /// [`Error::BudgetTooSmall`], and whatever `forward` gives.
+    pub fn plan_for<R>(
+        &self,
+        setting: &Setting,
+        costs: impl FnOnce(&[LayerWork]) -> Costs,
+        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
+    ) -> Result<Plan, Error> {
+        let needs = self.measure(&forward)?;
+        let costs = costs(&self.engine.work(&needs.trace, &needs.flops));
+        self.engine.plan_for(setting, &costs, needs.workspace, &needs.trace)
+    }
+
+    /// Begins to fill the device for such a pass, which comes next; see [`Engine::preload`].
+    ///
+    /// # Errors
+    /// As [`run`](Managed::run).
+    pub fn preload<R>(
+        &self,
+        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
+    ) -> Result<(), Error> {
+        let Needs { workspace, trace, .. } = self.measure(&forward)?;
+        self.engine.preload(PassRequest { workspace, trace: Some(trace), ..PassRequest::default() })
     }
 
     fn measure<R>(
         &self,
         forward: &impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
-    ) -> Result<(u64, Vec<LayerId>), Error> {
+    ) -> Result<Needs, Error> {
         let mut dry = Forward::dry(&*self.device, self.dtype, &self.bindings, &self.host_limit);
         drop(forward(&self.model, &mut dry)?);
         Ok(dry.measured())

@@ -339,6 +339,8 @@ impl SelfAttention {
                 };
                 Ok(kernels.attention(&args, &mut scratch.view_mut()?, &mut y.rows_mut(rows.clone())?)?)
             })?;
+            // Scores and their sums over the values, each a multiplication and an addition.
+            fwd.declare_flops(4 * (len * len) as u64 * q.shape().last() as u64);
         }
         Ok(y)
     }

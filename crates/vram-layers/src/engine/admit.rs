@@ -5,15 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vram_device::{Arena, DeviceError, Lifetime, Reservation};
+use vram_device::{Arena, DeviceError, Lifetime, Reservation, Topology};
 
 use super::Engine;
 use super::load::HostCopy;
 use super::slot::Weights;
 use crate::Error;
-use crate::costs::Costs;
+use crate::costs::{Costs, LayerWork};
 use crate::observe::{Event, EvictionReason};
-use crate::plan::{HostRoom, PlanInput, Planned, minimum, plan, predict};
+use crate::plan::{HostRoom, Plan, PlanInput, Planned, minimum, plan, predict};
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
 
@@ -30,6 +30,21 @@ pub enum VramLimit {
     Bytes(u64),
     /// All but so many bytes of what is free; asked of the device before each pass.
     LeaveFree(u64),
+}
+
+/// A device and its budgets, for a [`Plan`] that nobody follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// How the device's memory and queues relate to the host.
+    pub topology: Topology,
+    /// The device budget in bytes.
+    pub budget: u64,
+    /// The host budget in bytes.
+    pub host_budget: u64,
+    /// Of it, bytes that staging takes; of no account where the device's memory is the host's.
+    pub staging: u64,
+    /// Whether weights wait in host memory as far as the budget allows.
+    pub host_weights: bool,
 }
 
 /// A unit by the layers and rows that it holds: what it is called in every plan.
@@ -118,6 +133,44 @@ impl Engine {
     pub fn minimum_budget(&self, workspace: u64, trace: &[LayerId]) -> Result<u64, Error> {
         let admitted = self.admitted();
         minimum(&self.plan_input(&admitted, trace, false, workspace))
+    }
+
+    /// The plan of such a pass on another machine, or on this one under other budgets.
+    ///
+    /// # Errors
+    /// [`Error::BudgetTooSmall`].
+    pub fn plan_for(
+        &self,
+        setting: &Setting,
+        costs: &Costs,
+        workspace: u64,
+        trace: &[LayerId],
+    ) -> Result<Plan, Error> {
+        let admitted = self.admitted();
+        let staging = if setting.topology.host_visible { 0 } else { setting.staging };
+        let left = setting.host_budget.saturating_sub(staging).saturating_sub(workspace);
+        let kept = if setting.host_weights && !setting.topology.host_visible { left } else { 0 };
+        let input = PlanInput {
+            budget: setting.budget,
+            costs,
+            topology: setting.topology,
+            host: HostRoom { budget: setting.host_budget, staging, kept, piece: self.shared.piece },
+            ..self.plan_input(&admitted, trace, false, workspace)
+        };
+        let planned = plan(&input)?;
+        drop(admitted);
+        Ok(Arc::unwrap_or_clone(planned.data))
+    }
+
+    /// What each layer does in a pass of this trace, each time it is used.
+    pub(crate) fn work(&self, trace: &[LayerId], flops: &[(LayerId, u64)]) -> Vec<LayerWork> {
+        let mut uses = vec![0u64; self.layers()];
+        trace.iter().for_each(|layer| uses[layer.0] += 1);
+        let mut work: Vec<LayerWork> =
+            self.shared.layers.iter().map(|l| LayerWork { bytes: l.bytes(), flops: 0 }).collect();
+        flops.iter().for_each(|(layer, flops)| work[layer.0].flops += flops);
+        work.iter_mut().zip(uses).for_each(|(w, uses)| w.flops /= uses.max(1));
+        work
     }
 
     fn apply_limit(&self, limit: VramLimit) -> Result<(), Error> {

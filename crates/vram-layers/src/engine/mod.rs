@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::spec::{Layer, LayerSpec};
 use crate::state::State;
 use admit::Admitted;
-pub use admit::VramLimit;
+pub use admit::{Setting, VramLimit};
 use fetch::Shared;
 pub use lease::Lease;
 pub(crate) use pass::ALIGN;

@@ -68,6 +68,9 @@ impl Linear {
             };
             Ok(k.linear(&args, &mut y.view_mut()?)?)
         })?;
+        // A multiplication and an addition for each weight and row.
+        let outputs = y.shape().elements().unwrap_or(u64::MAX);
+        fwd.declare_flops(outputs.saturating_mul(2 * self.inputs() as u64));
         Ok(y)
     }
 }
