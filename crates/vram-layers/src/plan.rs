@@ -325,7 +325,7 @@ fn finish(input: &PlanInput<'_>, partition: Partition, kept: Vec<Kept>, ring_byt
         host_bytes,
         host_peak_bytes: input.host.staging + host_bytes,
         first_pass_seconds: seconds(timeline.first()),
-        pass_seconds: seconds(timeline.steady()),
+        pass_seconds: seconds(timeline.steady().max(bound.nanos)),
         bound_seconds: seconds(bound.nanos),
         limited_by: bound.limit,
         units: units.collect(),

@@ -91,7 +91,9 @@ pub(super) fn evaluate(problem: &Problem, room: &Room, on_device: &[Kept]) -> Op
         Spread::Bytes { owed_first: 0 }.choose(problem, room.host, &mut kept, Kept::Host);
     }
     let timeline = simulate(problem, &kept, ring_bytes, PASSES)?;
-    Some(Choice { kept, ring_bytes, pass: timeline.steady() })
+    // Where the window of a few passes ends within the read-ahead, it may seem to beat the bound.
+    let pass = timeline.steady().max(problem.bound(&kept).nanos);
+    Some(Choice { kept, ring_bytes, pass })
 }
 
 fn bytes(problem: &Problem, kept: &[Kept], which: impl Fn(Kept) -> bool) -> u64 {

@@ -10,5 +10,6 @@ mod departures;
 mod faults;
 mod gather;
 mod lifetime;
+mod plans;
 mod schedule;
 mod source;
