@@ -113,7 +113,9 @@ fn a_wrong_plan_is_caught() {
                 tried[n] += 1;
                 caught(wrong, what)
             };
-            let v = change(0, "a fetch left out", &|p| drop(p.fetches.remove(at)));
+            let v = change(0, "a fetch left out", &|p| {
+                p.fetches.remove(at);
+            });
             assert!(matches!(v, Violation::NotLoaded { .. }), "{v}");
             let v = change(1, "a fetch too late", &|p| p.fetches[at].after = p.fetches[at].position + 1);
             assert!(matches!(v, Violation::NotLoaded { .. } | Violation::Unasked { .. }), "{v}");
