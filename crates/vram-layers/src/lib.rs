@@ -80,6 +80,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod converted;
 mod costs;
 mod engine;
 mod error;
@@ -95,6 +96,7 @@ mod spec;
 pub mod state;
 
 pub use check::{Violation, check};
+pub use converted::StorageDtypes;
 pub use costs::{Costs, LayerWork, Link};
 pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Setting, VramLimit};
 pub use error::Error;

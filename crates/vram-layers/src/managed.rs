@@ -9,8 +9,9 @@ use vram_device::{Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
 use crate::Error;
+use crate::converted::{Converted, StorageDtypes};
 use crate::costs::{Costs, LayerWork};
-use crate::engine::{Engine, EngineOptions, PassRequest, Setting};
+use crate::engine::{Engine, EngineOptions, PassRequest, Setting, VramLimit};
 use crate::forward::{Binding, Bindings, Forward, Needs};
 use crate::layers;
 use crate::observe::Observer;
@@ -101,18 +102,21 @@ impl Default for ModuleMap {
 /// Where weights are in each of the four states, and under which limits.
 #[derive(Clone, Debug)]
 pub struct VramConfig {
-    /// While the model is not the active one.
+    /// While the model is not the active one: on [`Tier::Disk`], or on [`Tier::Host`] to keep there what was.
     pub offload: Placement,
-    /// While it is, for units that stream.
+    /// While it is, for units that stream: on [`Tier::Disk`], or as far as the host limit allows on [`Tier::Host`].
     pub onload: Placement,
-    /// For units that stay, as far as the limit allows. On [`Tier::Device`], or on the tier of `onload` for none.
+    /// For units that stay, as far as the limit allows. On [`Tier::Device`], or on the tier of `onload` for none. A
+    /// dtype here, or on the host, is what weights are stored as once they have left the disk.
     pub preparing: Placement,
     /// While a layer computes. Its dtype is the compute dtype; the checkpoint's if `None`.
     pub computation: Placement,
     /// The device budget: weights, activations and scratch together.
     pub vram_limit: Budget,
-    /// The host budget: staging.
+    /// The host budget: staging, and weights that wait on the host.
     pub host_limit: Budget,
+    /// Storage dtypes by parameter, before that of the placements: norms that stay f32, and the like.
+    pub dtypes: StorageDtypes,
     /// Bytes of the ring; the planner chooses if `None`.
     pub ring: Option<u64>,
     /// Threads that read.
@@ -128,6 +132,17 @@ pub struct VramConfig {
 }
 
 impl VramConfig {
+    /// As [`disk`](VramConfig::disk), with weights waiting in host memory as far as `host_limit` allows; for devices
+    /// with memory of their own.
+    pub fn host(dtype: DType, vram_limit: Budget, host_limit: Budget) -> VramConfig {
+        VramConfig {
+            offload: Placement::on(Tier::Host),
+            onload: Placement::on(Tier::Host),
+            host_limit,
+            ..VramConfig::disk(dtype, vram_limit)
+        }
+    }
+
     /// Weights on disk until they are needed, as many resident as the limit allows, computing in `dtype`.
     pub fn disk(dtype: DType, vram_limit: Budget) -> VramConfig {
         VramConfig {
@@ -137,6 +152,7 @@ impl VramConfig {
             computation: Placement { tier: Tier::Device, dtype: Some(dtype) },
             vram_limit,
             host_limit: Budget::new(Tier::Host, 64 << 20),
+            dtypes: StorageDtypes::checkpoint(),
             ring: None,
             readers: 4,
             costs: None,
@@ -146,29 +162,57 @@ impl VramConfig {
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Refuses placements that cannot be, and says what weights are stored as.
+    fn check(&self, device: &dyn Kernels) -> Result<StorageDtypes, Error> {
         let refuse = |what: &str| Err(Error::Unsupported(what.to_owned()));
-        for placement in [self.offload, self.onload] {
-            if placement.tier != Tier::Disk {
-                return refuse(
-                    "offload and onload are on the disk tier: weights are read from the checkpoint and never copied back",
-                );
+        let mut dtype = None;
+        for placement in [self.offload, self.onload, self.preparing] {
+            match (placement.tier, placement.dtype) {
+                (Tier::Disk, Some(_)) => {
+                    return refuse(
+                        "on disk, weights are in the checkpoint's own dtype; give the dtype to the placements on the host or the device",
+                    );
+                }
+                (_, Some(this)) if dtype.is_some_and(|other| other != this) => {
+                    return refuse(
+                        "weights have one storage dtype on the host and on the device: a unit may be in either place, and the budget must not change the answer",
+                    );
+                }
+                (_, this) => dtype = dtype.or(this),
             }
+        }
+        for placement in [self.offload, self.onload] {
+            match placement.tier {
+                Tier::Disk => {}
+                Tier::Host if device.info().topology.host_visible => {
+                    return refuse(
+                        "there is no host tier on a device whose memory is the host's: what stays in host memory is on the device already",
+                    );
+                }
+                Tier::Host => {}
+                Tier::Device => {
+                    return refuse(
+                        "offload and onload are on the disk or the host tier; what stays is preparing",
+                    );
+                }
+            }
+        }
+        if self.offload.tier == Tier::Host && self.onload.tier == Tier::Disk {
+            return refuse(
+                "weights that wait in host memory while their model is away do so while it is active",
+            );
         }
         if self.computation.tier != Tier::Device {
             return refuse("computation is on the device tier: kernels read device memory");
         }
-        if !matches!(self.preparing.tier, Tier::Device | Tier::Disk) {
-            return refuse("preparing is on the device tier, or on the disk tier to keep nothing");
+        if self.preparing.tier == Tier::Host && self.onload.tier == Tier::Disk {
+            return refuse("preparing is on the device tier, or on the tier of onload to keep nothing");
         }
-        for placement in [self.offload, self.onload, self.preparing] {
-            if placement.dtype.is_some() {
-                return refuse(
-                    "weights are kept in the checkpoint's own dtype; open the checkpoint with a dtype to store another",
-                );
-            }
+        let mut dtypes = self.dtypes.clone();
+        if let Some(dtype) = dtype {
+            dtypes = dtypes.or_all(dtype);
         }
-        Ok(())
+        Ok(dtypes)
     }
 }
 
@@ -186,7 +230,11 @@ pub fn enable_vram_management<M: Module>(
     map: &ModuleMap,
     config: VramConfig,
 ) -> Result<Managed<M>, Error> {
-    config.check()?;
+    let dtypes = config.check(&*device)?;
+    let source = match dtypes.is_checkpoint() {
+        true => source,
+        false => Arc::new(Converted::new(source, dtypes)?),
+    };
     let collected = collect(&model, map, &config.prefix, &*source)?;
     let dtype = match config.computation.dtype {
         Some(dtype) => dtype,
@@ -215,6 +263,7 @@ pub fn enable_vram_management<M: Module>(
         dtype,
         bindings: collected.bindings,
         host_limit: config.host_limit,
+        offload_to_disk: config.offload.tier == Tier::Disk,
         passes: Mutex::new(Vec::new()),
     })
 }
@@ -228,6 +277,8 @@ pub struct Managed<M> {
     dtype: DType,
     bindings: Bindings,
     host_limit: Budget,
+    /// Whether weights leave host memory with their model.
+    offload_to_disk: bool,
     passes: Mutex<Vec<PassReport>>,
 }
 
@@ -341,12 +392,22 @@ impl<M: Module> Managed<M> {
         self.dtype
     }
 
-    /// Puts the model away; see [`Engine::offload`].
+    /// Puts the model away: what it holds on the device is given back, and what it holds on the host as well unless
+    /// its `offload` placement is there.
     ///
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
     pub fn offload(&self) -> Result<(), Error> {
-        self.engine.offload()
+        self.engine.offload()?;
+        if self.offload_to_disk { self.engine.forget_host() } else { Ok(()) }
+    }
+
+    /// Changes the device budget; see [`Engine::set_limit`].
+    ///
+    /// # Errors
+    /// As [`Engine::set_limit`].
+    pub fn set_vram_limit(&self, limit: VramLimit) -> Result<(), Error> {
+        self.engine.set_limit(limit)
     }
 
     /// Makes the model active again; see [`Engine::onload`].

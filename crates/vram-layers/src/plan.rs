@@ -167,8 +167,11 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     for units in [RING_UNITS, 2 * RING_UNITS, 2] {
         let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
         let problem = input.problem(&cut);
-        let least = largest(&cut, |u| may(u) && !is_used(u, &used));
+        // One unit on its way while another computes, where that does not take all the room.
+        let pair = Some(2 * largest(&cut, may)).filter(|pair| pair + pair / 2 <= available).unwrap_or(0);
+        let least = largest(&cut, |u| may(u) && !is_used(u, &used)).max(pair);
         let target = ring.max(largest(&cut, may)).min(available);
+        let least = if input.ring.is_some() { least.min(target) } else { least };
         let choice = if input.residents {
             let room = Room {
                 device: available,

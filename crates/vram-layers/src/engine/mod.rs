@@ -111,7 +111,9 @@ impl Engine {
         if !host_visible {
             // Half of it: inputs are staged as well.
             let share = options.host_budget.limit() / 2 / readers as u64;
-            piece = piece.min(share.saturating_sub(2 * align) / align * align);
+            // Whole sectors, and whole elements of what is converted on the way.
+            let whole = align.max(16);
+            piece = piece.min(share.saturating_sub(2 * align) / whole * whole);
             if piece == 0 {
                 return Err(Error::Unsupported(format!(
                     "a host budget of {} bytes is too small for {readers} staging buffers",

@@ -13,3 +13,4 @@ mod lifetime;
 mod plans;
 mod schedule;
 mod source;
+mod tiers;
