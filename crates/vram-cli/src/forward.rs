@@ -15,7 +15,7 @@ use vram_stream::{
 use vram_types::{DType, Shape, TensorMeta};
 
 use crate::args::Engine;
-use crate::engine::{RunReport, explain};
+use crate::engine::{RunReport, explain, unit};
 use crate::progress::Progress;
 use crate::{checkpoint, output};
 
@@ -117,8 +117,8 @@ fn passes<M: Module>(
     }
     for pass in 1..=count {
         let options = RunOptions { last: pass == count, ..RunOptions::default() };
-        bytes = managed.run_with(options, &forward).map_err(explain)?;
-        progress.add(1);
+        let run = || managed.run_with(options, &forward);
+        bytes = progress.pass(|| unit(managed.engine()), run).map_err(explain)?;
     }
     progress.finish();
     let mut writer = writer.ok_or_else(|| anyhow!("passes ran below the smallest budget"))?;
