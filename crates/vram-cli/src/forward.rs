@@ -127,11 +127,18 @@ fn passes<M: Module>(
     Ok(RunReport::new(managed.report(), minimum, &host, args.engine.read))
 }
 
+/// How many names an error shows.
+const SHOWN: usize = 4;
+
 /// A tensor of the inputs, by name.
 fn input(map: &DiskMap, path: &Path, name: &str) -> Result<HostTensor> {
     if !map.contains(name) {
-        let names: Vec<&str> = map.iter().map(|(name, _)| name).take(8).collect();
-        bail!("{}: the input has no tensor {name:?}; it has {names:?}", path.display());
+        let names: Vec<&str> = map.iter().map(|(name, _)| name).take(SHOWN).collect();
+        let more = match map.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        bail!("{}: the input has no tensor {name:?}; it has {names:?}{more}", path.display());
     }
     Ok(map.get(name)?)
 }
