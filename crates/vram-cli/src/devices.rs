@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use serde::Serialize;
-use vram_stream::{Cpu, Device};
+use vram_stream::Kernels;
+use vram_stream::device::{Backend, DeviceError, backends};
 use vram_types::ByteSize;
 
 use crate::output;
@@ -12,9 +13,6 @@ use crate::output;
 /// What is here to compute on, its memory and limits, and why a backend is not available
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {}
-
-/// Backends that this binary was built without.
-const NOT_BUILT: [&str; 2] = ["cuda", "wgpu"];
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -40,8 +38,6 @@ enum State {
 #[derive(Debug, Serialize)]
 struct Found {
     description: String,
-    threads: usize,
-    isa: String,
     memory_free_bytes: Option<u64>,
     memory_total_bytes: Option<u64>,
     host_visible: bool,
@@ -49,32 +45,34 @@ struct Found {
 }
 
 pub(crate) fn run(_args: &Args, json: bool) -> Result<()> {
-    let mut devices = vec![cpu()];
-    devices.extend(NOT_BUILT.map(|name| missing(name, "not built into this binary".to_owned())));
-    let document = Document { devices };
+    let document = Document { devices: backends().into_iter().map(Entry::from).collect() };
     if json { output::json(&document) } else { Ok(print(&document)?) }
 }
 
-fn cpu() -> Entry {
-    let cpu = match Cpu::new(Default::default()) {
-        Ok(cpu) => cpu,
-        Err(error) => return missing("cpu", error.to_string()),
-    };
-    let (info, memory) = (cpu.info(), cpu.memory().ok());
-    let found = Found {
-        description: info.name.clone(),
-        threads: cpu.threads(),
-        isa: cpu.isa().to_string(),
-        memory_free_bytes: memory.map(|m| m.free),
-        memory_total_bytes: memory.map(|m| m.total),
-        host_visible: info.topology.host_visible,
-        separate_copy_queue: info.topology.separate_copy_queue,
-    };
-    Entry { name: "cpu", available: true, state: State::Here(found) }
+impl From<Backend> for Entry {
+    fn from(Backend { name, device, .. }: Backend) -> Entry {
+        let available = device.is_ok();
+        let state = match device {
+            Ok(device) => State::Here(Found::new(&*device)),
+            // The row names the backend already.
+            Err(DeviceError::Unavailable { reason, .. }) => State::Missing { reason },
+            Err(error) => State::Missing { reason: error.to_string() },
+        };
+        Entry { name, available, state }
+    }
 }
 
-fn missing(name: &'static str, reason: String) -> Entry {
-    Entry { name, available: false, state: State::Missing { reason } }
+impl Found {
+    fn new(device: &dyn Kernels) -> Found {
+        let (info, memory) = (device.info(), device.memory().ok());
+        Found {
+            description: info.name.clone(),
+            memory_free_bytes: memory.map(|m| m.free),
+            memory_total_bytes: memory.map(|m| m.total),
+            host_visible: info.topology.host_visible,
+            separate_copy_queue: info.topology.separate_copy_queue,
+        }
+    }
 }
 
 fn print(document: &Document) -> io::Result<()> {

@@ -12,7 +12,7 @@ use vram_stream::models::bert::{Bert, Config};
 use vram_stream::{Managed, ModuleMap, RunOptions, WeightSource, enable_vram_management, skip_init};
 
 use crate::args::Engine;
-use crate::engine::{RunReport, explain};
+use crate::engine::{RunReport, explain, unit};
 use crate::progress::Progress;
 use crate::{checkpoint, output};
 
@@ -67,8 +67,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         for (number, group) in groups.iter().enumerate() {
             let last = pass == passes && number + 1 == groups.len();
             let options = RunOptions { last, ..RunOptions::default() };
-            embeddings.extend(model.run_with(options, |m, fwd| m.embed(fwd, group)).map_err(explain)?);
-            progress.add(1);
+            let run = || model.run_with(options, |m, fwd| m.embed(fwd, group));
+            embeddings.extend(progress.pass(|| unit(model.engine()), run).map_err(explain)?);
         }
     }
     progress.finish();

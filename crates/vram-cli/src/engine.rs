@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
-use vram_stream::layers::{self, state::Placement};
+use vram_stream::layers;
+use vram_stream::layers::state::{Placement, State};
 use vram_stream::{Budget as Ledger, Cpu, CpuOptions, Kernels, Report, Tier, VramConfig};
 use vram_types::{ByteSize, DType};
 
 use crate::args::{Budget, DeviceName, Engine, Read};
 use crate::output;
+use crate::progress::At;
 
 impl Engine {
     /// The device that `--device` names.
@@ -90,6 +92,13 @@ impl RunReport {
         }
         output::columns(out, &rows, [false, true, true, true])
     }
+}
+
+/// How far a running pass is, in the order in which units are registered, which is that of the layers of a model.
+pub(crate) fn unit(engine: &layers::Engine) -> Option<At> {
+    let states = engine.states();
+    let computing = states.iter().rposition(|s| *s == State::Computation)?;
+    Some((computing + 1, states.len()))
 }
 
 /// An error of the engine, with what to type instead where that is known.

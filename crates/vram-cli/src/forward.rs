@@ -15,7 +15,7 @@ use vram_stream::{
 use vram_types::{DType, Shape, TensorMeta};
 
 use crate::args::Engine;
-use crate::engine::{RunReport, explain};
+use crate::engine::{RunReport, explain, unit};
 use crate::progress::Progress;
 use crate::{checkpoint, output};
 
@@ -117,8 +117,8 @@ fn passes<M: Module>(
     }
     for pass in 1..=count {
         let options = RunOptions { last: pass == count, ..RunOptions::default() };
-        bytes = managed.run_with(options, &forward).map_err(explain)?;
-        progress.add(1);
+        let run = || managed.run_with(options, &forward);
+        bytes = progress.pass(|| unit(managed.engine()), run).map_err(explain)?;
     }
     progress.finish();
     let mut writer = writer.ok_or_else(|| anyhow!("passes ran below the smallest budget"))?;
@@ -127,11 +127,18 @@ fn passes<M: Module>(
     Ok(RunReport::new(managed.report(), minimum, &host, args.engine.read))
 }
 
+/// How many names an error shows.
+const SHOWN: usize = 4;
+
 /// A tensor of the inputs, by name.
 fn input(map: &DiskMap, path: &Path, name: &str) -> Result<HostTensor> {
     if !map.contains(name) {
-        let names: Vec<&str> = map.iter().map(|(name, _)| name).take(8).collect();
-        bail!("{}: the input has no tensor {name:?}; it has {names:?}", path.display());
+        let names: Vec<&str> = map.iter().map(|(name, _)| name).take(SHOWN).collect();
+        let more = match map.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        bail!("{}: the input has no tensor {name:?}; it has {names:?}{more}", path.display());
     }
     Ok(map.get(name)?)
 }

@@ -1,7 +1,8 @@
 //! Linear layers of 3072 x 3072 over more weights than any cache holds, beside two yardsticks taken in the same rounds:
 //! a plain parallel read of the same weights, and the `gemm` crate's f32 product of the same shapes.
 //!
-//! `cargo bench -p vram-device --bench linear [-- [ROUNDS] [NAME-PART]...]`. Each round measures everything once, in turn, so that a
+//! `cargo bench -p vram-device --bench linear [-- [--quick] [ROUNDS] [NAME-PART]...]`; `--quick` takes two rounds over a
+//! quarter of the weights, to see whether it runs. Each round measures everything once, in turn, so that a
 //! neighbour's load falls on all of it; a line gives the median and the spread over the rounds, and the rate per second of
 //! processor time spent, times the threads: what it would be if nobody else ran.
 #![allow(clippy::unwrap_used)]
@@ -18,6 +19,8 @@ const THREADS: usize = 2;
 const N: usize = 3072;
 const MATRIX: usize = N * N;
 const BYTES: usize = 1152 << 20;
+/// With `--quick`: what the smallest of the runs takes.
+const QUICK_BYTES: usize = 8 * MATRIX * 4;
 
 /// Anonymous memory in huge pages, filled with small values.
 struct Huge {
@@ -224,9 +227,11 @@ fn small<'a>(name: &str, elements: usize, mut call: impl FnMut() + 'a) -> Run<'a
 }
 
 fn main() {
-    let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(7);
+    let quick = std::env::args().any(|a| a == "--quick");
+    let (rounds, bytes) = if quick { (2, QUICK_BYTES) } else { (7, BYTES) };
+    let rounds = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(rounds);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build().unwrap();
-    let weights = Huge::new(BYTES);
+    let weights = Huge::new(bytes);
     let w = weights.bytes();
     let part = &w[..16 * MATRIX * 2];
     // SAFETY: the mapping is page aligned, and every pattern of bits is an f32.
@@ -237,7 +242,7 @@ fn main() {
     };
     let mut runs = vec![Run {
         name: "plain read".to_owned(),
-        work: BYTES as f64,
+        work: bytes as f64,
         unit: "GB/s",
         call: Box::new(|| read(w, &pool)),
         seconds: Vec::new(),

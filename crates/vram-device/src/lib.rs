@@ -20,6 +20,7 @@
 //! ```
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+mod backends;
 mod budget;
 pub mod conformance;
 pub mod cpu;
@@ -29,6 +30,7 @@ mod kernels;
 mod memory;
 mod view;
 
+pub use backends::{Backend, backends};
 pub use budget::{Budget, BudgetExceeded, Lifetime, Reservation, Tier, Usage};
 pub use device::{Device, DeviceInfo, MemoryInfo, Queue, Ticket, Topology};
 pub use error::DeviceError;

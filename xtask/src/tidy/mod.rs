@@ -5,6 +5,7 @@ mod architecture;
 mod edges;
 mod lengths;
 mod manifests;
+mod snippets;
 mod sources;
 mod traits;
 mod unsafety;
@@ -29,12 +30,13 @@ pub(crate) fn run() -> Result<()> {
     let metadata = shell::metadata(&root.join("Cargo.toml"), false)?;
     let sources = sources::all(&root)?;
 
-    let checks: [(&str, Findings); 5] = [
+    let checks: [(&str, Findings); 6] = [
         ("code map and dependency edges", edges::check(&architecture, &metadata)),
         ("unsafe inventory", unsafety::check(&architecture.unsafe_files, &sources)?),
         ("trait sizes", traits::check(&sources, allow::LARGE_TRAITS)?),
         ("file lengths", lengths::check(&sources, allow::LONG_FILES)),
         ("manifests", manifests::check(&metadata)),
+        ("code in prose", snippets::check(&root, &sources)?),
     ];
     let mut found = 0;
     for (name, findings) in &checks {

@@ -32,6 +32,16 @@ pub(super) fn qwen_image_controlnet(blocks: usize, width: usize, in_dim: usize) 
     Ok(weights)
 }
 
+/// What a pass of it takes, uniform within one.
+pub(super) fn qwen_image_controlnet_inputs(
+    tokens: usize,
+    width: usize,
+    in_dim: usize,
+) -> Result<Vec<Weight>> {
+    let input = |name: &str, width| weight(name.to_owned(), &[1, tokens, width], 0.0, 1.0);
+    Ok(vec![input("img", width)?, input("conditioning", in_dim)?])
+}
+
 /// A linear layer as PyTorch starts it: everything within `1 / sqrt(inputs)`.
 fn linear(weights: &mut Vec<Weight>, name: &str, outputs: usize, inputs: usize) -> Result<()> {
     let spread = 1.0 / (inputs as f32).sqrt();

@@ -1,4 +1,4 @@
-//! `vram synth`: checkpoints of a known architecture with random weights, for trying out and for measuring.
+//! `vram synth`: checkpoints of a known architecture with random weights, and inputs for it, for trying out and for measuring.
 
 mod arch;
 mod noise;
@@ -18,7 +18,7 @@ use crate::writer::{NewFile, NewTensor};
 use crate::{output, writer};
 use arch::Weight;
 
-/// Write a checkpoint of a known architecture with random bf16 weights
+/// Write a checkpoint of a known architecture with random bf16 weights, or inputs for it
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// What the weights are of
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Width of the conditioning
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     in_dim: usize,
+    /// Instead of the weights, write inputs of so many tokens, as `vram forward --input` takes them
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["blocks", "shards"], value_parser = at_least_one)]
+    inputs: Option<usize>,
     /// The same seed gives the same bytes, whatever the threads and the shards
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
@@ -68,8 +71,13 @@ struct Document<'a> {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let weights = match args.arch {
-        Arch::QwenImageControlnet => arch::qwen_image_controlnet(args.blocks, args.width, args.in_dim)?,
+    let weights = match (args.arch, args.inputs) {
+        (Arch::QwenImageControlnet, None) => {
+            arch::qwen_image_controlnet(args.blocks, args.width, args.in_dim)?
+        }
+        (Arch::QwenImageControlnet, Some(tokens)) => {
+            arch::qwen_image_controlnet_inputs(tokens, args.width, args.in_dim)?
+        }
     };
     ensure!(args.shards <= weights.len(), "{} tensors do not fill {} shards", weights.len(), args.shards);
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);

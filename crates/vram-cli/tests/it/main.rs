@@ -92,6 +92,20 @@ fn synth_is_the_same_whatever_the_threads_and_shards() {
 }
 
 #[test]
+fn synth_writes_inputs_that_forward_takes() {
+    let dir = folder();
+    run(&format!("{SMALL} -o m.safetensors"), dir.path(), 0);
+    let sizes = "--width 64 --in-dim 16";
+    run(&format!("synth --arch qwen-image-controlnet {sizes} --inputs 5 -o in.safetensors"), dir.path(), 0);
+    let line = "forward --arch qwen-image-controlnet --weights m.safetensors --input in.safetensors -o out.safetensors";
+    run(line, dir.path(), 0);
+    assert_eq!(
+        json("inspect out.safetensors", dir.path())["tensors"][0]["shape"],
+        serde_json::json!([1, 5, 64])
+    );
+}
+
+#[test]
 fn inspect_lists_what_synth_wrote() {
     let dir = folder();
     run(&format!("{SMALL} -o m.safetensors"), dir.path(), 0);

@@ -21,6 +21,17 @@ fn every_path_of_the_cpu_passes() {
     }
 }
 
+use Cpu as MyDevice;
+
+// As docs/backends.md has it.
+#[test]
+fn my_device_passes() {
+    match MyDevice::new(Default::default()) {
+        Ok(device) => println!("{:?}", vram_device::conformance::run(&device).unwrap()),
+        Err(reason) => println!("skipped: {reason}"),
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Flaw {
     NoBias,

@@ -21,25 +21,23 @@ fn managed(
     enable_vram_management(model, source, device, map, config).unwrap()
 }
 
-fn output(model: &Managed<ControlNet>) -> Vec<u8> {
+/// The inputs that the golden output was computed from.
+fn with_inputs<R>(f: impl FnOnce(&Inputs<'_>) -> R) -> R {
     let io = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
     let (img, conditioning) = (io.get("img").unwrap(), io.get("conditioning").unwrap());
-    let inputs = Inputs {
+    f(&Inputs {
         img: (img.bytes(), img.meta().clone()),
         conditioning: (conditioning.bytes(), conditioning.meta().clone()),
-    };
-    model.run(|m, fwd| m.forward(fwd, &inputs)).unwrap()
+    })
+}
+
+fn output(model: &Managed<ControlNet>) -> Vec<u8> {
+    with_inputs(|inputs| model.run(|m, fwd| m.forward(fwd, inputs)).unwrap())
 }
 
 fn minimum(source: &Arc<dyn WeightSource>, dtype: DType) -> u64 {
     let model = managed(Arc::clone(source), cpu(), &ModuleMap::standard(), config(dtype, 0));
-    let io = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
-    let (img, conditioning) = (io.get("img").unwrap(), io.get("conditioning").unwrap());
-    let inputs = Inputs {
-        img: (img.bytes(), img.meta().clone()),
-        conditioning: (conditioning.bytes(), conditioning.meta().clone()),
-    };
-    model.minimum_budget(|m, fwd| m.forward(fwd, &inputs)).unwrap()
+    with_inputs(|inputs| model.minimum_budget(|m, fwd| m.forward(fwd, inputs)).unwrap())
 }
 
 fn widen(dtype: DType, bytes: &[u8]) -> Vec<f32> {
@@ -132,13 +130,7 @@ fn a_budget_below_the_minimum_says_what_would_do() {
         Arc::new(DiskMap::open(golden("controlnet_small.safetensors")).unwrap());
     let minimum = minimum(&source, DType::BF16);
     let model = managed(Arc::clone(&source), cpu(), &ModuleMap::standard(), config(DType::BF16, minimum - 1));
-    let io = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
-    let (img, conditioning) = (io.get("img").unwrap(), io.get("conditioning").unwrap());
-    let inputs = Inputs {
-        img: (img.bytes(), img.meta().clone()),
-        conditioning: (conditioning.bytes(), conditioning.meta().clone()),
-    };
-    let error = model.run(|m, fwd| m.forward(fwd, &inputs)).unwrap_err();
+    let error = with_inputs(|inputs| model.run(|m, fwd| m.forward(fwd, inputs)).unwrap_err());
     assert!(error.is_oom());
     assert!(error.to_string().contains(&format!("the smallest that works is {minimum} bytes")), "{error}");
 }
