@@ -135,6 +135,11 @@ impl Budget {
         self.books().peak
     }
 
+    /// Whether both are clones of one budget.
+    pub fn is_same(&self, other: &Budget) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         // The books are changed in one step each, so a panic elsewhere cannot leave them half-written.
         self.0.books.lock().unwrap_or_else(PoisonError::into_inner)

@@ -255,7 +255,7 @@ pub fn enable_vram_management<M: Module>(
         ..EngineOptions::new(config.vram_limit)
     };
     let upcast: Arc<dyn Device> = Arc::<dyn Kernels>::clone(&device);
-    let engine = Engine::new(source, upcast, collected.layers, options)?;
+    let engine = Arc::new(Engine::new(source, upcast, collected.layers, options)?);
     Ok(Managed {
         model,
         engine,
@@ -272,7 +272,7 @@ pub fn enable_vram_management<M: Module>(
 #[derive(Debug)]
 pub struct Managed<M> {
     model: M,
-    engine: Engine,
+    engine: Arc<Engine>,
     device: Arc<dyn Kernels>,
     dtype: DType,
     bindings: Bindings,
@@ -383,7 +383,7 @@ impl<M: Module> Managed<M> {
     }
 
     /// The engine below, for its plan, its states and its budget.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 

@@ -127,6 +127,8 @@ pub enum EvictionReason {
     Trace,
     /// What was measured makes other units worth more.
     Costs,
+    /// Another model of the pipeline needs the room.
+    Pipeline,
     /// The model was put away.
     Offload,
 }

@@ -29,6 +29,14 @@ pub(crate) struct Unit {
     pub(crate) packing: Packing,
 }
 
+impl Unit {
+    /// Bytes that are read for it: its tensors, and the gaps between them.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        let extents = self.packing.extents.iter().map(|e| e.bytes);
+        extents.chain(self.packing.computed.iter().map(|c| c.bytes)).sum()
+    }
+}
+
 /// The part of a layer that is in a unit.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {

@@ -2,6 +2,7 @@
 //! saved, checked and simulated. Pure: no I/O, no clock, no allocation of weights.
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use vram_device::Topology;
@@ -47,7 +48,12 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) costs: &'a Costs,
     pub(crate) topology: Topology,
     pub(crate) host: HostRoom,
+    pub(crate) smallest: &'a Smallest,
 }
+
+/// Remembers the smallest ring: finding it takes every tile of every layer, and neither budgets nor costs change it.
+#[derive(Debug, Default)]
+pub(crate) struct Smallest(Mutex<Option<(HashSet<LayerId>, bool, u64)>>);
 
 /// Host memory that a plan may use.
 #[derive(Clone, Copy, Debug, Default)]
@@ -236,8 +242,7 @@ impl PlanInput<'_> {
     }
 
     fn cost(&self, unit: &Unit) -> UnitCost {
-        let read: u64 = unit.packing.extents.iter().map(|e| e.bytes).sum::<u64>()
-            + unit.packing.computed.iter().map(|c| c.bytes).sum::<u64>();
+        let read = unit.read_bytes();
         let pieces = (unit.packing.extents.len() + unit.packing.computed.len()) as u64;
         let compute: f64 = unit
             .members
@@ -270,8 +275,17 @@ fn weigh(partition: &Partition, used: &HashSet<LayerId>) -> (u64, u64) {
 
 /// Bytes of the smallest ring through which everything passes.
 fn smallest(input: &PlanInput<'_>, used: &HashSet<LayerId>) -> Result<u64, Error> {
+    let mut known = input.smallest.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, guessed, bytes)) = &*known
+        && of == used
+        && *guessed == input.guessed
+    {
+        return Ok(*bytes);
+    }
     let finest = partition(input.layers, used, 0, input.sector)?;
-    Ok(largest(&finest, |u| !u.table && (input.guessed || is_used(u, used))))
+    let bytes = largest(&finest, |u| !u.table && (input.guessed || is_used(u, used)));
+    *known = Some((used.clone(), input.guessed, bytes));
+    Ok(bytes)
 }
 
 fn largest(partition: &Partition, which: impl Fn(&Unit) -> bool) -> u64 {

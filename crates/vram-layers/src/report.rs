@@ -39,6 +39,8 @@ pub struct PassReport {
     pub disk_bytes: u64,
     /// Bytes put on the device for them.
     pub device_bytes: u64,
+    /// What the plan said these bytes would be, rows of tables apart.
+    pub planned_bytes: u64,
     /// What the plan in force said a pass takes in the long run.
     pub predicted_seconds: f64,
     /// What it said no schedule is faster than.

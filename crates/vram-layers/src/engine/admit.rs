@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use vram_device::{Arena, DeviceError, Lifetime, Reservation, Topology};
 
 use super::Engine;
 use super::load::HostCopy;
 use super::slot::Weights;
-use crate::Error;
 use crate::costs::{Costs, LayerWork};
 use crate::observe::{Event, EvictionReason};
-use crate::plan::{HostRoom, Plan, PlanInput, Planned, minimum, plan, predict};
+use crate::pipeline::Stages;
+use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, minimum, plan, predict};
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
+use crate::{Error, UnitId};
 
 /// Passes that are measured.
 const CALIBRATION: u32 = 2;
@@ -61,7 +62,10 @@ pub(crate) struct Admitted {
     pub(super) host: HashMap<Identity, HostCopy>,
     /// Evictions since the last report.
     pub(super) evictions: Vec<Eviction>,
+    smallest: Smallest,
     key: Option<PlanKey>,
+    /// Bytes of the device budget that the engine holds.
+    pub(super) own: u64,
     limit: Option<VramLimit>,
     staging: u64,
     /// Measured passes so far.
@@ -94,7 +98,9 @@ impl Admitted {
             workspace: Arena::first_fit(Vec::new()),
             host: HashMap::new(),
             evictions: Vec::new(),
+            smallest: Smallest::default(),
             key: None,
+            own: 0,
             limit: None,
             staging,
             measured: 0,
@@ -194,8 +200,8 @@ impl Engine {
         let topology = self.shared.device.info().topology;
         let budget = self.options.host_budget.limit();
         let kept = if self.options.host_weights && !topology.host_visible {
-            let planned = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.data.host_bytes);
-            let own = planned + admitted.host.values().map(HostCopy::bytes).sum::<u64>();
+            let own =
+                self.shared.lock().host_bytes() + admitted.host.values().map(HostCopy::bytes).sum::<u64>();
             let others = self.options.host_budget.used().saturating_sub(own);
             // Inputs are staged one at a time, and none is larger than the workspace that it goes to.
             budget.saturating_sub(others).saturating_sub(workspace)
@@ -214,6 +220,7 @@ impl Engine {
             costs: &admitted.costs,
             topology,
             host: HostRoom { budget, staging: admitted.staging, kept, piece: self.shared.piece },
+            smallest: &admitted.smallest,
         }
     }
 
@@ -228,19 +235,19 @@ impl Engine {
         if let Some(limit) = admitted.limit {
             self.apply_limit(limit)?;
         }
-        let mut input = self.plan_input(admitted, &trace, guessed, workspace);
-        let own = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.data.peak_bytes);
-        let others = self.options.budget.used().saturating_sub(own);
-        input.budget = input.budget.saturating_sub(others);
-        let key =
-            PlanKey { trace: trace.clone(), guessed, budget: input.budget, host: input.host.kept, workspace };
+        let (mut input, mut key) = self.key(admitted, &trace, guessed, workspace);
         if admitted.key.as_ref() == Some(&key) && !admitted.replan {
             return Ok(());
+        }
+        if let Some((pipeline, stage)) = self.pipeline() {
+            pipeline.make_room(stage, admitted.own, &input)?;
+            (input, key) = self.key(admitted, &trace, guessed, workspace);
         }
         let new = plan(&input)?;
         debug_assert_eq!(crate::check::check(&new.data), Ok(()));
         let reason = admitted.key.as_ref().map_or(EvictionReason::Budget, |old| reason(old, &key));
         admitted.key = None;
+        admitted.own = 0;
         admitted.replan = false;
         admitted.workspace = Arena::first_fit(Vec::new());
         let mut fetch = self.shared.drain();
@@ -278,6 +285,7 @@ impl Engine {
             workspace_bytes = workspace,
             "a new plan is in force"
         );
+        admitted.own = new.data.peak_bytes;
         fetch.install(Arc::new(new), (kept, host), ring, (Some(room), Some(host_room)));
         drop(fetch);
         self.tell_evicted(admitted, evicted);
@@ -286,9 +294,25 @@ impl Engine {
         Ok(())
     }
 
+    /// What a plan is made from now, and what tells it from others.
+    fn key<'a>(
+        &'a self,
+        admitted: &'a Admitted,
+        trace: &'a [LayerId],
+        guessed: bool,
+        workspace: u64,
+    ) -> (PlanInput<'a>, PlanKey) {
+        let mut input = self.plan_input(admitted, trace, guessed, workspace);
+        let others = self.options.budget.used().saturating_sub(admitted.own);
+        input.budget = input.budget.saturating_sub(others);
+        let (budget, host) = (input.budget, input.host.kept);
+        (input, PlanKey { trace: trace.to_vec(), guessed, budget, host, workspace })
+    }
+
     /// Frees all that is held on the device.
     pub(super) fn release(&self, admitted: &mut Admitted, reason: EvictionReason) -> Result<(), Error> {
         admitted.key = None;
+        admitted.own = 0;
         admitted.workspace = Arena::first_fit(Vec::new());
         let mut fetch = self.shared.drain();
         let old = Arc::clone(&fetch.plan);
@@ -303,6 +327,40 @@ impl Engine {
         drop(fetch);
         self.tell_evicted(admitted, evicted);
         Ok(())
+    }
+
+    /// Between passes: gives back what only a running pass needs, and of what stays all but the first `keep` bytes in
+    /// order of registration. What is kept then, in bytes.
+    pub(crate) fn park(&self, keep: u64) -> Result<u64, Error> {
+        let _pass = self.claim()?;
+        let mut admitted = self.admitted();
+        if admitted.key.is_none() && admitted.own <= keep {
+            return Ok(admitted.own);
+        }
+        admitted.key = None;
+        admitted.workspace = Arena::first_fit(Vec::new());
+        let mut fetch = self.shared.drain();
+        fetch.drop_memory();
+        let plan = Arc::clone(&fetch.plan);
+        let mut kept = 0;
+        let mut evicted = Vec::new();
+        for (unit, of) in plan.partition.units.iter().enumerate() {
+            if kept + of.bytes <= keep && fetch.is_there(UnitId(unit)) {
+                kept += of.bytes;
+            } else if fetch.evict(UnitId(unit)) {
+                evicted.push((Arc::clone(&of.name), of.bytes, EvictionReason::Pipeline));
+            }
+        }
+        drop(fetch);
+        admitted.own = kept;
+        self.tell_evicted(&mut admitted, evicted);
+        Ok(kept)
+    }
+
+    pub(super) fn pipeline(&self) -> Option<(Arc<Stages>, usize)> {
+        let link = self.pipeline.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pipeline, stage) = link.as_ref()?;
+        Some((pipeline.upgrade()?, *stage))
     }
 
     fn tell_evicted(&self, admitted: &mut Admitted, evicted: Vec<(Arc<str>, u64, EvictionReason)>) {

@@ -469,6 +469,35 @@ impl Fetch {
         self.host_room = None;
     }
 
+    /// Whether a resident is on the device.
+    pub(super) fn is_there(&self, unit: UnitId) -> bool {
+        matches!(self.residents.get(unit.0), Some(Some(Slot::Ready(_))))
+    }
+
+    /// Frees a resident. Whether there was one.
+    pub(super) fn evict(&mut self, unit: UnitId) -> bool {
+        let there = self.residents.get_mut(unit.0).and_then(Option::take).is_some();
+        there && self.apply(unit, Event::Evict).is_ok()
+    }
+
+    /// Bytes that a pass which follows the plan puts on the device: residents that no pass has used, and all that
+    /// goes through the ring.
+    pub(crate) fn planned_bytes(&self) -> u64 {
+        let bytes = |unit: UnitId| self.plan.partition.units[unit.0].read_bytes();
+        let mut counted = self.counted.clone();
+        let trace = self.plan.trace.iter();
+        trace
+            .filter(|u| !self.plan.resident[u.0] || !std::mem::replace(&mut counted[u.0], true))
+            .map(|u| bytes(*u))
+            .sum()
+    }
+
+    /// Bytes that units hold in host memory, or are about to.
+    pub(super) fn host_bytes(&self) -> u64 {
+        let there: u64 = self.host.iter().flatten().map(HostCopy::bytes).sum();
+        there + self.host_room.as_ref().map_or(0, Reservation::bytes)
+    }
+
     /// Units that are in host memory, by unit.
     pub(crate) fn take_host(&mut self) -> Vec<Option<HostCopy>> {
         std::mem::take(&mut self.host)

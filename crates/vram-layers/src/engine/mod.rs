@@ -13,7 +13,7 @@ mod reader;
 mod slot;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use vram_device::{Budget, Device, Lifetime, Staging, Tier};
@@ -22,6 +22,7 @@ use vram_types::{FileRange, WeightSource};
 use crate::Error;
 use crate::costs::Costs;
 use crate::observe::{EvictionReason, Observer};
+use crate::pipeline::Stages;
 use crate::plan::Plan;
 use crate::spec::{Layer, LayerSpec};
 use crate::state::State;
@@ -85,6 +86,8 @@ pub struct Engine {
     readers: Vec<JoinHandle<()>>,
     busy: AtomicBool,
     admitted: Mutex<Admitted>,
+    /// The pipeline that it is a stage of, and which.
+    pub(crate) pipeline: Mutex<Option<(Weak<Stages>, usize)>>,
 }
 
 impl Engine {
@@ -132,7 +135,14 @@ impl Engine {
         let readers = (0..readers)
             .map(|i| reader::spawn(i, Arc::clone(&shared), staging.next()))
             .collect::<Result<_, Error>>()?;
-        Ok(Engine { shared, options, readers, busy: AtomicBool::new(false), admitted: Mutex::new(admitted) })
+        Ok(Engine {
+            shared,
+            options,
+            readers,
+            busy: AtomicBool::new(false),
+            admitted: Mutex::new(admitted),
+            pipeline: Mutex::new(None),
+        })
     }
 
     /// Begins a pass: proves that it fits the budget and lets the readers go ahead.

@@ -45,6 +45,7 @@ pub struct Pass<'e> {
     stalls: Vec<(Arc<str>, StallCause, Span)>,
     disk_bytes: u64,
     device_bytes: u64,
+    planned_bytes: u64,
     used: Vec<LayerId>,
     leases: u64,
     counted: Vec<bool>,
@@ -62,9 +63,13 @@ impl<'e> Pass<'e> {
         let passes = if request.last { 1 } else { 2 };
         let cancel = request.cancel.clone();
         let admitted = Pass::admit(engine, request)?;
+        if let Some((pipeline, stage)) = engine.pipeline() {
+            pipeline.count(stage);
+        }
         let calibrating = engine.calibrating(&admitted);
         let fetch = engine.shared.lock();
         let (plan, counted) = (Arc::clone(&fetch.plan), fetch.counted());
+        let planned_bytes = fetch.planned_bytes();
         drop(fetch);
         engine.shared.open_until(plan.trace.len() as u64 * passes);
         Ok(Pass {
@@ -75,6 +80,7 @@ impl<'e> Pass<'e> {
             stalls: Vec::with_capacity(plan.trace.len()),
             disk_bytes: 0,
             device_bytes: 0,
+            planned_bytes,
             used: Vec::with_capacity(admitted.trace.len()),
             leases: 0,
             counted,
@@ -281,6 +287,7 @@ impl<'e> Pass<'e> {
             stall_seconds,
             disk_bytes: self.disk_bytes,
             device_bytes: self.device_bytes,
+            planned_bytes: self.planned_bytes,
             predicted_seconds: self.plan.data.pass_seconds,
             bound_seconds: self.plan.data.bound_seconds,
             stalls: stalls.map(stall).collect(),

@@ -4,7 +4,7 @@ use super::choose::{Choice, Room, evaluate};
 use super::{Kept, Problem};
 
 /// Steps of simulation that a search may take in all: tens of milliseconds.
-const STEPS: usize = 1_000_000;
+const STEPS: usize = 400_000;
 
 /// Below this many units every choice is tried.
 const FEW: usize = 10;

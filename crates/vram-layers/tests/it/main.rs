@@ -10,6 +10,7 @@ mod departures;
 mod faults;
 mod gather;
 mod lifetime;
+mod pipeline;
 mod plans;
 mod schedule;
 mod source;
