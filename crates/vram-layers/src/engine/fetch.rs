@@ -186,7 +186,7 @@ impl Shared {
         let unit = plan.trace[(position % plan.trace.len() as u64) as usize];
         if plan.resident[unit.0] {
             if f.residents[unit.0].is_none() {
-                let slot = self.load_resident(f, &plan, unit);
+                let Some(slot) = self.load_resident(f, &plan, unit) else { return Issued::NoRoom };
                 f.residents[unit.0] = Some(slot);
             }
             f.entries.push_back(Entry { slot: None });
@@ -258,9 +258,13 @@ impl Shared {
     fn issue_for(&self, f: &mut Fetch, unit: UnitId, stray: bool) -> Result<bool, Error> {
         let plan = Arc::clone(&f.plan);
         let no_room = if plan.resident[unit.0] {
-            let slot = self.load_resident(f, &plan, unit);
-            f.residents[unit.0] = Some(slot);
-            false
+            match self.load_resident(f, &plan, unit) {
+                Some(slot) => {
+                    f.residents[unit.0] = Some(slot);
+                    false
+                }
+                None => true,
+            }
         } else if stray {
             match self.load_streamed(f, &plan, unit, Place::Stray) {
                 Some(slot) => {
