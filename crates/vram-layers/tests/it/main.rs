@@ -12,5 +12,8 @@ mod gather;
 mod lifetime;
 mod plans;
 mod schedule;
+mod sim_bugs;
+mod sim_common;
+mod sim_faults;
 mod source;
 mod tiers;
