@@ -228,6 +228,8 @@ impl Engine {
         if let Some(limit) = admitted.limit {
             self.apply_limit(limit)?;
         }
+        // Or it would count as memory of others.
+        self.shared.end_quarantine(&mut self.shared.lock());
         let mut input = self.plan_input(admitted, &trace, guessed, workspace);
         let own = admitted.key.as_ref().map_or(0, |_| self.shared.lock().plan.data.peak_bytes);
         let others = self.options.budget.used().saturating_sub(own);

@@ -380,17 +380,21 @@ impl Shared {
         self.work.notify_all();
     }
 
+    /// Gives back what leases held that were dropped after their pass.
+    pub(crate) fn end_quarantine(&self, f: &mut Fetch) {
+        let kept = std::mem::take(&mut f.quarantine);
+        if !kept.is_empty() {
+            // A device that fails here says so again at the next pass.
+            let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
+        }
+    }
+
     /// Stops all reads and drops what streamed; residents that are whole stay.
     pub(crate) fn drain(&self) -> MutexGuard<'_, Fetch> {
         let mut f = self.lock();
         f.end = f.base;
         f.sticky = None;
-        let kept = std::mem::take(&mut f.quarantine);
-        if !kept.is_empty() {
-            // Leases that were dropped after their pass. A device that fails here says so again at the next pass.
-            let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
-        }
-        drop(kept);
+        self.end_quarantine(&mut f);
         f.cancel.cancel();
         f.drop_streamed();
         f.jobs.clear();
