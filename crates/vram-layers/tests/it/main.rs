@@ -15,5 +15,6 @@ mod schedule;
 mod sim_bugs;
 mod sim_common;
 mod sim_faults;
+mod sim_random;
 mod source;
 mod tiers;

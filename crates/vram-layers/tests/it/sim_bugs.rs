@@ -106,3 +106,19 @@ fn a_device_lost_at_a_lease_leaves_nothing_behind() {
         held.check_empty();
     });
 }
+
+/// A lease that was dropped after its model had been put away counted as memory of others, for ever: the plan that would
+/// have let it go was refused because of it.
+#[test]
+fn a_lease_dropped_late_does_not_count_against_the_next_plan() {
+    in_time("a late lease", || {
+        let rig = rig(Raw::plain(1), Lateness::Copies, 1000 + 1024, |_| {});
+        let mut pass = rig.begin().unwrap();
+        let lease = pass.lease(LayerId(0), 0).unwrap();
+        pass.finish().unwrap();
+        rig.engine.offload().unwrap();
+        drop(lease);
+        rig.engine.onload().unwrap();
+        rig.pass(&mut Random::new(4)).unwrap();
+    });
+}

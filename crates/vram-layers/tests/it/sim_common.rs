@@ -67,6 +67,25 @@ pub fn quiet() {
     });
 }
 
+/// A number that the environment sets.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
+}
+
+/// Runs a case and prints its seed if it unwinds.
+pub fn name_on_panic(seed: u64, run: impl FnOnce(u64)) {
+    struct Name(u64);
+    impl Drop for Name {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                println!("failed: VRAM_SEED={} VRAM_CASES=1", self.0);
+            }
+        }
+    }
+    let _name = Name(seed);
+    run(seed);
+}
+
 /// What is used of a device and under which budgets, to see whether anything is left.
 pub struct Held {
     pub sim: Arc<Sim>,

@@ -10,7 +10,7 @@ use vram_layers::Error;
 use vram_types::SourceErrorKind;
 
 use crate::common::{Random, in_time};
-use crate::sim_common::{Held, Model, Rig, expected, quiet};
+use crate::sim_common::{Held, Model, Rig, expected, name_on_panic, number, quiet};
 
 /// What goes wrong, and at which allocation, upload, operation or read.
 #[derive(Clone, Copy, Debug)]
@@ -123,31 +123,13 @@ fn model_run(seed: u64) {
 #[test]
 fn a_thousand_faults_end_well() {
     quiet();
-    let number = |name: &str, default: u64| -> u64 {
-        std::env::var(name).ok().map_or(default, |v| v.parse().unwrap())
-    };
     let (seed, cases) = (number("VRAM_SEED", 1), number("VRAM_CASES", 1000));
     println!("VRAM_SEED={seed} VRAM_CASES={cases}");
     for seed in seed..seed + cases {
-        // Which seed it is, is in the names of those that hang; a failure is told with it as well.
         let run = if seed % 2 == 0 { raw_run } else { model_run };
-        let what = format!("VRAM_SEED={seed} VRAM_CASES=1");
-        in_time(&what.clone(), move || {
-            let named = NameOnPanic(&what);
-            run(seed);
-            std::mem::forget(named);
-        });
+        in_time(&format!("VRAM_SEED={seed} VRAM_CASES=1"), move || name_on_panic(seed, run));
     }
     let [right, failed] = *TOLD.lock().unwrap();
     println!("{right} passes with the right answer, {failed} with the declared fault");
     assert!(cases < 100 || (right > failed && failed > cases as u32 / 8), "{right} {failed}");
-}
-
-/// Prints the case if it unwinds.
-struct NameOnPanic<'a>(&'a str);
-
-impl Drop for NameOnPanic<'_> {
-    fn drop(&mut self) {
-        println!("failed: {}", self.0);
-    }
 }
