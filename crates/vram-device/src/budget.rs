@@ -183,6 +183,16 @@ impl Reservation {
         self.bytes = self.bytes.checked_sub(bytes)?;
         Some(Reservation { budget: self.budget.clone(), lifetime: self.lifetime, bytes })
     }
+
+    /// Takes so many bytes more from the budget.
+    ///
+    /// # Errors
+    /// [`BudgetExceeded`] if they do not fit; nothing is taken then.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), BudgetExceeded> {
+        let mut more = self.budget.reserve(self.lifetime, bytes)?;
+        self.bytes += std::mem::take(&mut more.bytes);
+        Ok(())
+    }
 }
 
 impl Drop for Reservation {
@@ -236,6 +246,11 @@ mod tests {
         assert_eq!((a.bytes(), half.bytes()), (30, 30));
         drop((a, b));
         assert_eq!(budget.used(), 30);
+        let mut half = half;
+        half.grow(50).unwrap();
+        assert_eq!((half.bytes(), budget.used()), (80, 80));
+        assert_eq!(half.grow(21).unwrap_err().asked, 21);
+        assert_eq!(half.bytes(), 80);
         drop(half);
         assert_eq!((budget.used(), budget.peak()), (0, 100));
         assert!(budget.reserve(Lifetime::Pass, u64::MAX).is_err());

@@ -54,6 +54,13 @@ pub enum DeviceError {
     },
     /// A dtype and shape have no size.
     Type(TypeError),
+    /// A call failed, and the device goes on.
+    Failed {
+        /// What was called or given.
+        what: &'static str,
+        /// What the driver said.
+        reason: String,
+    },
     /// The device is lost; nothing on it can be used again.
     Lost {
         /// What the driver said.
@@ -95,6 +102,7 @@ impl fmt::Display for DeviceError {
             DeviceError::Shape { kernel, message } => write!(f, "kernel {kernel}: {message}"),
             DeviceError::DType { kernel, dtype } => write!(f, "kernel {kernel} does not take {dtype}"),
             DeviceError::Type(e) => e.fmt(f),
+            DeviceError::Failed { what, reason } => write!(f, "{what} failed: {reason}"),
             DeviceError::Lost { reason } => write!(f, "the device is lost: {reason}"),
         }
     }

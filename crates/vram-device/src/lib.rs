@@ -3,7 +3,8 @@
 //!
 //! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
 //! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
-//! real work; [`conformance`] is the suite that every backend passes.
+//! real work; [`sim::Sim`] is a device with a clock of its own that shows whether an order is missing; [`conformance`] is
+//! the suite that every backend passes.
 //!
 //! ```
 //! use vram_device::{Budget, Device, Lifetime, Tier, cpu::Cpu};
@@ -28,6 +29,7 @@ mod device;
 mod error;
 mod kernels;
 mod memory;
+pub mod sim;
 mod view;
 
 pub use backends::{Backend, backends};

@@ -7,7 +7,7 @@ use vram_alloc::{ParamId, Parameter};
 use vram_device::{Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, View, ViewMut};
 use vram_types::{DType, Shape, TensorMeta};
 
-use crate::engine::{ALIGN, Lease, Pass};
+use crate::engine::{ALIGN, Lease, Pass, after_kernels};
 use crate::spec::LayerId;
 use crate::{Error, Split};
 
@@ -242,6 +242,7 @@ impl<'p, 'e> Forward<'p, 'e> {
 
     fn write(&mut self, mut region: Region, bytes: &[u8]) -> Result<Region, Error> {
         let device = self.kernels;
+        after_kernels(device)?;
         if device.info().topology.host_visible {
             if let Some(to) = region.host_mut() {
                 to.copy_from_slice(bytes);

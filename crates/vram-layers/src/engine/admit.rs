@@ -235,6 +235,8 @@ impl Engine {
         if let Some(limit) = admitted.limit {
             self.apply_limit(limit)?;
         }
+        // Or it would count as memory of others.
+        self.shared.end_quarantine(&mut self.shared.lock());
         let (mut input, mut key) = self.key(admitted, &trace, guessed, workspace);
         if admitted.key.as_ref() == Some(&key) && !admitted.replan {
             return Ok(());

@@ -186,7 +186,7 @@ impl Shared {
         let unit = plan.trace[(position % plan.trace.len() as u64) as usize];
         if plan.resident[unit.0] {
             if f.residents[unit.0].is_none() {
-                let slot = self.load_resident(f, &plan, unit);
+                let Some(slot) = self.load_resident(f, &plan, unit) else { return Issued::NoRoom };
                 f.residents[unit.0] = Some(slot);
             }
             f.entries.push_back(Entry { slot: None });
@@ -258,9 +258,13 @@ impl Shared {
     fn issue_for(&self, f: &mut Fetch, unit: UnitId, stray: bool) -> Result<bool, Error> {
         let plan = Arc::clone(&f.plan);
         let no_room = if plan.resident[unit.0] {
-            let slot = self.load_resident(f, &plan, unit);
-            f.residents[unit.0] = Some(slot);
-            false
+            match self.load_resident(f, &plan, unit) {
+                Some(slot) => {
+                    f.residents[unit.0] = Some(slot);
+                    false
+                }
+                None => true,
+            }
         } else if stray {
             match self.load_streamed(f, &plan, unit, Place::Stray) {
                 Some(slot) => {
@@ -376,17 +380,21 @@ impl Shared {
         self.work.notify_all();
     }
 
+    /// Gives back what leases held that were dropped after their pass.
+    pub(crate) fn end_quarantine(&self, f: &mut Fetch) {
+        let kept = std::mem::take(&mut f.quarantine);
+        if !kept.is_empty() {
+            // A device that fails here says so again at the next pass.
+            let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
+        }
+    }
+
     /// Stops all reads and drops what streamed; residents that are whole stay.
     pub(crate) fn drain(&self) -> MutexGuard<'_, Fetch> {
         let mut f = self.lock();
         f.end = f.base;
         f.sticky = None;
-        let kept = std::mem::take(&mut f.quarantine);
-        if !kept.is_empty() {
-            // Leases that were dropped after their pass. A device that fails here says so again at the next pass.
-            let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
-        }
-        drop(kept);
+        self.end_quarantine(&mut f);
         f.cancel.cancel();
         f.drop_streamed();
         f.jobs.clear();

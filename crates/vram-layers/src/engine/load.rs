@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use vram_device::{Lifetime, Region, Staging};
+use vram_device::{Budget, BudgetExceeded, Lifetime, Region, Reservation, Staging};
 use vram_types::FileRange;
 
 use super::fetch::{Fetch, Shared};
@@ -31,24 +31,37 @@ impl HostCopy {
     }
 }
 
+/// Takes `bytes` out of what is reserved for units to come. A load that failed took its bytes along, and has them back
+/// from the budget here.
+fn take_room(
+    room: &mut Option<Reservation>,
+    budget: &Budget,
+    bytes: u64,
+) -> Result<Reservation, BudgetExceeded> {
+    let Some(room) = room else { return budget.reserve(Lifetime::Weights, bytes) };
+    room.grow(bytes.saturating_sub(room.bytes()))?;
+    match room.split(bytes) {
+        Some(taken) => Ok(taken),
+        None => budget.reserve(Lifetime::Weights, bytes),
+    }
+}
+
 impl Shared {
-    pub(super) fn load_resident(&self, f: &mut Fetch, plan: &Planned, id: UnitId) -> Slot {
+    /// `None` if there is no room until a reader is done: one may still hold the memory of a load that failed.
+    pub(super) fn load_resident(&self, f: &mut Fetch, plan: &Planned, id: UnitId) -> Option<Slot> {
         let unit = &plan.partition.units[id.0];
-        // A place that failed took its reservation along.
-        let room = match f.room.as_mut().and_then(|room| room.split(unit.bytes)) {
-            Some(room) => room,
-            None => match self.budget.reserve(Lifetime::Weights, unit.bytes) {
-                Ok(room) => room,
-                Err(e) => return Slot::Failed(vram_device::DeviceError::from(e).into()),
-            },
+        let room = match take_room(&mut f.room, &self.budget, unit.bytes) {
+            Ok(room) => room,
+            Err(_) if f.busy > 0 => return None,
+            Err(e) => return Some(Slot::Failed(vram_device::DeviceError::from(e).into())),
         };
         if let Err(e) = f.apply(id, Event::Prepare) {
-            return Slot::Failed(e);
+            return Some(Slot::Failed(e));
         }
-        match self.device.allocate(room) {
+        Some(match self.device.allocate(room) {
             Ok(buffer) => self.fill(f, unit, buffer.into_region(), Place::Resident(id)),
             Err(e) => Slot::Failed(e.into()),
-        }
+        })
     }
 
     pub(super) fn load_streamed(
@@ -105,13 +118,9 @@ impl Shared {
         let (work, disk_bytes) = match there {
             Some(host) => (Work::FromHost(FromHost { part, reads, host }), 0),
             None => {
-                let room = match f.host_room.as_mut().and_then(|room| room.split(unit.bytes)) {
-                    Some(room) => room,
-                    // A job that came to nothing took its reservation along.
-                    None => match self.host_budget.reserve(Lifetime::Weights, unit.bytes) {
-                        Ok(room) => room,
-                        Err(e) => return Slot::Failed(vram_device::DeviceError::from(e).into()),
-                    },
+                let room = match take_room(&mut f.host_room, &self.host_budget, unit.bytes) {
+                    Ok(room) => room,
+                    Err(e) => return Slot::Failed(vram_device::DeviceError::from(e).into()),
                 };
                 let coming = Arc::new(());
                 f.host[id.0] = Some(HostCopy::Coming(Arc::downgrade(&coming)));
@@ -172,6 +181,10 @@ impl Shared {
         };
         match slot {
             Some(slot) if slot.is_load(load) => {
+                if result.is_err() {
+                    // What is left of the load would only keep its memory from the next attempt.
+                    f.jobs.retain(|job| job.load != load);
+                }
                 slot.advance(result);
             }
             // Nobody waits for it any more. A copy under way still writes the region, so it goes with its ticket.

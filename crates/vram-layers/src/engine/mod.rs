@@ -30,7 +30,7 @@ use admit::Admitted;
 pub use admit::{Setting, VramLimit};
 use fetch::Shared;
 pub use lease::Lease;
-pub(crate) use pass::ALIGN;
+pub(crate) use pass::{ALIGN, after_kernels};
 pub use pass::{Pass, PassRequest};
 
 /// Largest single read. Long enough for a disk's full speed, short enough that several readers share one layer.

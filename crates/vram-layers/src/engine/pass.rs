@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use vram_device::{Queue, Region};
+use vram_device::{Device, DeviceError, Queue, Region};
 use vram_types::CancelToken;
 
 use super::admit::{Admitted, Measured};
@@ -145,6 +145,9 @@ impl<'e> Pass<'e> {
         self.computed()?;
         let name = &self.plan.partition.units[found.unit.0].name;
         let Acquired { weights, stall, again } = self.engine.shared.acquire(found.unit)?;
+        // From here on, so that an error gives back what was acquired.
+        let (shared, plan) = (Arc::clone(&self.engine.shared), Arc::clone(&self.plan));
+        let lease = Lease::new(shared, plan, found, Arc::clone(&weights));
         if let Some((span, cause)) = stall {
             self.engine.shared.tell(&Event::Stalled { unit: name, cause, span });
             self.stalls.push((Arc::clone(name), cause, span));
@@ -161,7 +164,7 @@ impl<'e> Pass<'e> {
         if !again {
             self.count(found.unit, &weights);
         }
-        Ok(Lease::new(Arc::clone(&self.engine.shared), Arc::clone(&self.plan), found, weights))
+        Ok(lease)
     }
 
     /// What was computed with the last lease is done, or on its way.
@@ -200,6 +203,7 @@ impl<'e> Pass<'e> {
         let bytes = row_bytes * ids.len() as u64;
         let reply = Arc::new(Reply::default());
         let region = self.alloc(bytes)?;
+        after_kernels(&*shared.device)?;
         let part = region.into_parts(&[])?.pop();
         let part = part.ok_or_else(|| Error::Shape("no rows".into()))?;
         let name = Arc::clone(&shared.layers[layer.0].name);
@@ -311,6 +315,13 @@ impl<'e> Pass<'e> {
     fn check_cancelled(&self) -> Result<(), Error> {
         if self.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
+}
+
+/// Lets what is written next into the workspace come after all kernels so far: activations give their memory back
+/// without a ticket, so that a kernel may still use what was there before.
+pub(crate) fn after_kernels(device: &dyn Device) -> Result<(), DeviceError> {
+    let issued = device.ticket(Queue::Compute)?;
+    if device.info().topology.host_visible { device.wait(issued) } else { device.order(Queue::Copy, issued) }
 }
 
 /// Alignment of activations in bytes: a cache line, and what BLAS libraries ask for.

@@ -1,0 +1,55 @@
+//! What happened before what, and when: vector clocks of the two queues, and virtual time.
+
+use std::collections::HashMap;
+use std::thread::ThreadId;
+
+use crate::Queue;
+
+/// How many operations of each queue came before: a vector clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    copy: u64,
+    compute: u64,
+}
+
+impl Stamp {
+    pub(super) fn of(self, queue: Queue) -> u64 {
+        match queue {
+            Queue::Copy => self.copy,
+            Queue::Compute => self.compute,
+        }
+    }
+
+    pub(super) fn with(mut self, queue: Queue, operations: u64) -> Stamp {
+        match queue {
+            Queue::Copy => self.copy = operations,
+            Queue::Compute => self.compute = operations,
+        }
+        self
+    }
+
+    pub(super) fn join(self, other: Stamp) -> Stamp {
+        Stamp { copy: self.copy.max(other.copy), compute: self.compute.max(other.compute) }
+    }
+
+    /// Whether the `operation`-th of a queue came before, counted from 1.
+    pub(super) fn covers(self, queue: Queue, operation: u64) -> bool {
+        operation <= self.of(queue)
+    }
+}
+
+/// Virtual times of the host's threads in nanoseconds. A thread that never waited is at the beginning.
+#[derive(Debug, Default)]
+pub(super) struct Threads(HashMap<ThreadId, u64>);
+
+impl Threads {
+    pub(super) fn now(&self) -> u64 {
+        self.0.get(&std::thread::current().id()).copied().unwrap_or(0)
+    }
+
+    /// Moves the calling thread on; time never goes back.
+    pub(super) fn reach(&mut self, ns: u64) {
+        let now = self.0.entry(std::thread::current().id()).or_default();
+        *now = ns.max(*now);
+    }
+}

@@ -1,0 +1,211 @@
+//! A source of weights on a simulated disk.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vram_types::{
+    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
+    SourceErrorKind, WeightSource,
+};
+
+use super::Sim;
+use super::profile::{nanoseconds, ns};
+
+/// How fast a simulated disk is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DiskProfile {
+    /// Bytes per second of all readers together.
+    pub bytes_per_second: f64,
+    /// Time that each call takes besides.
+    pub latency: Duration,
+}
+
+/// Something that goes wrong with one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiskFault {
+    /// [`SourceErrorKind::Io`], before a byte is read.
+    Error {
+        /// Whether the error says that trying again may help.
+        retryable: bool,
+    },
+    /// Half of the bytes come, then [`SourceErrorKind::Truncated`].
+    Short,
+    /// The source panics, with a `&'static str` that ends in `simulated panic`.
+    Panic,
+    /// The read takes so much longer, in virtual time.
+    Slow(Duration),
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Calls of [`WeightSource::read_many`].
+    pub reads: u64,
+    /// Bytes that they were asked for.
+    pub bytes: u64,
+    /// Faults that came to pass.
+    pub faults: u64,
+}
+
+/// Any [`WeightSource`] with faults, and with a disk's speed in the virtual time of a [`Sim`].
+///
+/// One read is performed after the other. A read begins when the thread that asks for it and the disk are both there.
+/// Windows of a memory map pass through untouched: who maps does not read.
+pub struct SimSource {
+    inner: Arc<dyn WeightSource>,
+    clock: Option<(Arc<Sim>, DiskProfile)>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Vec<(u64, DiskFault)>,
+    /// Reads since the faults were declared.
+    since: u64,
+    usage: DiskUsage,
+    /// When the disk is free, in nanoseconds.
+    free: u64,
+}
+
+impl SimSource {
+    /// Without faults, and in no time.
+    pub fn new(inner: Arc<dyn WeightSource>) -> SimSource {
+        SimSource { inner, clock: None, state: Mutex::default() }
+    }
+
+    /// Takes time: that of a simulated device's clock.
+    #[must_use]
+    pub fn timed(mut self, sim: Arc<Sim>, profile: DiskProfile) -> SimSource {
+        self.clock = Some((sim, profile));
+        self
+    }
+
+    /// Declares faults by the number of the read, counted from 1.
+    #[must_use]
+    pub fn with_faults(self, faults: Vec<(u64, DiskFault)>) -> SimSource {
+        self.set_faults(faults);
+        self
+    }
+
+    /// Replaces the declared faults; reads are counted anew from here.
+    pub fn set_faults(&self, faults: Vec<(u64, DiskFault)>) {
+        let mut state = self.state();
+        (state.faults, state.since) = (faults, 0);
+    }
+
+    /// What was read so far.
+    pub fn usage(&self) -> DiskUsage {
+        self.state().usage
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing of the caller's runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a read, lets its time pass, and says what goes wrong with it.
+    fn begin(&self, bytes: u64) -> Option<DiskFault> {
+        let mut state = self.state();
+        state.since += 1;
+        let since = state.since;
+        let fault = state.faults.iter().find(|(at, _)| *at == since).map(|(_, fault)| *fault);
+        state.usage.reads += 1;
+        state.usage.bytes += bytes;
+        state.usage.faults += u64::from(fault.is_some());
+        if let Some((sim, profile)) = &self.clock {
+            let slow = match fault {
+                Some(DiskFault::Slow(time)) => nanoseconds(time),
+                _ => 0,
+            };
+            let time = nanoseconds(profile.latency)
+                .saturating_add(ns(bytes as f64 / profile.bytes_per_second))
+                .saturating_add(slow);
+            state.free = state.free.max(nanoseconds(sim.now())).saturating_add(time);
+            sim.advance_to(Duration::from_nanos(state.free));
+        }
+        fault
+    }
+
+    fn error(&self, kind: SourceErrorKind, request: &ReadRequest<'_>, retryable: bool) -> SourceError {
+        let e = SourceError::new(kind, "declared for this read").retryable(retryable);
+        match request.target {
+            ReadTarget::Tensor { name, offset } => e.at_tensor(name).at_offset(offset),
+            ReadTarget::File { file, offset } => match self.inner.file(file) {
+                Some(path) => e.at_path(path).at_offset(offset),
+                None => e.at_offset(offset),
+            },
+        }
+    }
+
+    /// Half of the requests and half of the next one, then an error.
+    fn fall_short(
+        &self,
+        requests: &mut [ReadRequest<'_>],
+        priority: Priority,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        let half = requests.len() / 2;
+        let (whole, rest) = requests.split_at_mut(half);
+        self.inner.read_many(whole, priority, cancel)?;
+        let Some(request) = rest.first_mut() else { return Ok(()) };
+        let (bytes, at, target) = (request.bytes / 2, request.at, request.target);
+        let part = ReadRequest { target, bytes, dst: request.dst, at };
+        self.inner.read_many(&mut [part], priority, cancel)?;
+        Err(self.error(SourceErrorKind::Truncated, request, false))
+    }
+}
+
+impl WeightSource for SimSource {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        self.inner.names()
+    }
+
+    fn locate(&self, name: &str) -> Option<Located> {
+        self.inner.locate(name)
+    }
+
+    fn file(&self, file: FileId) -> Option<&Path> {
+        self.inner.file(file)
+    }
+
+    fn read_many(
+        &self,
+        requests: &mut [ReadRequest<'_>],
+        priority: Priority,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        let fault = self.begin(requests.iter().map(|r| r.bytes).sum());
+        match (fault, requests.first()) {
+            (Some(DiskFault::Panic), _) => std::panic::panic_any("a simulated panic"),
+            (Some(DiskFault::Short), _) => self.fall_short(requests, priority, cancel),
+            (Some(DiskFault::Error { retryable }), Some(first)) => {
+                Err(self.error(SourceErrorKind::Io, first, retryable))
+            }
+            _ => self.inner.read_many(requests, priority, cancel),
+        }
+    }
+
+    fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
+        self.inner.map(range)
+    }
+
+    fn alignment(&self) -> u64 {
+        self.inner.alignment()
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.inner.bytes_read()
+    }
+}
+
+impl fmt::Debug for SimSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimSource")
+            .field("disk", &self.clock.as_ref().map(|(_, profile)| profile))
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,205 @@
+//! Random calls in random order on a late device, beside an engine so simple that it cannot be wrong: all weights in a
+//! list, and a flag that says whether the model is put away.
+
+use std::sync::Arc;
+
+use vram_device::{Device, Queue};
+use vram_layers::{Error, LayerId, Lease, Pass, PassRequest, Split};
+use vram_types::CancelToken;
+
+use crate::common::{Random, in_time};
+use crate::sim_common::{Held, Outputs, Rig, name_on_panic, number};
+
+/// A lease that is still open: its layer, and where its tile's bytes are in the layer.
+struct Open {
+    lease: Lease,
+    layer: usize,
+    from: usize,
+}
+
+struct Run {
+    rig: Rig,
+    random: Random,
+    /// The naive engine: the rest of it is `rig.raw.layers`.
+    active: bool,
+    /// Leases that outlived their pass, and hold memory that plans do not know of.
+    late: Vec<Open>,
+}
+
+/// What happened in one pass that makes some errors right.
+struct Within {
+    open: Vec<Open>,
+    /// The ring holds what leases of earlier passes hold, or dropped ones of this pass held.
+    crowded: bool,
+    cancelled: bool,
+}
+
+impl Within {
+    fn allows(&self, error: &Error) -> bool {
+        match error {
+            Error::Cancelled => self.cancelled,
+            // Whoever holds leases, or dropped some, may find no room in the ring for another.
+            Error::Unsupported(_) => self.crowded || !self.open.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+impl Run {
+    fn step(&mut self) {
+        match self.random.below(12) {
+            0 => {
+                self.rig.engine.offload().unwrap();
+                self.active = false;
+            }
+            1 => {
+                self.rig.engine.onload().unwrap();
+                self.active = true;
+            }
+            2 => self.read_late(),
+            3 if self.late.is_empty() => self.change_budget(),
+            _ => self.pass(),
+        }
+    }
+
+    fn change_budget(&mut self) {
+        let all: Vec<LayerId> = self.leasable().into_iter().map(LayerId).collect();
+        let smallest = self.rig.engine.minimum_budget(self.rig.workspace, &all).unwrap();
+        let limit = smallest + self.random.below(30_000) as u64;
+        self.rig.engine.set_limit(vram_layers::VramLimit::Bytes(limit)).unwrap();
+        assert!(self.rig.held.budget.used() <= limit);
+    }
+
+    fn leasable(&self) -> Vec<usize> {
+        (0..self.rig.raw.split.len()).filter(|&i| self.rig.raw.split[i] != Split::Gather).collect()
+    }
+
+    /// A lease that outlived its pass has its weights still, and ends in one way or the other.
+    fn read_late(&mut self) {
+        let sim = Arc::clone(&self.rig.held.sim);
+        for open in std::mem::take(&mut self.late) {
+            let mut outputs = Outputs::new(&sim, 10_000).unwrap();
+            take(&self.rig, &open, &mut outputs).unwrap();
+            if self.random.below(2) == 0 {
+                outputs.check(&sim).unwrap();
+                open.lease.finish(sim.ticket(Queue::Compute).unwrap());
+            } else {
+                open.lease.finish(sim.ticket(Queue::Compute).unwrap());
+                outputs.check(&sim).unwrap();
+            }
+        }
+    }
+
+    fn request(&mut self, cancel: &CancelToken) -> PassRequest {
+        let mut order = self.leasable();
+        for i in (1..order.len()).rev() {
+            order.swap(i, self.random.below(i + 1));
+        }
+        let trace = (self.random.below(4) == 0).then(|| order.into_iter().map(LayerId).collect());
+        let last = self.random.below(4) == 0;
+        PassRequest { workspace: self.rig.workspace, trace, last, cancel: cancel.clone() }
+    }
+
+    fn pass(&mut self) {
+        let cancel = CancelToken::new();
+        let request = self.request(&cancel);
+        let begun = self.rig.engine.begin(request.clone());
+        let mut pass = match begun {
+            Ok(_) if !self.active => panic!("a pass of a model that is put away"),
+            Ok(pass) => pass,
+            Err(Error::Offloaded) if !self.active => return,
+            Err(e) if e.is_oom() && !self.late.is_empty() => return self.late.clear(),
+            Err(e) => panic!("{e:?}"),
+        };
+        let mut outputs = Outputs::new(&self.rig.held.sim, 200_000).unwrap();
+        let mut within = Within { open: Vec::new(), crowded: !self.late.is_empty(), cancelled: false };
+        let layers = self.rig.raw.layers.len();
+        let mut next = 0;
+        for _ in 0..self.random.below(14) {
+            let layer = if self.random.below(5) == 0 { self.random.below(layers) } else { next % layers };
+            next = layer + 1;
+            let done = act(&self.rig, &mut self.random, &mut pass, layer, &mut within, &mut outputs);
+            if let Err(e) = done {
+                assert!(within.allows(&e), "{e:?}");
+            }
+            if self.random.below(30) == 0 {
+                cancel.cancel();
+                within.cancelled = true;
+            }
+        }
+        assert!(matches!(self.rig.engine.begin(request), Err(Error::Busy)));
+        match self.random.below(3) {
+            0 => drop(pass),
+            _ => drop(pass.finish().unwrap()),
+        }
+        outputs.check(&self.rig.held.sim).unwrap();
+        self.late.append(&mut within.open);
+    }
+}
+
+/// One thing that a pass can do with a layer.
+fn act(
+    rig: &Rig,
+    random: &mut Random,
+    pass: &mut Pass<'_>,
+    layer: usize,
+    within: &mut Within,
+    outputs: &mut Outputs,
+) -> Result<(), Error> {
+    if rig.raw.split[layer] == Split::Gather {
+        return rig.gather(pass, layer, random, outputs);
+    }
+    match random.below(8) {
+        0 => {
+            let lease = pass.lease(LayerId(layer), 0)?;
+            let open = Open { lease, layer, from: 0 };
+            take(rig, &open, outputs)?;
+            within.open.push(open);
+            Ok(())
+        }
+        1 if !within.open.is_empty() => {
+            let open = within.open.swap_remove(random.below(within.open.len()));
+            take(rig, &open, outputs)?;
+            if random.below(3) == 0 {
+                within.crowded = true;
+            } else {
+                open.lease.finish(pass.device().ticket(Queue::Compute)?);
+            }
+            Ok(())
+        }
+        _ => rig.read(pass, layer, outputs),
+    }
+}
+
+fn take(rig: &Rig, open: &Open, outputs: &mut Outputs) -> Result<(), Error> {
+    let weights = open.lease.tensor(0)?;
+    let expected = &rig.raw.layers[open.layer][open.from..][..weights.meta().bytes() as usize];
+    outputs.take(&rig.held.sim, &weights, expected)
+}
+
+/// Calls of one seed, and what is left when everything is dropped.
+pub fn run(seed: u64) {
+    let mut random = Random::new(seed);
+    let rig = Rig::any(&mut random, |_, _| {}).unwrap();
+    let held: Arc<Held> = Arc::clone(&rig.held);
+    let mut run = Run { rig, random, active: true, late: Vec::new() };
+    for _ in 0..10 {
+        run.step();
+    }
+    if run.random.below(2) == 0 {
+        run.late.clear();
+    }
+    let Run { rig, late, .. } = run;
+    drop(rig);
+    drop(late);
+    held.check_empty();
+}
+
+#[test]
+fn random_calls_agree_with_a_naive_engine() {
+    let (seed, cases) = (number("VRAM_SEED", 1), number("VRAM_CASES", 1000));
+    println!("VRAM_SEED={seed} VRAM_CASES={cases}");
+    for seed in seed..seed + cases {
+        in_time(&format!("VRAM_SEED={seed} VRAM_CASES=1"), move || name_on_panic(seed, run));
+    }
+}
