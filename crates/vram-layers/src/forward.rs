@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vram_alloc::{ParamId, Parameter};
 use vram_device::{Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, View, ViewMut};
 use vram_types::{DType, Shape, TensorMeta};
 
 use crate::engine::{ALIGN, Lease, Pass, after_kernels};
+use crate::joined::Seat;
 use crate::spec::LayerId;
 use crate::{Error, Split};
 
@@ -112,6 +114,8 @@ pub struct Forward<'p, 'e> {
     dtype: DType,
     bindings: &'p Bindings,
     host_budget: &'p Budget,
+    /// Its place among passes that are run together.
+    seat: Option<Seat<'p>>,
 }
 
 /// What a forward needs, found by running it dry.
@@ -126,8 +130,14 @@ pub(crate) struct Needs {
 }
 
 enum Mode<'p, 'e> {
-    Dry { arena: Arena, trace: Vec<LayerId>, flops: Vec<(LayerId, u64)> },
+    Dry {
+        arena: Arena,
+        trace: Vec<LayerId>,
+        flops: Vec<(LayerId, u64)>,
+    },
     Real(&'p mut Pass<'e>),
+    /// One of several that take turns; the lock is never contended.
+    Joined(&'p Mutex<Pass<'e>>),
 }
 
 impl<'p, 'e> Forward<'p, 'e> {
@@ -137,8 +147,32 @@ impl<'p, 'e> Forward<'p, 'e> {
         bindings: &'p Bindings,
         host_budget: &'p Budget,
     ) -> Forward<'p, 'e> {
-        let mode = Mode::Dry { arena: Arena::measuring(), trace: Vec::new(), flops: Vec::new() };
-        Forward { mode, kernels, dtype, bindings, host_budget }
+        Forward::dry_in(Arena::measuring(), None, kernels, dtype, bindings, host_budget)
+    }
+
+    /// A dry run in an arena that others measure in as well.
+    pub(crate) fn dry_in(
+        arena: Arena,
+        seat: Option<Seat<'p>>,
+        kernels: &'p dyn Kernels,
+        dtype: DType,
+        bindings: &'p Bindings,
+        host_budget: &'p Budget,
+    ) -> Forward<'p, 'e> {
+        let mode = Mode::Dry { arena, trace: Vec::new(), flops: Vec::new() };
+        Forward { mode, kernels, dtype, bindings, host_budget, seat }
+    }
+
+    /// One of several forwards over one pass.
+    pub(crate) fn joined(
+        pass: &'p Mutex<Pass<'e>>,
+        seat: Seat<'p>,
+        kernels: &'p dyn Kernels,
+        dtype: DType,
+        bindings: &'p Bindings,
+        host_budget: &'p Budget,
+    ) -> Forward<'p, 'e> {
+        Forward { mode: Mode::Joined(pass), kernels, dtype, bindings, host_budget, seat: Some(seat) }
     }
 
     pub(crate) fn real(
@@ -148,14 +182,14 @@ impl<'p, 'e> Forward<'p, 'e> {
         bindings: &'p Bindings,
         host_budget: &'p Budget,
     ) -> Forward<'p, 'e> {
-        Forward { mode: Mode::Real(pass), kernels, dtype, bindings, host_budget }
+        Forward { mode: Mode::Real(pass), kernels, dtype, bindings, host_budget, seat: None }
     }
 
     /// What a dry run found.
     pub(crate) fn measured(self) -> Needs {
         match self.mode {
             Mode::Dry { arena, trace, flops } => Needs { workspace: arena.high_water(), trace, flops },
-            Mode::Real(_) => Needs::default(),
+            Mode::Real(_) | Mode::Joined(_) => Needs::default(),
         }
     }
 
@@ -198,6 +232,7 @@ impl<'p, 'e> Forward<'p, 'e> {
                 .alloc(meta.bytes(), ALIGN)
                 .ok_or_else(|| Error::Shape(format!("an activation of shape {} overflows", meta.shape())))?,
             Mode::Real(pass) => pass.alloc(meta.bytes())?,
+            Mode::Joined(pass) => lock(pass).alloc(meta.bytes())?,
         };
         Ok(Tensor { region, meta })
     }
@@ -291,20 +326,32 @@ impl<'p, 'e> Forward<'p, 'e> {
         mut f: impl FnMut(&dyn Kernels, &Lease) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let layer = self.binding(parameter)?.layer;
+        self.meet(layer)?;
         match &mut self.mode {
-            Mode::Dry { trace, .. } => {
-                trace.push(layer);
-                Ok(())
-            }
+            Mode::Dry { trace, .. } => trace.push(layer),
             Mode::Real(pass) => {
                 for tile in 0..pass.tiles(layer) {
                     let lease = pass.lease(layer, tile)?;
                     f(self.kernels, &lease)?;
                     lease.finish(self.kernels.ticket(Queue::Compute)?);
                 }
-                Ok(())
+            }
+            Mode::Joined(pass) => {
+                let seat = self.seat.as_ref().ok_or_else(no_seat)?;
+                let tiles = lock(pass).tiles(layer);
+                for tile in 0..tiles {
+                    let lease = || lock(pass).lease(layer, tile);
+                    let done = || Ok(self.kernels.ticket(Queue::Compute)?);
+                    seat.share(lease, |lease| f(self.kernels, lease), done)?;
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Waits for the others of a joined run to come to the same layer.
+    fn meet(&self, layer: LayerId) -> Result<(), Error> {
+        self.seat.as_ref().map_or(Ok(()), |seat| seat.meet(layer))
     }
 
     /// Which tensor of its lease a parameter is.
@@ -327,9 +374,11 @@ impl<'p, 'e> Forward<'p, 'e> {
         }
         let shape = table.meta().shape().with_first(ids.len());
         let mut y = self.tensor(shape.clone())?;
+        let there = |pass: &Pass<'_>| pass.is_resident(layer) && pass.tiles(layer) == 1;
         let resident = match &self.mode {
             Mode::Dry { .. } => false,
-            Mode::Real(pass) => pass.is_resident(layer) && pass.tiles(layer) == 1,
+            Mode::Real(pass) => there(pass),
+            Mode::Joined(pass) => there(&lock(pass)),
         };
         if resident {
             self.with_weights(table, |k, lease| {
@@ -337,11 +386,16 @@ impl<'p, 'e> Forward<'p, 'e> {
             })?;
             return Ok(y);
         }
+        self.meet(layer)?;
         let stored = TensorMeta::new(dtype, shape)?;
         match &mut self.mode {
             Mode::Dry { arena, .. } => drop(arena.alloc(stored.bytes(), ALIGN)),
             Mode::Real(pass) => {
                 let rows = pass.gather(layer, index, ids)?;
+                self.kernels.cast(&View::new(&rows, 0, stored)?, &mut y.view_mut()?)?;
+            }
+            Mode::Joined(pass) => {
+                let rows = lock(pass).gather(layer, index, ids)?;
                 self.kernels.cast(&View::new(&rows, 0, stored)?, &mut y.view_mut()?)?;
             }
         }
@@ -353,6 +407,15 @@ impl<'p, 'e> Forward<'p, 'e> {
             Error::Model(format!("a parameter of shape {} is not under management", parameter.meta().shape()))
         })
     }
+}
+
+fn lock<'a, 'e>(pass: &'a Mutex<Pass<'e>>) -> MutexGuard<'a, Pass<'e>> {
+    // A forward that panics ends the whole run, and a pass may be dropped anywhere.
+    pass.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn no_seat() -> Error {
+    Error::Model("a joined forward without its seat".into())
 }
 
 impl std::fmt::Debug for Forward<'_, '_> {

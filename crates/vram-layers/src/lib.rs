@@ -85,6 +85,7 @@ mod costs;
 mod engine;
 mod error;
 mod forward;
+mod joined;
 pub mod layers;
 mod managed;
 mod observe;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vram_alloc::{Module, Parameter, Path, Visitor, walk};
-use vram_device::{Budget, Device, Kernels, Tier};
+use vram_device::{Arena, Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource, WeightSourceExt};
 
 use crate::Error;
@@ -13,6 +13,7 @@ use crate::converted::{Converted, StorageDtypes};
 use crate::costs::{Costs, LayerWork};
 use crate::engine::{Engine, EngineOptions, PassRequest, Setting, VramLimit};
 use crate::forward::{Binding, Bindings, Forward, Needs};
+use crate::joined::in_turns;
 use crate::layers;
 use crate::observe::Observer;
 use crate::plan::Plan;
@@ -327,6 +328,39 @@ impl<M: Module> Managed<M> {
         let report = pass.finish()?;
         self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(report);
         Ok(result)
+    }
+
+    /// Runs `count` independent forwards as one pass, layer by layer, so that each weight is fetched once for all of
+    /// them: the conditional and the unconditional half of guidance, for instance. Each gives the bits that it gives
+    /// alone; together they need the memory of all their activations. `forward` is told which of them it is.
+    ///
+    /// # Errors
+    /// As [`run`](Managed::run); [`Error::Model`] if they do not use the same layers in the same order.
+    pub fn run_joined<R: Send>(
+        &self,
+        options: RunOptions,
+        count: usize,
+        forward: impl Fn(&M, &mut Forward<'_, '_>, usize) -> Result<R, Error> + Sync,
+    ) -> Result<Vec<R>, Error> {
+        let (kernels, bindings, host) = (&*self.device, &self.bindings, &self.host_limit);
+        let arena = Arena::measuring();
+        let traces = in_turns(count, |seat, index| {
+            let mut dry = Forward::dry_in(arena.clone(), Some(seat), kernels, self.dtype, bindings, host);
+            drop(forward(&self.model, &mut dry, index)?);
+            Ok(dry.measured().trace)
+        })?;
+        let Some(trace) = traces.into_iter().next() else { return Ok(Vec::new()) };
+        let workspace = arena.high_water();
+        let request =
+            PassRequest { workspace, trace: Some(trace), last: options.last, cancel: options.cancel };
+        let pass = Mutex::new(self.engine.begin(request)?);
+        let results = in_turns(count, |seat, index| {
+            let mut real = Forward::joined(&pass, seat, kernels, self.dtype, bindings, host);
+            forward(&self.model, &mut real, index)
+        })?;
+        let report = pass.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+        Ok(results)
     }
 
     /// The smallest budget in bytes under which such a pass runs.

@@ -9,6 +9,7 @@ mod common;
 mod departures;
 mod faults;
 mod gather;
+mod joined;
 mod lifetime;
 mod pipeline;
 mod plans;
