@@ -137,11 +137,13 @@ impl Row {
     }
 
     /// One subject against the larger of several bounds, round by round, in words. A bound that was measured in
-    /// several ways counts as the fastest of them.
-    pub(crate) fn against_the_larger(&self, subject: usize, bounds: &[&[usize]]) -> String {
+    /// several ways counts as the fastest of them, times the share of it that is due.
+    pub(crate) fn against_the_larger(&self, subject: usize, bounds: &[(&[usize], f64)]) -> String {
         let at = |i: usize, round: usize| self.subjects[i].seconds[round];
         let bound = |round: usize| {
-            let fastest = |ways: &&[usize]| ways.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min);
+            let fastest = |(ways, share): &(&[usize], f64)| {
+                share * ways.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min)
+            };
             bounds.iter().map(fastest).fold(0.0, f64::max)
         };
         let ratios: Vec<f64> = (0..self.rounds).map(|round| at(subject, round) / bound(round)).collect();

@@ -7,6 +7,7 @@ mod harness;
 mod machine;
 mod memory;
 mod model;
+mod schedule;
 mod storage;
 
 use std::path::PathBuf;
@@ -59,6 +60,10 @@ enum Row {
     StreamingCached(model::Args),
     /// The same streamed from a cold file
     StreamingCold(model::Args),
+    /// The same under several budgets, beside the bound of each
+    Schedule(model::Args),
+    /// What the engine adds to the kernels of a resident pass
+    Overhead,
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
@@ -71,7 +76,9 @@ fn run(args: Args) -> anyhow::Result<()> {
             memory::run(&args.options, &model)?;
             model::resident(&args.options, &model)?;
             model::streaming_cached(&args.options, &model)?;
-            model::streaming_cold(&args.options, &model)
+            model::streaming_cold(&args.options, &model)?;
+            schedule::overhead(&args.options)?;
+            schedule::real(&args.options, &model)
         }
         Row::Ceilings(row) => ceilings::run(&args.options, &row),
         Row::OneTensor(row) => storage::one_tensor(&args.options, &row),
@@ -80,6 +87,8 @@ fn run(args: Args) -> anyhow::Result<()> {
         Row::Resident(row) => model::resident(&args.options, &row),
         Row::StreamingCached(row) => model::streaming_cached(&args.options, &row),
         Row::StreamingCold(row) => model::streaming_cold(&args.options, &row),
+        Row::Schedule(row) => schedule::real(&args.options, &row),
+        Row::Overhead => schedule::overhead(&args.options),
     }
 }
 

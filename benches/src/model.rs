@@ -77,8 +77,8 @@ pub(crate) fn checkpoint(options: &Options, given: Option<&Path>) -> Result<Path
 }
 
 /// A managed model and inputs for it.
-struct Runner {
-    model: Managed<ControlNet>,
+pub(crate) struct Runner {
+    pub(crate) model: Managed<ControlNet>,
     img: Vec<u8>,
     conditioning: Vec<u8>,
     img_meta: TensorMeta,
@@ -86,7 +86,12 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(source: Arc<dyn WeightSource>, tokens: usize, budget: u64, args: &Args) -> Result<Runner> {
+    pub(crate) fn new(
+        source: Arc<dyn WeightSource>,
+        tokens: usize,
+        budget: u64,
+        args: &Args,
+    ) -> Result<Runner> {
         let config = Config::read(&*source)?;
         let model = skip_init(|| ControlNet::new(&config))?;
         let mut vram = VramConfig::disk(DType::BF16, Budget::new(Tier::Device, budget));
@@ -114,7 +119,7 @@ impl Runner {
     }
 
     /// One pass that begins with an empty ring and reads nothing ahead for another.
-    fn pass(&self) -> Result<Vec<u8>> {
+    pub(crate) fn pass(&self) -> Result<Vec<u8>> {
         let inputs = Inputs {
             img: (&self.img, self.img_meta.clone()),
             conditioning: (&self.conditioning, self.conditioning_meta.clone()),
@@ -124,7 +129,7 @@ impl Runner {
     }
 
     /// How long the passes waited for weights.
-    fn stalls(&self) -> String {
+    pub(crate) fn stalls(&self) -> String {
         let mut stalls: Vec<f64> = self.model.report().passes.iter().map(|p| p.stall_seconds).collect();
         stalls.sort_by(f64::total_cmp);
         let median = stalls.get(stalls.len() / 2).copied().unwrap_or(0.0);
@@ -132,13 +137,13 @@ impl Runner {
     }
 
     /// Bytes that a pass streams, once residents are there.
-    fn streamed(&self) -> Result<u64> {
+    pub(crate) fn streamed(&self) -> Result<u64> {
         let report = self.model.report();
         Ok(report.passes.last().context("no pass yet")?.disk_bytes)
     }
 }
 
-fn open(path: &Path) -> Result<Arc<DiskMap>> {
+pub(crate) fn open(path: &Path) -> Result<Arc<DiskMap>> {
     Ok(Arc::new(DiskMap::open(path)?))
 }
 
@@ -189,7 +194,7 @@ fn copy_from_cache(path: &Path, bytes: u64, ring: usize) -> Result<()> {
     })
 }
 
-fn drop_cache(path: &Path) -> Result<()> {
+pub(crate) fn drop_cache(path: &Path) -> Result<()> {
     let file = File::open(path)?;
     file.sync_all()?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).context("dropping the page cache")
@@ -332,7 +337,7 @@ pub(crate) fn streaming_cold(options: &Options, args: &Args) -> Result<()> {
         let row = measure(options, &format!("streaming-cold-{tokens}"), &title, subjects, vec![])?;
         row.publish(options)?;
         println!("streamed: {}", streamed.stalls());
-        println!("{}", row.against_the_larger(3, &[&[0, 1], &[2]]));
+        println!("{}", row.against_the_larger(3, &[(&[0, 1], 1.0), (&[2], 1.0)]));
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(crate) fn one_tensor(options: &Options, args: &Args) -> Result<()> {
     let row = measure(options, "one-tensor", &title, subjects, vec![])?;
     row.publish(options)?;
     println!("{}", row.excess(1, 0, f64::from(TIMES) * tensors as f64, "tensor in the file"));
-    println!("{}", row.against_the_larger(1, &[&[2]]));
+    println!("{}", row.against_the_larger(1, &[(&[2], 1.0)]));
     Ok(())
 }
 

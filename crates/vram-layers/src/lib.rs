@@ -80,6 +80,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod config;
 mod converted;
 mod costs;
 mod engine;
@@ -88,6 +89,7 @@ mod forward;
 mod joined;
 pub mod layers;
 mod managed;
+mod map;
 mod observe;
 mod partition;
 mod pipeline;
@@ -98,12 +100,14 @@ mod spec;
 pub mod state;
 
 pub use check::{Violation, check};
+pub use config::VramConfig;
 pub use converted::StorageDtypes;
 pub use costs::{Costs, LayerWork, Link};
 pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Setting, VramLimit};
 pub use error::Error;
 pub use forward::{Forward, Tensor};
-pub use managed::{Managed, ModuleMap, RunOptions, Uncovered, VramConfig, enable_vram_management};
+pub use managed::{Managed, RunOptions, enable_vram_management};
+pub use map::{ModuleMap, Uncovered};
 pub use observe::{Event, EvictionReason, Observer, Span, StallCause};
 pub use partition::TILE_ROWS;
 pub use pipeline::{Pipeline, Switch};

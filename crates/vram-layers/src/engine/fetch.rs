@@ -79,6 +79,10 @@ pub(crate) struct Fetch {
     /// Units in host memory, or on their way there.
     pub(super) host: Vec<Option<HostCopy>>,
     pub(super) stray: Option<Entry>,
+    /// What the computing thread waits for and nobody has issued, and what came of it.
+    wanted: Option<(UnitId, bool)>,
+    no_room: bool,
+    refused: Option<Error>,
     states: Vec<State>,
     /// Units under lease: few at a time.
     held: Vec<Held>,
@@ -145,6 +149,9 @@ impl Shared {
                 residents: Vec::new(),
                 host: Vec::new(),
                 stray: None,
+                wanted: None,
+                no_room: false,
+                refused: None,
                 states: Vec::new(),
                 held: Vec::with_capacity(4),
                 last: None,
@@ -219,25 +226,39 @@ impl Shared {
         let weights = loop {
             let cause = match f.slot_of(unit, stray) {
                 Some(Slot::Ready(weights)) => break Arc::clone(weights),
-                Some(Slot::Failed(_)) => return Err(f.take_failure(unit, stray)),
+                Some(Slot::Failed(_)) => {
+                    f.forget_wanted();
+                    return Err(f.take_failure(unit, stray));
+                }
                 Some(Slot::Loading { .. }) if resident => StallCause::FirstLoad,
                 Some(Slot::Loading { .. }) if stray || !expected => StallCause::Departure,
                 Some(Slot::Loading { disk_bytes: 0, .. }) => StallCause::Bus,
                 Some(Slot::Loading { .. }) => StallCause::Disk,
-                None => match self.issue_for(&mut f, unit, stray) {
-                    Ok(true) => continue,
-                    Ok(false) => StallCause::RingFull,
-                    Err(e) => {
+                None => {
+                    if let Some(e) = f.refused.take() {
                         // Readers go on with the trace.
                         f.stray = None;
                         return Err(e);
                     }
-                },
+                    // A reader issues it: issuing allocates, which is not for the computing thread.
+                    f.wanted = Some((unit, stray));
+                    self.work.notify_all();
+                    match (std::mem::take(&mut f.no_room), resident, stray || !expected) {
+                        (true, _, _) => StallCause::RingFull,
+                        (false, true, _) => StallCause::FirstLoad,
+                        (false, false, true) => StallCause::Departure,
+                        (false, false, false) => StallCause::Disk,
+                    }
+                }
             };
-            // The first cause is what the wait is for; what follows is its consequence.
-            waiting.get_or_insert_with(|| (Instant::now(), cause));
+            // The first cause is what the wait is for, but for a full ring, which is known only when it was tried.
+            let (_, first) = waiting.get_or_insert_with(|| (Instant::now(), cause));
+            if cause == StallCause::RingFull {
+                *first = cause;
+            }
             f = self.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
         };
+        f.forget_wanted();
         f.apply(unit, Event::Acquire)?;
         f.hold(unit, &weights);
         if stray {
@@ -254,7 +275,21 @@ impl Shared {
         Ok(Acquired { weights, stall, again: false })
     }
 
-    /// Issues what the computing thread waits for, if the readers have not. Whether anything changed.
+    /// On a reader: issues what the computing thread waits for and nobody has issued. Whether there was anything.
+    pub(super) fn issue_wanted(&self, f: &mut Fetch) -> bool {
+        let Some((unit, stray)) = f.wanted.take() else { return false };
+        if f.slot_of(unit, stray).is_none() {
+            match self.issue_for(f, unit, stray) {
+                Ok(true) => {}
+                Ok(false) => f.no_room = true,
+                Err(e) => f.refused = Some(e),
+            }
+            self.ready.notify_all();
+        }
+        true
+    }
+
+    /// Issues a unit. Whether there was room, or there may be some once a reader is done.
     fn issue_for(&self, f: &mut Fetch, unit: UnitId, stray: bool) -> Result<bool, Error> {
         let plan = Arc::clone(&f.plan);
         let no_room = if plan.resident[unit.0] {
@@ -498,6 +533,11 @@ impl Fetch {
             .filter(|u| !self.plan.resident[u.0] || !std::mem::replace(&mut counted[u.0], true))
             .map(|u| bytes(*u))
             .sum()
+    }
+
+    /// Nobody waits any more; what was wanted came another way.
+    fn forget_wanted(&mut self) {
+        (self.wanted, self.no_room, self.refused) = (None, false, None);
     }
 
     /// Bytes that units hold in host memory, or are about to.

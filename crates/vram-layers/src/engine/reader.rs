@@ -29,6 +29,9 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
         if f.stop {
             return;
         }
+        if shared.issue_wanted(&mut f) {
+            continue;
+        }
         if let Some(job) = f.jobs.pop_front() {
             f.busy += 1;
             drop(f);

@@ -1,0 +1,210 @@
+//! What the engine adds to its kernels, and how near it comes to the bound of its schedule.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use vram_alloc::{AllocError, module, skip_init};
+use vram_device::cpu::{Cpu, CpuOptions};
+use vram_device::{Budget, Device, Kernels, Lifetime, LinearArgs, Region, ScratchFor, Tier, View, ViewMut};
+use vram_diskmap::{DiskMap, ReadMode};
+use vram_layers::layers::Linear;
+use vram_layers::{Error, Forward, ModuleMap, VramConfig, enable_vram_management};
+use vram_types::{
+    CancelToken, DType, FileId, Located, Priority, ReadRequest, SourceError, StorageId, TensorMeta,
+    WeightSource,
+};
+
+use crate::Options;
+use crate::ceilings::read_direct;
+use crate::harness::{Subject, measure};
+use crate::model::{Args, Runner, checkpoint, drop_cache, open};
+
+/// Budgets in percent of the weights.
+const BUDGETS: [u64; 4] = [10, 25, 50, 75];
+
+/// Passes over a cold file under several budgets, beside the bound of each: the larger of a direct read of what is
+/// streamed and the resident pass.
+pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
+    let path = checkpoint(options, args.given())?;
+    let weights = std::fs::metadata(&path)?.len();
+    let tokens = if args.tokens() == [16, 256] { vec![16, 64, 256] } else { args.tokens() };
+    for tokens in tokens {
+        let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;
+        let expected = resident.pass()?;
+        let mut streamed = Vec::new();
+        for percent in BUDGETS {
+            let source = Arc::new(DiskMap::options().read(ReadMode::Auto).open(&path)?);
+            let runner = Runner::new(source, tokens, weights * percent / 100, args)?;
+            // Measured, planned anew where that pays, and warm.
+            for _ in 0..4 {
+                drop_cache(&path)?;
+                ensure!(runner.pass()? == expected, "streamed and resident differ");
+            }
+            streamed.push((percent, runner));
+        }
+        let aligned = weights / 4096 * 4096;
+        let direct = |depth: usize, mib: u64| {
+            let path: &Path = &path;
+            Subject::new(format!("direct read of the file, {depth} of {mib} MiB"), aligned, move || {
+                drop_cache(path)?;
+                read_direct(path, aligned, depth, mib << 20)
+            })
+        };
+        let mut subjects = vec![
+            direct(2, 2),
+            direct(4, 1),
+            Subject::new("resident pass", weights, || resident.pass().map(drop)),
+        ];
+        let mut shares = Vec::new();
+        for (percent, runner) in &streamed {
+            let bytes = runner.streamed()?;
+            shares.push(bytes as f64 / aligned as f64);
+            subjects.push(Subject::new(format!("budget {percent} % of the weights"), bytes, || {
+                drop_cache(&path)?;
+                runner.pass().map(drop)
+            }));
+        }
+        let title = format!("Streamed from a cold file, {tokens} tokens, bf16, several budgets");
+        let row = measure(options, &format!("schedule-{tokens}"), &title, subjects, vec![])?;
+        row.publish(options)?;
+        for (i, ((_, runner), share)) in streamed.iter().zip(shares).enumerate() {
+            let plan = runner.model.engine().plan();
+            println!("{}", row.against_the_larger(3 + i, &[(&[0, 1], share), (&[2], 1.0)]));
+            println!(
+                "    planned {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",
+                plan.pass_seconds,
+                plan.bound_seconds,
+                plan.limited_by,
+                plan.ring_bytes >> 20,
+                runner.stalls()
+            );
+        }
+    }
+    Ok(())
+}
+
+const LAYERS: usize = 720;
+const WIDTH: usize = 64;
+
+struct Stack {
+    layers: Vec<Linear>,
+}
+
+module! { Stack { layers } }
+
+impl Stack {
+    fn forward(&self, fwd: &mut Forward<'_, '_>, input: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut x = fwd.input(input, &TensorMeta::new(DType::BF16, [1, WIDTH])?)?;
+        for layer in &self.layers {
+            x = layer.forward(fwd, &x)?;
+        }
+        fwd.download(&x)
+    }
+}
+
+/// Weights of one value, which keep the outputs finite: a sum of 64 products of 2^-6.
+struct Even(Vec<String>);
+
+const ELEMENT: [u8; 2] = [0x80, 0x3c];
+
+impl WeightSource for Even {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.0.iter().map(String::as_str))
+    }
+
+    fn locate(&self, name: &str) -> Option<Located> {
+        let offset = self.0.iter().position(|n| n == name)? as u64;
+        let meta = TensorMeta::new(DType::BF16, [WIDTH, WIDTH]).ok()?;
+        Some(Located { meta, storage: StorageId { file: FileId(0), offset }, ranges: Default::default() })
+    }
+
+    fn file(&self, _: FileId) -> Option<&Path> {
+        None
+    }
+
+    fn read_many(
+        &self,
+        all: &mut [ReadRequest<'_>],
+        _: Priority,
+        _: &CancelToken,
+    ) -> Result<(), SourceError> {
+        for request in all {
+            request.wanted()?.chunks_exact_mut(2).for_each(|element| element.copy_from_slice(&ELEMENT));
+        }
+        Ok(())
+    }
+
+    fn bytes_read(&self) -> u64 {
+        0
+    }
+}
+
+/// A fully resident pass of many small layers through the engine, beside the same kernels called bare.
+pub(crate) fn overhead(options: &Options) -> Result<()> {
+    let cpu = Arc::new(Cpu::new(CpuOptions::default())?);
+    let net = skip_init(|| -> Result<Stack, AllocError> {
+        let layers = (0..LAYERS).map(|_| Linear::new(WIDTH, WIDTH, false, DType::BF16));
+        Ok(Stack { layers: layers.collect::<Result<_, _>>()? })
+    })?;
+    let names = (0..LAYERS).map(|i| format!("layers.{i}.weight")).collect();
+    let config = VramConfig::disk(DType::BF16, Budget::new(Tier::Device, 1 << 30));
+    let kernels: Arc<dyn Kernels> = Arc::<Cpu>::clone(&cpu);
+    let net = enable_vram_management(net, Arc::new(Even(names)), kernels, &ModuleMap::standard(), config)?;
+    let input = ELEMENT.repeat(WIDTH);
+    let through = || net.run(|net, fwd| net.forward(fwd, &input));
+
+    let budget = Budget::new(Tier::Device, 1 << 30);
+    let region = |bytes: u64| -> Result<Region> {
+        Ok(cpu.allocate(budget.reserve(Lifetime::Weights, bytes)?)?.into_region())
+    };
+    let x_meta = TensorMeta::new(DType::BF16, [1, WIDTH])?;
+    let w_meta = TensorMeta::new(DType::BF16, [WIDTH, WIDTH])?;
+    let scratch = cpu.scratch_bytes(ScratchFor::Linear { x: &x_meta });
+    let p_meta = TensorMeta::new(DType::U8, [usize::try_from(scratch)?])?;
+    let mut weights = Vec::with_capacity(LAYERS);
+    for _ in 0..LAYERS {
+        let mut weight = region(w_meta.bytes())?;
+        let bytes = weight.host_mut().context("the CPU's memory is the host's")?;
+        bytes.copy_from_slice(&ELEMENT.repeat(WIDTH * WIDTH));
+        weights.push(weight);
+    }
+    let (mut x, mut y, mut packed) = (region(x_meta.bytes())?, region(x_meta.bytes())?, region(scratch)?);
+    let mut bare = || -> Result<Vec<u8>> {
+        x.host_mut().context("the CPU's memory is the host's")?.copy_from_slice(&input);
+        let mut result = Ok(());
+        cpu.scope(&mut || {
+            result = (|| {
+                for weight in &weights {
+                    let from = View::new(&x, 0, x_meta.clone())?;
+                    cpu.linear_pack(&from, &mut ViewMut::new(&mut packed, 0, p_meta.clone())?)?;
+                    let args = LinearArgs {
+                        x: from,
+                        packed: View::new(&packed, 0, p_meta.clone())?,
+                        weight: View::new(weight, 0, w_meta.clone())?,
+                        bias: None,
+                        first_output: 0,
+                    };
+                    cpu.linear(&args, &mut ViewMut::new(&mut y, 0, x_meta.clone())?)?;
+                    std::mem::swap(&mut x, &mut y);
+                }
+                Ok::<(), vram_device::DeviceError>(())
+            })();
+        });
+        result?;
+        Ok(x.host().context("the CPU's memory is the host's")?.to_vec())
+    };
+    ensure!(through()? == bare()?, "the engine and the bare kernels differ");
+    let subjects = vec![
+        Subject::new("the kernels, called bare", 0, || bare().map(drop)),
+        Subject::new("through the engine, fully resident", 0, || Ok(through().map(drop)?)),
+    ];
+    let title = format!("{LAYERS} resident layers of {WIDTH} x {WIDTH}, 1 token, bf16");
+    let row = measure(options, "overhead", &title, subjects, vec![])?;
+    row.publish(options)?;
+    println!("{}", row.excess(1, 0, LAYERS as f64, "unit"));
+    let moved: u64 = net.report().passes.iter().skip(1).map(|p| p.device_bytes).sum();
+    ensure!(moved == 0, "{moved} bytes were moved for what is resident");
+    println!("bytes moved by all passes after the first: {moved}");
+    Ok(())
+}
