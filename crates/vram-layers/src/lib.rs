@@ -86,6 +86,7 @@ mod costs;
 mod engine;
 mod error;
 mod forward;
+mod guard;
 mod joined;
 pub mod layers;
 mod managed;
@@ -106,6 +107,8 @@ pub use costs::{Costs, LayerWork, Link};
 pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Setting, VramLimit};
 pub use error::Error;
 pub use forward::{Forward, Tensor};
+#[cfg(feature = "mutations")]
+pub use guard::{Guard, leave_out};
 pub use managed::{Managed, RunOptions, enable_vram_management};
 pub use map::{ModuleMap, Uncovered};
 pub use observe::{Event, EvictionReason, Observer, Span, StallCause};

@@ -11,6 +11,7 @@ use super::Engine;
 use super::load::HostCopy;
 use super::slot::Weights;
 use crate::costs::{Costs, LayerWork};
+use crate::guard::{Guard, charged};
 use crate::observe::{Event, EvictionReason};
 use crate::pipeline::Stages;
 use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, minimum, plan, predict};
@@ -268,17 +269,19 @@ impl Engine {
             new.partition.units.iter().zip(have).filter(|(_, have)| **have).map(|(u, _)| u.bytes).sum()
         };
         let have: Vec<bool> = kept.iter().map(Option::is_some).collect();
-        let room = self.reserve(Lifetime::Weights, new.data.resident_bytes - bytes(&have))?;
+        let room =
+            self.reserve(Guard::ResidentBytes, Lifetime::Weights, new.data.resident_bytes - bytes(&have))?;
         let have: Vec<bool> = host.iter().map(Option::is_some).collect();
-        let host_room = self
-            .options
-            .host_budget
+        let host_room = charged(Guard::HostBytes, &self.options.host_budget)
             .reserve(Lifetime::Weights, new.data.host_bytes - bytes(&have))
             .map_err(DeviceError::from)?;
         let ring = self.ring(&new)?;
         let device = &self.shared.device;
-        admitted.workspace =
-            Arena::first_fit(vec![device.allocate(self.reserve(Lifetime::Pass, workspace)?)?]);
+        admitted.workspace = Arena::first_fit(vec![device.allocate(self.reserve(
+            Guard::WorkspaceBytes,
+            Lifetime::Pass,
+            workspace,
+        )?)?]);
         tracing::debug!(
             units = new.partition.units.len(),
             resident_bytes = new.data.resident_bytes,
@@ -378,7 +381,7 @@ impl Engine {
         if bytes == 0 {
             return Ok(None);
         }
-        let room = self.reserve(Lifetime::Weights, bytes)?;
+        let room = self.reserve(Guard::RingBytes, Lifetime::Weights, bytes)?;
         let mut streamed =
             plan.partition.units.iter().zip(&plan.resident).filter(|(_, resident)| !**resident);
         if self.shared.mapped && streamed.all(|(unit, _)| unit.packing.computed.is_empty()) {
@@ -388,8 +391,8 @@ impl Engine {
         Ok(Some(Arena::ring(vec![self.shared.device.allocate(room)?])))
     }
 
-    fn reserve(&self, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
-        Ok(self.options.budget.reserve(lifetime, bytes).map_err(DeviceError::from)?)
+    fn reserve(&self, which: Guard, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
+        Ok(charged(which, &self.options.budget).reserve(lifetime, bytes).map_err(DeviceError::from)?)
     }
 
     /// Whether the next pass is to be measured; says so to the readers.

@@ -15,6 +15,7 @@ use super::job::{Job, Place};
 use super::load::HostCopy;
 use super::meter::Meter;
 use super::slot::{Slot, Weights, retire};
+use crate::guard::{Guard, guard};
 use crate::observe::{self, Observer, Span, StallCause};
 use crate::plan::Planned;
 use crate::spec::Layer;
@@ -359,7 +360,7 @@ impl Shared {
     /// A lease ended with everything issued that reads its weights.
     pub(crate) fn release(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
         let mut f = self.lock();
-        if !Arc::ptr_eq(&f.plan, plan) {
+        if !Arc::ptr_eq(&f.plan, plan) && guard(Guard::PlanOfLease) {
             // The lease outlived its plan, and the unit's number means another one by now.
             return retire(weights, done);
         }
@@ -377,11 +378,14 @@ impl Shared {
     /// A lease was dropped, and kernels that read its weights may be anywhere: keep them until the pass ends.
     pub(crate) fn quarantine(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>) {
         let mut f = self.lock();
-        if Arc::ptr_eq(&f.plan, plan) && f.end_lease(unit, None).is_some() {
+        let of_plan = Arc::ptr_eq(&f.plan, plan) || !guard(Guard::PlanOfLease);
+        if of_plan && f.end_lease(unit, None).is_some() {
             let event = if f.plan.resident[unit.0] { Event::ReleaseResident } else { Event::ReleaseStreamed };
             let _ = f.apply(unit, event);
         }
-        f.quarantine.push(weights);
+        if guard(Guard::Quarantine) {
+            f.quarantine.push(weights);
+        }
     }
 
     /// Ends a pass: nothing of it is held any more, and the next position is the beginning of a pass.
@@ -397,7 +401,7 @@ impl Shared {
         }
         f.stray = None;
         drop(f);
-        let result = if kept.is_empty() {
+        let result = if kept.is_empty() || !guard(Guard::QuarantineWait) {
             Ok(())
         } else {
             self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t))
@@ -418,7 +422,7 @@ impl Shared {
     /// Gives back what leases held that were dropped after their pass.
     pub(crate) fn end_quarantine(&self, f: &mut Fetch) {
         let kept = std::mem::take(&mut f.quarantine);
-        if !kept.is_empty() {
+        if !kept.is_empty() && guard(Guard::LateQuarantineWait) {
             // A device that fails here says so again at the next pass.
             let _ = self.device.ticket(vram_device::Queue::Compute).and_then(|t| self.device.wait(t));
         }
@@ -439,7 +443,7 @@ impl Shared {
                 let _ = f.apply(UnitId(unit), Event::Evict);
             }
         }
-        while f.busy > 0 {
+        while f.busy > 0 && guard(Guard::Drain) {
             f = self.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
         }
         f.cancel = CancelToken::new();
@@ -580,7 +584,7 @@ impl Fetch {
         let held = &mut self.held[at];
         held.leases -= 1;
         held.done = held.done.max(done);
-        if held.leases > 0 {
+        if held.leases > 0 && guard(Guard::LastLease) {
             return None;
         }
         let Held { weights, done, .. } = self.held.swap_remove(at);

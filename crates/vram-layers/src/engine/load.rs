@@ -8,6 +8,7 @@ use vram_types::FileRange;
 use super::fetch::{Fetch, Shared};
 use super::job::{Fetched, FromHost, Job, Keep, Place, Read, Work, fill_jobs, pieces};
 use super::slot::{Memory, Slot};
+use crate::guard::{Guard, charged, guard};
 use crate::partition::Unit;
 use crate::plan::Planned;
 use crate::state::Event;
@@ -50,9 +51,9 @@ impl Shared {
     /// `None` if there is no room until a reader is done: one may still hold the memory of a load that failed.
     pub(super) fn load_resident(&self, f: &mut Fetch, plan: &Planned, id: UnitId) -> Option<Slot> {
         let unit = &plan.partition.units[id.0];
-        let room = match take_room(&mut f.room, &self.budget, unit.bytes) {
+        let room = match take_room(&mut f.room, &charged(Guard::ResidentBytes, &self.budget), unit.bytes) {
             Ok(room) => room,
-            Err(_) if f.busy > 0 => return None,
+            Err(_) if f.busy > 0 && guard(Guard::FailedLoad) => return None,
             Err(e) => return Some(Slot::Failed(vram_device::DeviceError::from(e).into())),
         };
         if let Err(e) = f.apply(id, Event::Prepare) {
@@ -118,7 +119,11 @@ impl Shared {
         let (work, disk_bytes) = match there {
             Some(host) => (Work::FromHost(FromHost { part, reads, host }), 0),
             None => {
-                let room = match take_room(&mut f.host_room, &self.host_budget, unit.bytes) {
+                let room = match take_room(
+                    &mut f.host_room,
+                    &charged(Guard::HostBytes, &self.host_budget),
+                    unit.bytes,
+                ) {
                     Ok(room) => room,
                     Err(e) => return Slot::Failed(vram_device::DeviceError::from(e).into()),
                 };
@@ -180,8 +185,8 @@ impl Shared {
             Place::Stray => f.stray.as_mut().and_then(|e| e.slot.as_mut()),
         };
         match slot {
-            Some(slot) if slot.is_load(load) => {
-                if result.is_err() {
+            Some(slot) if slot.is_load(load) || !guard(Guard::Load) => {
+                if result.is_err() && guard(Guard::FailedLoad) {
                     // What is left of the load would only keep its memory from the next attempt.
                     f.jobs.retain(|job| job.load != load);
                 }

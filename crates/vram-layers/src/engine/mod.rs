@@ -21,6 +21,7 @@ use vram_types::{FileRange, WeightSource};
 
 use crate::Error;
 use crate::costs::Costs;
+use crate::guard::{Guard, charged, guard};
 use crate::observe::{EvictionReason, Observer};
 use crate::pipeline::Stages;
 use crate::plan::Plan;
@@ -124,7 +125,8 @@ impl Engine {
                 )));
             }
             for _ in 0..readers {
-                let room = options.host_budget.reserve(Lifetime::Weights, piece + 2 * align);
+                let room = charged(Guard::StagingBytes, &options.host_budget)
+                    .reserve(Lifetime::Weights, piece + 2 * align);
                 staging.push(device.stage(room.map_err(vram_device::DeviceError::from)?)?);
             }
         }
@@ -242,7 +244,7 @@ impl Engine {
     }
 
     fn claim(&self) -> Result<Claim<'_>, Error> {
-        if self.busy.swap(true, Ordering::Acquire) {
+        if self.busy.swap(true, Ordering::Acquire) && guard(Guard::Claim) {
             return Err(Error::Busy);
         }
         Ok(Claim(&self.busy))

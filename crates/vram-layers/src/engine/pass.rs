@@ -11,6 +11,7 @@ use super::fetch::Acquired;
 use super::job::{Job, Place, Reply, Rows, Work};
 use super::slot::Weights;
 use super::{Claim, Engine, Lease};
+use crate::guard::{Guard, guard};
 use crate::observe::{Event, Span, StallCause};
 use crate::plan::Planned;
 use crate::report::{PassReport, Stall};
@@ -152,7 +153,9 @@ impl<'e> Pass<'e> {
             self.engine.shared.tell(&Event::Stalled { unit: name, cause, span });
             self.stalls.push((Arc::clone(name), cause, span));
         }
-        if let Some(ticket) = weights.uploaded {
+        if let Some(ticket) = weights.uploaded
+            && guard(Guard::KernelAfterCopy)
+        {
             self.engine.shared.device.order(Queue::Compute, ticket)?;
         }
         self.leases += 1;
@@ -233,7 +236,9 @@ impl<'e> Pass<'e> {
         self.disk_bytes += bytes;
         self.device_bytes += bytes;
         let (region, uploaded) = result?;
-        if let Some(ticket) = uploaded {
+        if let Some(ticket) = uploaded
+            && guard(Guard::KernelAfterGather)
+        {
             shared.device.order(Queue::Compute, ticket)?;
         }
         Ok(region)
@@ -245,7 +250,7 @@ impl<'e> Pass<'e> {
     /// [`Error::Device`] if the pass declared less than it uses.
     pub fn alloc(&self, bytes: u64) -> Result<Region, Error> {
         self.workspace.alloc(bytes, ALIGN).ok_or_else(|| {
-            vram_device::DeviceError::OutOfMemory {
+            DeviceError::OutOfMemory {
                 bytes,
                 reason: format!("the pass declared a workspace of {} bytes", self.plan.data.workspace_bytes),
             }
@@ -266,7 +271,9 @@ impl<'e> Pass<'e> {
         self.ended = true;
         self.engine.shared.end_pass()?;
         let device = self.device();
-        device.wait(device.ticket(Queue::Compute)?)?;
+        if guard(Guard::PassWait) {
+            device.wait(device.ticket(Queue::Compute)?)?;
+        }
         let span = Span::since(self.started);
         self.computed()?;
         self.engine.shared.tell(&Event::Passed { span });
@@ -320,6 +327,9 @@ impl<'e> Pass<'e> {
 /// Lets what is written next into the workspace come after all kernels so far: activations give their memory back
 /// without a ticket, so that a kernel may still use what was there before.
 pub(crate) fn after_kernels(device: &dyn Device) -> Result<(), DeviceError> {
+    if !guard(Guard::WorkspaceAfterKernels) {
+        return Ok(());
+    }
     let issued = device.ticket(Queue::Compute)?;
     if device.info().topology.host_visible { device.wait(issued) } else { device.order(Queue::Copy, issued) }
 }

@@ -7,6 +7,7 @@ use vram_types::HostBytes;
 
 use super::job::Fetched;
 use crate::Error;
+use crate::guard::{Guard, guard};
 
 /// The weights of one unit, on the device.
 pub(crate) struct Weights {
@@ -118,7 +119,9 @@ impl Slot {
 
 /// Gives a slot back; kernels up to `done` may still read it.
 pub(super) fn retire(weights: Arc<Weights>, done: Ticket) {
-    if let Some(weights) = Arc::into_inner(weights) {
+    if let Some(weights) = Arc::into_inner(weights)
+        && guard(Guard::TicketOfLease)
+    {
         weights.retire(done);
     }
 }

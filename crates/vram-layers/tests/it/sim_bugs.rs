@@ -11,7 +11,7 @@ use crate::common::{Random, Raw, in_time};
 use crate::sim_common::{Held, Outputs, Rig, late};
 use crate::source::{Layout, MemorySource};
 
-fn rig(raw: Raw, lateness: Lateness, budget: u64, set: impl FnOnce(&mut EngineOptions)) -> Rig {
+pub fn rig(raw: Raw, lateness: Lateness, budget: u64, set: impl FnOnce(&mut EngineOptions)) -> Rig {
     let sim = Arc::new(late(lateness));
     let mut options = EngineOptions::new(Budget::new(Tier::Device, budget));
     (options.readers, options.calibrate) = (1, false);
@@ -22,7 +22,7 @@ fn rig(raw: Raw, lateness: Lateness, budget: u64, set: impl FnOnce(&mut EngineOp
     let source = Arc::new(SimSource::new(from));
     let through: Arc<dyn WeightSource> = Arc::<SimSource>::clone(&source);
     let engine = Engine::new(through, sim, raw.specs(), options).unwrap();
-    Rig { raw, engine, source, held: Arc::new(held), workspace: 1000 }
+    Rig { raw, engine, source, held: Arc::new(held), workspace: 4000 }
 }
 
 /// Activations give their memory back without a ticket, because all kernels run in one queue. Rows that are gathered, and
@@ -31,7 +31,7 @@ fn rig(raw: Raw, lateness: Lateness, budget: u64, set: impl FnOnce(&mut EngineOp
 fn gathered_rows_do_not_overwrite_what_kernels_still_read() {
     in_time("gathering", || {
         let raw = Raw::new(&[(10, 100, Split::Gather)], &Layout::plain(), 1);
-        let rig = rig(raw, Lateness::Kernels, 1000, |_| {});
+        let rig = rig(raw, Lateness::Kernels, 4000, |_| {});
         let mut pass = rig.begin().unwrap();
         let mut outputs = Outputs::new(&rig.held.sim, 10_000).unwrap();
         let mut random = Random::new(1);
@@ -51,7 +51,7 @@ fn a_resident_that_found_no_memory_takes_none_from_another() {
         in_time("out of memory", move || {
             let raw = Raw::new(&[(10, 100, Split::Whole), (10, 300, Split::Whole)], &Layout::plain(), 1);
             // To the byte: 1000 and 3000, each in multiples of 64, and the workspace.
-            let rig = rig(raw, Lateness::Nothing, 1000 + 1000 + 3008, |_| {});
+            let rig = rig(raw, Lateness::Nothing, 4000 + 1000 + 3008, |_| {});
             rig.held.sim.set_faults(vec![Fault::OutOfMemory(allocation)]);
             let mut random = Random::new(2);
             let results: Vec<_> = (0..4).map(|_| rig.pass(&mut random)).collect();
@@ -65,20 +65,23 @@ fn a_resident_that_found_no_memory_takes_none_from_another() {
 #[test]
 fn what_is_left_of_a_failed_load_keeps_no_memory() {
     for seed in 0..60 {
-        in_time("a failed piece", move || {
-            let layout = Layout { indirect: 8, ..Layout::plain() };
-            let raw = Raw::new(&[(40, 100, Split::Whole); 4], &layout, seed);
-            let rig = rig(raw, Lateness::Nothing, 1000 + 4 * 4096, |options| {
-                options.readers = 2;
-                // Staging for pieces of 400 bytes.
-                options.host_budget = Budget::new(Tier::Host, 1700);
-            });
-            rig.source.set_faults(vec![(1 + seed % 20, DiskFault::Error { retryable: true })]);
-            let mut random = Random::new(seed);
-            let results: Vec<_> = (0..4).map(|_| rig.pass(&mut random)).collect();
-            assert!(results.iter().filter(|r| r.is_err()).count() <= 1, "{seed}: {results:?}");
-        });
+        in_time("a failed piece", move || failed_piece(seed));
     }
+}
+
+/// A read of one of several pieces fails, once.
+pub fn failed_piece(seed: u64) {
+    let layout = Layout { indirect: 8, ..Layout::plain() };
+    let raw = Raw::new(&[(40, 100, Split::Whole); 4], &layout, seed);
+    let rig = rig(raw, Lateness::Nothing, 4000 + 4 * 4096, |options| {
+        options.readers = 2;
+        // Staging for pieces of 400 bytes.
+        options.host_budget = Budget::new(Tier::Host, 1700);
+    });
+    rig.source.set_faults(vec![(1 + seed % 20, DiskFault::Error { retryable: true })]);
+    let mut random = Random::new(seed);
+    let results: Vec<_> = (0..4).map(|_| rig.pass(&mut random)).collect();
+    assert!(results.iter().filter(|r| r.is_err()).count() <= 1, "{seed}: {results:?}");
 }
 
 /// A lease that had its weights and could not order the kernels after their copy, because the device was lost, kept them
@@ -87,7 +90,7 @@ fn what_is_left_of_a_failed_load_keeps_no_memory() {
 fn a_device_lost_at_a_lease_leaves_nothing_behind() {
     in_time("a lost device", || {
         let raw = Raw::new(&[(10, 100, Split::Whole)], &Layout::plain(), 1);
-        let rig = rig(raw, Lateness::Copies, 1000 + 1000, |_| {});
+        let rig = rig(raw, Lateness::Copies, 4000 + 1000, |_| {});
         rig.pass(&mut Random::new(3)).unwrap();
         let outputs = Outputs::new(&rig.held.sim, 1000).unwrap();
         let mut pass = rig.begin().unwrap();
@@ -96,7 +99,7 @@ fn a_device_lost_at_a_lease_leaves_nothing_behind() {
         assert!(is_lost(&outputs.check(&rig.held.sim).unwrap_err()));
         assert!(is_lost(&pass.lease(LayerId(0), 0).unwrap_err()));
         drop(pass);
-        for workspace in 990..1000 {
+        for workspace in 3990..4000 {
             let request = PassRequest { workspace, ..PassRequest::default() };
             let e = rig.engine.begin(request).unwrap_err();
             assert!(is_lost(&e), "{e}");
@@ -112,7 +115,7 @@ fn a_device_lost_at_a_lease_leaves_nothing_behind() {
 #[test]
 fn a_lease_dropped_late_does_not_count_against_the_next_plan() {
     in_time("a late lease", || {
-        let rig = rig(Raw::plain(1), Lateness::Copies, 1000 + 1024, |_| {});
+        let rig = rig(Raw::plain(1), Lateness::Copies, 4000 + 1024, |_| {});
         let mut pass = rig.begin().unwrap();
         let lease = pass.lease(LayerId(0), 0).unwrap();
         pass.finish().unwrap();

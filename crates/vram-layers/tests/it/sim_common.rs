@@ -102,6 +102,16 @@ impl Held {
         self.check_order();
     }
 
+    /// Nothing is on the device or in staging that is not in a budget, where nobody but the engine holds anything and
+    /// none of its readers gives anything back. So many bytes on the device are the caller's own.
+    pub fn check_ledger(&self, own: u64) {
+        let mut held = self.sim.usage();
+        held.bytes -= own;
+        let (device, host) = (self.budget.used(), self.host.used());
+        assert!(held.bytes <= device, "{} bytes on the device, {device} in the budget", held.bytes);
+        assert!(held.staging_bytes <= host, "{} bytes staged, {host} in the budget", held.staging_bytes);
+    }
+
     pub fn check_order(&self) {
         let violations = self.sim.violations();
         assert!(violations.is_empty(), "{}, and {} in all", violations[0], violations.len());
@@ -126,7 +136,8 @@ impl Rig {
                 (1 + random.below(60), 1 + random.below(90), splits[random.below(if i == 0 { 3 } else { 4 })])
             })
             .collect();
-        let raw = Raw::new(&layers, &any_layout(random), random.next());
+        let layout = any_layout(random);
+        let raw = Raw::new(&layers, &layout, random.next());
         let sim = Arc::new(any_sim(random));
         let from: Arc<dyn WeightSource> = Arc::<MemorySource>::clone(&raw.source);
         let source = Arc::new(SimSource::new(from));
@@ -135,7 +146,9 @@ impl Rig {
         let mut options = options(u64::MAX, ring, 1 + random.below(3));
         options.residents = random.below(4) > 0;
         options.host_weights = random.below(2) == 0;
-        options.host_budget = Budget::new(Tier::Host, [40_000, 1 << 20][random.below(2)]);
+        // The least of them has staging for 300 bytes, or for a sector.
+        let least = 2 * options.readers as u64 * (2 * layout.alignment + layout.alignment.max(300));
+        options.host_budget = Budget::new(Tier::Host, [least, 40_000, 1 << 20][random.below(3)]);
         // Passes that are measured wait for every copy.
         options.calibrate = random.below(4) == 0;
         let held =
@@ -172,16 +185,20 @@ impl Rig {
         pass.finish().map(drop)
     }
 
-    /// Copies all tiles of a layer to the outputs.
+    /// Copies all tiles of a layer to the outputs, by way of an activation.
     pub fn read(&self, pass: &mut Pass<'_>, layer: usize, outputs: &mut Outputs) -> Result<(), Error> {
         let mut at = 0;
         for tile in 0..pass.tiles(LayerId(layer)) {
             let lease = pass.lease(LayerId(layer), tile)?;
             let weights = lease.tensor(0)?;
             let end = at + weights.meta().bytes() as usize;
-            outputs.take(&self.held.sim, &weights, &self.raw.layers[layer][at..end])?;
-            at = end;
+            let mut activation = pass.alloc(weights.meta().bytes())?;
+            let meta = weights.meta().clone();
+            copy(&self.held.sim, &weights, ViewMut::new(&mut activation, 0, meta.clone())?)?;
             lease.finish(self.held.sim.ticket(Queue::Compute)?);
+            let activation = View::new(&activation, 0, meta)?;
+            outputs.take(&self.held.sim, &activation, &self.raw.layers[layer][at..end])?;
+            at = end;
         }
         assert_eq!(at, self.raw.layers[layer].len(), "the tiles of layer {layer}");
         Ok(())
@@ -207,6 +224,15 @@ impl Rig {
     }
 }
 
+/// A kernel that copies as many bytes as it has room for.
+fn copy(sim: &Sim, from: &View<'_>, to: ViewMut<'_>) -> Result<(), Error> {
+    let cost = Cost::Flops(to.meta().bytes() as f64);
+    Ok(sim.launch("read", cost, std::slice::from_ref(from), &mut [to], |from, to| {
+        let len = to[0].len();
+        to[0].copy_from_slice(&from[0][..len]);
+    })?)
+}
+
 /// What kernels copied out of leased weights, on the device and not yet looked at.
 pub struct Outputs {
     region: Region,
@@ -224,15 +250,16 @@ impl Outputs {
         self.region.bytes() as usize - self.expected.len()
     }
 
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        self.region.bytes()
+    }
+
     /// Issues a kernel that copies as many bytes as are expected.
     pub fn take(&mut self, sim: &Sim, from: &View<'_>, expected: &[u8]) -> Result<(), Error> {
         let meta = TensorMeta::new(DType::U8, [expected.len()])?;
         let to = ViewMut::new(&mut self.region, self.expected.len() as u64, meta)?;
-        let cost = Cost::Flops(expected.len() as f64);
-        sim.launch("read", cost, std::slice::from_ref(from), &mut [to], |from, to| {
-            let len = to[0].len();
-            to[0].copy_from_slice(&from[0][..len]);
-        })?;
+        copy(sim, from, to)?;
         self.expected.extend_from_slice(expected);
         Ok(())
     }

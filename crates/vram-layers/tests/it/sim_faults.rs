@@ -85,7 +85,7 @@ fn note(result: &Result<(), Error>) {
     TOLD.lock().unwrap()[usize::from(result.is_err())] += 1;
 }
 
-fn raw_run(seed: u64) {
+pub fn raw_run(seed: u64) {
     let mut random = Random::new(seed);
     let plan = Plan::any(&mut random);
     let rig = match Rig::any(&mut random, |sim, source| plan.declare(sim, source)) {
@@ -102,7 +102,7 @@ fn raw_run(seed: u64) {
     held.check_empty();
 }
 
-fn model_run(seed: u64) {
+pub fn model_run(seed: u64) {
     let mut random = Random::new(seed);
     let plan = Plan::any(&mut random);
     let model = match Model::any(&mut random, |sim, source| plan.declare(sim, source)) {

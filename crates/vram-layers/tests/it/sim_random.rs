@@ -18,12 +18,14 @@ struct Open {
 }
 
 struct Run {
-    rig: Rig,
+    rig: Arc<Rig>,
     random: Random,
     /// The naive engine: the rest of it is `rig.raw.layers`.
     active: bool,
     /// Leases that outlived their pass, and hold memory that plans do not know of.
     late: Vec<Open>,
+    /// What was read from such leases and is looked at later.
+    unseen: Vec<Outputs>,
 }
 
 /// What happened in one pass that makes some errors right.
@@ -60,6 +62,7 @@ impl Run {
             3 if self.late.is_empty() => self.change_budget(),
             _ => self.pass(),
         }
+        self.rig.held.check_ledger(self.unseen.iter().map(Outputs::bytes).sum());
     }
 
     fn change_budget(&mut self) {
@@ -81,12 +84,15 @@ impl Run {
             let mut outputs = Outputs::new(&sim, 10_000).unwrap();
             take(&self.rig, &open, &mut outputs).unwrap();
             if self.random.below(2) == 0 {
-                outputs.check(&sim).unwrap();
                 open.lease.finish(sim.ticket(Queue::Compute).unwrap());
-            } else {
-                open.lease.finish(sim.ticket(Queue::Compute).unwrap());
-                outputs.check(&sim).unwrap();
             }
+            self.unseen.push(outputs);
+        }
+    }
+
+    fn look(&mut self) {
+        for outputs in self.unseen.drain(..) {
+            outputs.check(&self.rig.held.sim).unwrap();
         }
     }
 
@@ -97,13 +103,16 @@ impl Run {
         }
         let trace = (self.random.below(4) == 0).then(|| order.into_iter().map(LayerId).collect());
         let last = self.random.below(4) == 0;
-        PassRequest { workspace: self.rig.workspace, trace, last, cancel: cancel.clone() }
+        // Another workspace is another plan.
+        let workspace = self.rig.workspace - self.random.below(4).saturating_sub(2) as u64 * 512;
+        PassRequest { workspace, trace, last, cancel: cancel.clone() }
     }
 
     fn pass(&mut self) {
         let cancel = CancelToken::new();
         let request = self.request(&cancel);
-        let begun = self.rig.engine.begin(request.clone());
+        let rig = Arc::clone(&self.rig);
+        let begun = rig.engine.begin(request.clone());
         let mut pass = match begun {
             Ok(_) if !self.active => panic!("a pass of a model that is put away"),
             Ok(pass) => pass,
@@ -118,7 +127,11 @@ impl Run {
         for _ in 0..self.random.below(14) {
             let layer = if self.random.below(5) == 0 { self.random.below(layers) } else { next % layers };
             next = layer + 1;
-            let done = act(&self.rig, &mut self.random, &mut pass, layer, &mut within, &mut outputs);
+            if self.random.below(6) == 0 {
+                // While other units are leased under another plan.
+                self.read_late();
+            }
+            let done = act(&rig, &mut self.random, &mut pass, layer, &mut within, &mut outputs);
             if let Err(e) = done {
                 assert!(within.allows(&e), "{e:?}");
             }
@@ -127,12 +140,19 @@ impl Run {
                 within.cancelled = true;
             }
         }
-        assert!(matches!(self.rig.engine.begin(request), Err(Error::Busy)));
+        assert!(matches!(rig.engine.begin(request), Err(Error::Busy)));
         match self.random.below(3) {
             0 => drop(pass),
-            _ => drop(pass.finish().unwrap()),
+            _ => {
+                let issued = self.rig.held.sim.ticket(Queue::Compute).unwrap();
+                drop(pass.finish().unwrap());
+                assert!(self.rig.held.sim.is_done(issued).unwrap(), "a finished pass is not over");
+            }
         }
-        outputs.check(&self.rig.held.sim).unwrap();
+        self.unseen.push(outputs);
+        if self.random.below(2) == 0 {
+            self.look();
+        }
         self.late.append(&mut within.open);
     }
 }
@@ -182,13 +202,14 @@ pub fn run(seed: u64) {
     let mut random = Random::new(seed);
     let rig = Rig::any(&mut random, |_, _| {}).unwrap();
     let held: Arc<Held> = Arc::clone(&rig.held);
-    let mut run = Run { rig, random, active: true, late: Vec::new() };
+    let mut run = Run { rig: Arc::new(rig), random, active: true, late: Vec::new(), unseen: Vec::new() };
     for _ in 0..10 {
         run.step();
     }
     if run.random.below(2) == 0 {
         run.late.clear();
     }
+    run.look();
     let Run { rig, late, .. } = run;
     drop(rig);
     drop(late);
