@@ -1,6 +1,7 @@
 //! The engine: residents and a ring of slots, filled by reader threads ahead of the computing layer and around the
 //! end of the pass. It hands out leased buffers and knows no tensor maths.
 
+mod acquire;
 mod admit;
 mod bring;
 mod fetch;

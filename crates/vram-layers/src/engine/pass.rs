@@ -6,8 +6,8 @@ use std::time::Instant;
 use vram_device::{Device, DeviceError, Queue, Region};
 use vram_types::CancelToken;
 
+use super::acquire::Acquired;
 use super::admit::{Admitted, Measured};
-use super::fetch::Acquired;
 use super::job::{Job, Place, Reply, Rows, Work};
 use super::slot::Weights;
 use super::{Claim, Engine, Lease};
