@@ -27,6 +27,8 @@ pub enum Violation {
         /// What comes out.
         counted: u64,
     },
+    /// It lists the fetches of no pass, though units pass through the ring: nothing is proved.
+    NothingListed,
     /// A use, or a fetch, of a unit that there is not.
     UnknownUnit {
         /// Its number.
@@ -67,6 +69,9 @@ impl fmt::Display for Violation {
             Violation::Miscounted { what, stated, counted } => {
                 write!(f, "{what} are {counted} bytes and not {stated}")
             }
+            Violation::NothingListed => {
+                f.write_str("units pass through the ring, and no fetch of them is listed")
+            }
             Violation::UnknownUnit { unit } => write!(f, "there is no unit {unit}"),
             Violation::NotLoaded { position, unit } => {
                 write!(f, "use {position} is of unit {unit}, which is not on the device then")
@@ -92,9 +97,15 @@ impl std::error::Error for Violation {}
 pub fn check(plan: &Plan) -> Result<(), Violation> {
     sums(plan)?;
     let len = plan.trace.len() as u64;
+    let streams = plan.trace.iter().any(|&unit| plan.units.get(unit).is_none_or(|u| u.kept != Kept::Device));
+    if streams && plan.passes == 0 {
+        return Err(Violation::NothingListed);
+    }
+    // Without fetches every pass is like the first.
+    let passes = if streams { plan.passes } else { plan.passes.min(1) };
     let mut live: Vec<&Fetch> = Vec::new();
     let mut fetches = plan.fetches.iter().peekable();
-    for position in 0..len * plan.passes {
+    for position in 0..len.saturating_mul(passes) {
         // What may be issued by now is: a fetch is the more dangerous the earlier it comes.
         while let Some(fetch) = fetches.next_if(|f| f.after <= position) {
             issue(plan, &live, fetch, position)?;
@@ -131,12 +142,11 @@ fn issue(plan: &Plan, live: &[&Fetch], fetch: &Fetch, now: u64) -> Result<(), Vi
 }
 
 fn sums(plan: &Plan) -> Result<(), Violation> {
-    let sum = |of: Kept| -> u64 { plan.units.iter().filter(|u| u.kept == of).map(|u| u.bytes).sum() };
+    let sum = |of: Kept| total(plan.units.iter().filter(|u| u.kept == of).map(|u| u.bytes));
     let device = sum(Kept::Device);
     let host = sum(Kept::Host);
-    let total = |parts: &[u64]| parts.iter().try_fold(0u64, |a, b| a.checked_add(*b)).unwrap_or(u64::MAX);
-    let peak = total(&[plan.workspace_bytes, plan.ring_bytes, device]);
-    let host_peak = total(&[plan.staging_bytes, host]);
+    let peak = total([plan.workspace_bytes, plan.ring_bytes, device]);
+    let host_peak = total([plan.staging_bytes, host]);
     for (what, stated, counted) in [
         ("residents", plan.resident_bytes, device),
         ("units that wait on the host", plan.host_bytes, host),
@@ -155,4 +165,9 @@ fn sums(plan: &Plan) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// The sum, or the largest number there is: the plan may come from anywhere.
+fn total(parts: impl IntoIterator<Item = u64>) -> u64 {
+    parts.into_iter().fold(0, u64::saturating_add)
 }

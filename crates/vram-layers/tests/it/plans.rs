@@ -166,3 +166,34 @@ fn a_wrong_plan_is_caught() {
     println!("wrong plans by kind: {tried:?}");
     assert!(tried.iter().all(|n| *n > 100), "{tried:?}");
 }
+
+/// A file can say anything: the checker neither overflows nor runs for ever, and does not take silence for a proof.
+#[test]
+fn numbers_from_a_file_are_only_numbers() {
+    let raw = Raw::plain(3);
+    let engine = raw.engine(options(0, None, 1), false);
+    let topology = Topology { host_visible: true, separate_copy_queue: false };
+    let trace: Vec<LayerId> = (0..8).map(LayerId).collect();
+    let plan = |budget| {
+        let setting = Setting { topology, budget, host_budget: 0, staging: 0, host_weights: false };
+        engine.plan_for(&setting, &Costs::assumed([1000; 8]), 0, &trace).unwrap()
+    };
+    let (streams, stays) = (plan(4500), plan(1 << 20));
+    assert!(streams.ring_bytes > 0 && stays.ring_bytes == 0);
+    let change = |plan: &Plan, f: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        f(&mut plan);
+        check(&plan)
+    };
+    assert_eq!(change(&streams, &|p| p.passes = 0), Err(Violation::NothingListed));
+    assert_eq!(change(&stays, &|p| p.passes = 0), Ok(()), "there is nothing to list");
+    assert_eq!(change(&stays, &|p| p.passes = u64::MAX), Ok(()));
+    let v = change(&streams, &|p| p.passes = u64::MAX).unwrap_err();
+    assert!(matches!(v, Violation::NotLoaded { .. }), "{v}");
+    let v = change(&stays, &|p| p.units.iter_mut().for_each(|u| u.bytes = u64::MAX)).unwrap_err();
+    assert!(matches!(v, Violation::Miscounted { what: "residents", counted: u64::MAX, .. }), "{v}");
+    let v = change(&streams, &|p| p.fetches[0].at = u64::MAX).unwrap_err();
+    assert!(matches!(v, Violation::OutsideRing { .. }), "{v}");
+    let v = change(&stays, &|p| p.trace[0] = usize::MAX).unwrap_err();
+    assert!(matches!(v, Violation::UnknownUnit { unit: usize::MAX }), "{v}");
+}
