@@ -190,6 +190,18 @@ impl<M: Module> Managed<M> {
         self.engine.plan_for(setting, &costs, needs.workspace, &needs.trace)
     }
 
+    /// What each layer does in such a pass, by [`LayerId`].
+    ///
+    /// # Errors
+    /// Whatever `forward` gives.
+    pub fn work<R>(
+        &self,
+        forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<R, Error>,
+    ) -> Result<Vec<LayerWork>, Error> {
+        let needs = self.measure(&forward)?;
+        Ok(self.engine.work(&needs.trace, &needs.flops))
+    }
+
     /// Begins to fill the device for such a pass, which comes next; see [`Engine::preload`].
     ///
     /// # Errors

@@ -120,7 +120,7 @@ pub struct PlannedUnit {
     pub kept: Kept,
     /// Its kernels, each time it is used.
     pub compute_seconds: f64,
-    /// Its way to the device over the slowest link that it crosses.
+    /// Its way to the device over the slowest link that it crosses; of one that stays, that it would cross.
     pub transfer_seconds: f64,
     /// Its kernels' wait for it in a pass, as simulated.
     pub stall_seconds: f64,
@@ -224,6 +224,13 @@ pub(crate) fn predict(input: &PlanInput<'_>, planned: &Planned) -> u64 {
     timeline.map_or(u64::MAX, |t| t.steady())
 }
 
+/// Seconds of a pass, and its bound, with other costs than those that the plan was made with.
+pub(crate) fn forecast(input: &PlanInput<'_>, planned: &Planned) -> (f64, f64) {
+    let kept: Vec<Kept> = planned.data.units.iter().map(|u| u.kept).collect();
+    let bound = input.problem(&planned.partition).bound(&kept).nanos;
+    (predict(input, planned) as f64 / 1e9, bound as f64 / 1e9)
+}
+
 impl PlanInput<'_> {
     fn machine(&self) -> Machine {
         Machine {
@@ -317,10 +324,17 @@ fn finish(input: &PlanInput<'_>, partition: Partition, kept: Vec<Kept>, ring_byt
         partition.units.iter().zip(&kept).filter(|(_, k)| **k == which).map(|(u, _)| u.bytes).sum()
     };
     let (resident_bytes, host_bytes) = (sum(Kept::Device), sum(Kept::Host));
+    let host_left = input.host.kept.saturating_sub(host_bytes);
     let later = (PASSES - 1) as f64;
     let units = partition.units.iter().enumerate().map(|(i, unit)| {
         let cost = problem.units[i];
-        let link = if kept[i] == Kept::Host { cost.bus } else { cost.disk.max(cost.bus) };
+        let waits_on_host = match kept[i] {
+            Kept::Host => true,
+            // Where it would wait if it did not stay.
+            Kept::Device => unit.bytes <= host_left,
+            Kept::Nowhere => false,
+        };
+        let link = if waits_on_host { cost.bus } else { cost.disk.max(cost.bus) };
         PlannedUnit {
             name: unit.name.to_string(),
             bytes: unit.bytes,

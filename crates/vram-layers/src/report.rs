@@ -41,9 +41,9 @@ pub struct PassReport {
     pub device_bytes: u64,
     /// What the plan said these bytes would be, rows of tables apart.
     pub planned_bytes: u64,
-    /// What the plan in force said a pass takes in the long run.
+    /// What the plan in force said a pass takes in the long run; with the costs that passes before it measured, if any.
     pub predicted_seconds: f64,
-    /// What it said no schedule is faster than.
+    /// What no schedule is faster than, likewise.
     pub bound_seconds: f64,
     /// Every wait for weights.
     pub stalls: Vec<Stall>,

@@ -14,7 +14,7 @@ use crate::costs::{Costs, LayerWork};
 use crate::guard::{Guard, charged};
 use crate::observe::{Event, EvictionReason};
 use crate::pipeline::Stages;
-use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, minimum, plan, predict};
+use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, forecast, minimum, plan, predict};
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
 use crate::{Error, UnitId};
@@ -73,6 +73,9 @@ pub(crate) struct Admitted {
     measured: u32,
     /// Measurements speak for another plan.
     replan: bool,
+    /// What a pass of the plan in force takes and its bound, in seconds, as measured costs have it; those of the plan if
+    /// `None`.
+    pub(super) forecast: Option<(f64, f64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +109,7 @@ impl Admitted {
             staging,
             measured: 0,
             replan: false,
+            forecast: None,
         }
     }
 }
@@ -252,6 +256,7 @@ impl Engine {
         admitted.key = None;
         admitted.own = 0;
         admitted.replan = false;
+        admitted.forecast = None;
         admitted.workspace = Arena::first_fit(Vec::new());
         let mut fetch = self.shared.drain();
         fetch.drop_memory();
@@ -425,7 +430,9 @@ impl Engine {
         let better = plan(&input)?;
         let then = predict(&input, &better);
         tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
+        let forecast = forecast(&input, &current);
         admitted.replan = then < now - now / WORTH;
+        admitted.forecast = Some(forecast);
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use crate::guard::{Guard, charged, guard};
 use crate::observe::{EvictionReason, Observer};
 use crate::pipeline::Stages;
 use crate::plan::Plan;
-use crate::spec::{Layer, LayerSpec};
+use crate::spec::{Layer, LayerId, LayerSpec};
 use crate::state::State;
 use admit::Admitted;
 pub use admit::{Setting, VramLimit};
@@ -160,6 +160,11 @@ impl Engine {
     /// Number of layers.
     pub fn layers(&self) -> usize {
         self.shared.layers.len()
+    }
+
+    /// Name of a layer.
+    pub fn layer_name(&self, layer: LayerId) -> Option<&str> {
+        self.shared.layers.get(layer.0).map(Layer::name)
     }
 
     /// The plan in force; empty before the first pass.

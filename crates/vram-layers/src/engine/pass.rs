@@ -282,10 +282,13 @@ impl<'e> Pass<'e> {
             tracing::debug!("the order of this pass is the trace from now on");
             admitted.trace.clone_from(&self.used);
         }
+        let planned = (self.plan.data.pass_seconds, self.plan.data.bound_seconds);
+        let (predicted_seconds, bound_seconds) = admitted.forecast.unwrap_or(planned);
         if let Some(measured) = self.measured.take() {
             self.engine.learn(&mut admitted, &measured)?;
         }
-        let stall_seconds: f64 = self.stalls.iter().map(|(_, _, span)| span.seconds()).sum();
+        // Not `sum`, which makes -0.0 of nothing.
+        let stall_seconds = self.stalls.iter().fold(0.0, |sum, (_, _, span)| sum + span.seconds());
         let stalls = self.stalls.drain(..);
         let stall = |(unit, cause, span): (Arc<str>, StallCause, Span)| Stall {
             unit: unit.to_string(),
@@ -299,8 +302,8 @@ impl<'e> Pass<'e> {
             disk_bytes: self.disk_bytes,
             device_bytes: self.device_bytes,
             planned_bytes: self.planned_bytes,
-            predicted_seconds: self.plan.data.pass_seconds,
-            bound_seconds: self.plan.data.bound_seconds,
+            predicted_seconds,
+            bound_seconds,
             stalls: stalls.map(stall).collect(),
             evictions: std::mem::take(&mut admitted.evictions),
         })
