@@ -40,6 +40,13 @@ pub enum Error {
     Unsupported(String),
     /// Tensors that do not fit together, or a layer that was not registered.
     Shape(String),
+    /// A profile that is not, or that makes no sense.
+    Profile {
+        /// Its name or file.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The pass was cancelled.
     Cancelled,
 }
@@ -75,6 +82,7 @@ impl fmt::Display for Error {
             Error::Model(message) | Error::Unsupported(message) | Error::Shape(message) => {
                 f.write_str(message)
             }
+            Error::Profile { name, reason } => write!(f, "profile {name:?}: {reason}"),
             Error::Cancelled => f.write_str("the pass was cancelled"),
         }
     }

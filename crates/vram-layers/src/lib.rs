@@ -95,6 +95,7 @@ mod observe;
 mod partition;
 mod pipeline;
 mod plan;
+mod profile;
 mod report;
 pub mod schedule;
 mod spec;
@@ -115,6 +116,7 @@ pub use observe::{Event, EvictionReason, Observer, Span, StallCause};
 pub use partition::TILE_ROWS;
 pub use pipeline::{Pipeline, Switch};
 pub use plan::{Plan, PlannedUnit};
+pub use profile::{DeviceMemory, Flops, HostMemory, Profile, ProfileTopology};
 pub use report::{Eviction, PassReport, Report, Stall};
 pub use spec::{Layer, LayerId, LayerSpec, Split};
 
