@@ -100,6 +100,7 @@ mod report;
 pub mod schedule;
 mod spec;
 pub mod state;
+mod trace;
 
 pub use check::{Violation, check};
 pub use config::VramConfig;
@@ -119,6 +120,7 @@ pub use plan::{Plan, PlannedUnit};
 pub use profile::{DeviceMemory, Flops, HostMemory, Profile, ProfileTopology};
 pub use report::{Eviction, PassReport, Report, Stall};
 pub use spec::{Layer, LayerId, LayerSpec, Split};
+pub use trace::Trace;
 
 /// Names a unit of a [`Plan`]: its place in the order of registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
 //! What happens in an engine, told as it happens.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,7 +47,8 @@ pub enum Event<'a> {
         /// When.
         span: Span,
     },
-    /// Bytes were copied to the device: from when the copy was issued until it was known to be done.
+    /// Bytes were copied to the device: from when the copy was issued until it was known to be done, which is when its
+    /// staging is used again.
     Copied {
         /// Of which unit.
         unit: &'a Arc<str>,
@@ -96,7 +97,7 @@ pub enum Event<'a> {
 }
 
 /// Why weights were not there when they were needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StallCause {
@@ -115,7 +116,7 @@ pub enum StallCause {
 }
 
 /// Why a unit had to leave the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EvictionReason {
@@ -131,4 +132,30 @@ pub enum EvictionReason {
     Pipeline,
     /// The model was put away.
     Offload,
+}
+
+impl fmt::Display for StallCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StallCause::Disk => "disk",
+            StallCause::Bus => "bus",
+            StallCause::RingFull => "ring full",
+            StallCause::FirstLoad => "first load",
+            StallCause::Departure => "departure",
+            StallCause::Gather => "gather",
+        })
+    }
+}
+
+impl fmt::Display for EvictionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            EvictionReason::Budget => "less budget",
+            EvictionReason::Workspace => "more activations",
+            EvictionReason::Trace => "another order of layers",
+            EvictionReason::Costs => "measured costs",
+            EvictionReason::Pipeline => "another model of the pipeline",
+            EvictionReason::Offload => "offloaded",
+        })
+    }
 }

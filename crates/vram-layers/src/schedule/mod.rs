@@ -29,6 +29,8 @@ mod choose;
 mod search;
 mod simulate;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Choice, Room, choose};
@@ -157,5 +159,16 @@ impl Problem {
             uses[unit] += 1;
         }
         uses
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Limit::Compute => "compute",
+            Limit::Disk => "disk",
+            Limit::Bus => "bus",
+            Limit::Queue => "queue",
+        })
     }
 }

@@ -20,3 +20,4 @@ mod sim_faults;
 mod sim_random;
 mod source;
 mod tiers;
+mod trace;
