@@ -22,20 +22,26 @@ pub(crate) enum Read {
     Mmap,
 }
 
-/// An upper limit in bytes, or whatever is free.
+/// An upper limit in bytes, whatever is free, or what is free but some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
     /// What is free on the device when the command starts.
     Auto,
     /// This much.
     Bytes(ByteSize),
+    /// What is free but this much, asked of the device before each pass.
+    LeaveFree(ByteSize),
 }
 
 impl FromStr for Budget {
     type Err = ParseByteSizeError;
 
     fn from_str(text: &str) -> Result<Budget, ParseByteSizeError> {
-        if text == "auto" { Ok(Budget::Auto) } else { text.parse().map(Budget::Bytes) }
+        match text.strip_prefix("free-") {
+            Some(left) => left.parse().map(Budget::LeaveFree),
+            None if text == "auto" => Ok(Budget::Auto),
+            None => text.parse().map(Budget::Bytes),
+        }
     }
 }
 
@@ -44,6 +50,7 @@ impl fmt::Display for Budget {
         match self {
             Budget::Auto => f.write_str("auto"),
             Budget::Bytes(size) => write!(f, "{size}"),
+            Budget::LeaveFree(size) => write!(f, "free-{size}"),
         }
     }
 }
@@ -81,8 +88,8 @@ pub(crate) enum DeviceName {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Engine {
     /// Most device memory that weights and activations may take, as 512MiB or 6GiB; auto is what is free now, control
-    /// groups respected
-    #[arg(long, value_name = "SIZE|auto", default_value_t = Budget::Auto)]
+    /// groups respected; free-1GiB leaves so much of it free, before each pass anew
+    #[arg(long, value_name = "SIZE|auto|free-SIZE", default_value_t = Budget::Auto)]
     pub(crate) budget: Budget,
     /// Most host memory for staging what is on its way to the device; the CPU reads in place and needs little
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
@@ -102,6 +109,9 @@ pub(crate) struct Engine {
     /// Write a report of the budget and of every pass as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<std::path::PathBuf>,
+    /// Write what happened when as a trace to this file, which Perfetto and chrome://tracing open
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<std::path::PathBuf>,
     /// Where to compute
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: DeviceName,
@@ -124,6 +134,9 @@ mod tests {
     fn budgets() {
         assert_eq!("auto".parse(), Ok(Budget::Auto));
         assert_eq!("6GiB".parse(), Ok(Budget::Bytes(ByteSize::gib(6))));
-        assert!("lots".parse::<Budget>().is_err());
+        assert_eq!("free-1GiB".parse(), Ok(Budget::LeaveFree(ByteSize::gib(1))));
+        for wrong in ["lots", "free", "free-", "free-lots", "free 1GiB"] {
+            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+        }
     }
 }

@@ -12,8 +12,9 @@ use vram_stream::models::bert::{Bert, Config};
 use vram_stream::{Managed, ModuleMap, RunOptions, WeightSource, enable_vram_management, skip_init};
 
 use crate::args::Engine;
-use crate::engine::{RunReport, explain, unit};
-use crate::progress::Progress;
+use crate::engine::{explain, leave_free};
+use crate::report::RunReport;
+use crate::watch::Watch;
 use crate::{checkpoint, output};
 
 /// Tokens that share a pass, unless the budget asks for fewer.
@@ -50,28 +51,29 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let sequences = tokenize(&args.model, config.positions, &args.texts)?;
 
     let device = args.engine.open_device()?;
-    let mut vram = args.engine.config(&*device)?;
+    let watch = Watch::new(args.engine.trace.as_deref());
+    let mut vram = args.engine.config(&*device, &watch)?;
     vram.prefix.clone_from(&config.prefix);
     let host = vram.host_limit.clone();
     let model = skip_init(|| Bert::new(&config)).with_context(at_model)?;
     let model = enable_vram_management(model, source, device, &ModuleMap::standard(), vram)
         .map_err(explain)
         .with_context(at_model)?;
+    leave_free(args.engine.budget, model.engine())?;
 
     let (groups, minimum) = groups(&model, &sequences)?;
     let passes = args.engine.passes;
-    let progress = Progress::passes((passes * groups.len()) as u64);
+    watch.begin(passes * groups.len());
     let mut embeddings = Vec::new();
     for pass in 1..=passes {
         embeddings.clear();
         for (number, group) in groups.iter().enumerate() {
             let last = pass == passes && number + 1 == groups.len();
             let options = RunOptions { last, ..RunOptions::default() };
-            let run = || model.run_with(options, |m, fwd| m.embed(fwd, group));
-            embeddings.extend(progress.pass(|| unit(model.engine()), run).map_err(explain)?);
+            embeddings.extend(model.run_with(options, |m, fwd| m.embed(fwd, group)).map_err(explain)?);
         }
     }
-    progress.finish();
+    watch.finish(args.engine.trace.as_deref())?;
 
     let report = RunReport::new(model.report(), minimum, &host, args.engine.read);
     report.save(args.engine.report.as_deref())?;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::ValueEnum;
 use vram_diskmap::{DiskMap, HostTensor, SafetensorsWriter};
 use vram_stream::alloc::Module;
 use vram_stream::models::{bert, controlnet};
@@ -14,19 +13,12 @@ use vram_stream::{
 };
 use vram_types::{DType, Shape, TensorMeta};
 
+use crate::arch::{Arch, beside};
 use crate::args::Engine;
-use crate::engine::{RunReport, explain, unit};
-use crate::progress::Progress;
+use crate::engine::{explain, leave_free};
+use crate::report::RunReport;
+use crate::watch::Watch;
 use crate::{checkpoint, output};
-
-/// Architectures that can be run on tensors from a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Arch {
-    /// The blockwise ControlNet of Qwen-Image: from `img` and `conditioning` to `output`
-    QwenImageControlnet,
-    /// A BERT encoder, with config.json beside the weights: from `input_ids` to `last_hidden_state`
-    Bert,
-}
 
 /// Run a known architecture on the tensors of a file
 #[derive(Clone, Debug, clap::Args)]
@@ -97,17 +89,19 @@ fn passes<M: Module>(
     forward: impl Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, layers::Error> + Sync,
 ) -> Result<RunReport> {
     let device = args.engine.open_device()?;
-    let mut config = args.engine.config(&*device)?;
+    let watch = Watch::new(args.engine.trace.as_deref());
+    let mut config = args.engine.config(&*device, &watch)?;
     config.prefix = prefix.to_owned();
     let host = config.host_limit.clone();
     let managed: Managed<M> = enable_vram_management(model, source, device, &ModuleMap::standard(), config)
         .map_err(explain)
         .with_context(|| args.weights.display().to_string())?;
+    leave_free(args.engine.budget, managed.engine())?;
     // Shapes are wrong, or the budget is too small, before a file is made or a weight is read.
     let minimum = managed.minimum_budget(&forward).map_err(explain)?;
     let limit = managed.engine().budget().limit();
     let count = args.engine.passes;
-    let progress = Progress::passes(count as u64);
+    watch.begin(count);
     let mut writer = None;
     let mut bytes = Vec::new();
     if limit >= minimum {
@@ -117,10 +111,9 @@ fn passes<M: Module>(
     }
     for pass in 1..=count {
         let options = RunOptions { last: pass == count, ..RunOptions::default() };
-        let run = || managed.run_with(options, &forward);
-        bytes = progress.pass(|| unit(managed.engine()), run).map_err(explain)?;
+        bytes = managed.run_with(options, &forward).map_err(explain)?;
     }
-    progress.finish();
+    watch.finish(args.engine.trace.as_deref())?;
     let mut writer = writer.ok_or_else(|| anyhow!("passes ran below the smallest budget"))?;
     writer.write(&bytes)?;
     writer.finish()?;
@@ -152,13 +145,6 @@ fn float(map: &DiskMap, path: &Path, name: &str) -> Result<HostTensor> {
         path.display()
     );
     Ok(tensor)
-}
-
-/// The text of a file in the checkpoint's folder.
-fn beside(weights: &Path, name: &str) -> Result<String> {
-    let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
-    let path = folder.join(name);
-    std::fs::read_to_string(&path).with_context(|| format!("{} is needed beside the weights", path.display()))
 }
 
 /// Token ids of sequences of one length.

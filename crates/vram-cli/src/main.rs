@@ -4,6 +4,7 @@
 //! Every subcommand takes `--json` for one JSON document on stdout and nothing else there; progress and errors go to
 //! stderr. The exit code is 0 when it is done, 1 when it failed, 2 for a wrong usage.
 
+mod arch;
 mod args;
 mod checkpoint;
 mod devices;
@@ -13,8 +14,11 @@ mod extract;
 mod forward;
 mod inspect;
 mod output;
+mod plan;
 mod progress;
+mod report;
 mod synth;
+mod watch;
 mod writer;
 
 use std::io::ErrorKind;
@@ -38,6 +42,7 @@ enum Command {
     Extract(extract::Args),
     Synth(synth::Args),
     Devices(devices::Args),
+    Plan(Box<plan::Args>),
     Forward(Box<forward::Args>),
     Embed(Box<embed::Args>),
 }
@@ -48,6 +53,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Extract(command) => extract::run(command, args.json),
         Command::Synth(command) => synth::run(command, args.json),
         Command::Devices(command) => devices::run(command, args.json),
+        Command::Plan(command) => plan::run(command, args.json),
         Command::Forward(command) => forward::run(command, args.json),
         Command::Embed(command) => embed::run(command, args.json),
     }

@@ -40,3 +40,35 @@ pub(crate) fn columns<const N: usize>(
     }
     Ok(())
 }
+
+/// A time with three digits that count.
+pub(crate) fn seconds(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        s if s >= 0.9995 => (s, "s"),
+        s if s >= 0.9995e-3 => (s * 1e3, "ms"),
+        s => (s * 1e6, "µs"),
+    };
+    let digits = match value {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_digits() {
+        let check = |value, expected: &str| assert_eq!(seconds(value), expected);
+        check(1234.5, "1234 s");
+        check(1.0, "1.00 s");
+        check(0.9996, "1.00 s");
+        check(0.0123, "12.3 ms");
+        check(0.5, "500 ms");
+        check(12e-6, "12.0 µs");
+        check(0.0, "0.00 µs");
+    }
+}

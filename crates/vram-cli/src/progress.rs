@@ -3,8 +3,6 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,13 +14,8 @@ const PASSES: &str = "{msg} {wide_bar} {eta} left";
 
 /// Steps of a pass on its bar.
 const STEPS: u64 = 1000;
-/// How often a running pass is looked at.
-const TICK: Duration = Duration::from_millis(100);
-
-/// How far a running pass is: the unit of weights that it computes with, counted from 1, and how many there are.
-pub(crate) type At = (usize, usize);
-
 /// Counts bytes or passes from any thread.
+#[derive(Debug)]
 pub(crate) struct Progress {
     what: &'static str,
     template: &'static str,
@@ -64,28 +57,18 @@ impl Progress {
         }
     }
 
-    /// Runs one of the passes. Where a person watches, `at` is asked again and again how far it is.
-    pub(crate) fn pass<R>(&self, at: impl Fn() -> Option<At> + Send, run: impl FnOnce() -> R) -> R {
-        let (running, ended) = channel::<()>();
-        let watch = move || {
-            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(TICK) {
-                if let (Some(bar), Some(at)) = (self.bar(), at()) {
-                    let (position, message) = within(self.done.load(Ordering::Relaxed), self.total, at);
-                    bar.set_message(message);
-                    bar.set_position(position);
-                }
-            }
-        };
-        let result = thread::scope(|scope| {
-            // Owned here, so that the watch ends with a pass that panics as well.
-            let _running = running;
-            if self.watched {
-                scope.spawn(watch);
-            }
-            run()
-        });
+    /// A pass ended.
+    pub(crate) fn passed(&self) {
         self.add(STEPS);
-        result
+    }
+
+    /// The pass that is running is at the `unit`-th use of about `units`, counted from 1.
+    pub(crate) fn at(&self, unit: u64, units: u64) {
+        if let Some(bar) = self.bar() {
+            let (position, message) = within(self.done.load(Ordering::Relaxed), self.total, unit, units);
+            bar.set_message(message);
+            bar.set_position(position);
+        }
     }
 
     /// The bar, once it is time for one.
@@ -104,8 +87,10 @@ impl Progress {
 }
 
 /// Where the bar of the passes stands within a pass, and what it says.
-fn within(done: u64, total: u64, (unit, units): At) -> (u64, String) {
-    let position = done + STEPS * unit.saturating_sub(1) as u64 / units.max(1) as u64;
+fn within(done: u64, total: u64, unit: u64, units: u64) -> (u64, String) {
+    // A pass that departs from its plan may use more than was reckoned with.
+    let units = units.max(unit).max(1);
+    let position = done + STEPS * unit.saturating_sub(1) / units;
     let (pass, passes) = (done / STEPS + 1, total / STEPS);
     (position, format!("pass {pass} of {passes}, unit {unit} of {units}"))
 }
@@ -126,28 +111,23 @@ mod tests {
     #[test]
     fn a_bar_moves_within_a_pass() {
         let said = |position, text: &str| (position, text.to_owned());
-        assert_eq!(within(0, 2 * STEPS, (1, 4)), said(0, "pass 1 of 2, unit 1 of 4"));
-        assert_eq!(within(STEPS, 2 * STEPS, (4, 4)), said(STEPS + 750, "pass 2 of 2, unit 4 of 4"));
-        assert_eq!(within(0, STEPS, (0, 0)).0, 0);
+        assert_eq!(within(0, 2 * STEPS, 1, 4), said(0, "pass 1 of 2, unit 1 of 4"));
+        assert_eq!(within(STEPS, 2 * STEPS, 4, 4), said(STEPS + 750, "pass 2 of 2, unit 4 of 4"));
+        assert_eq!(within(0, STEPS, 0, 0).0, 0);
+        assert_eq!(within(0, STEPS, 9, 4), said(888, "pass 1 of 1, unit 9 of 9"));
     }
 
     #[test]
-    fn a_pass_gives_its_result_and_ends_its_watch() {
+    fn passes_add_up() {
         let mut progress = Progress::passes(2);
         progress.watched = true;
-        let asked = std::sync::atomic::AtomicBool::new(false);
-        let at = || {
-            asked.store(true, Ordering::Relaxed);
-            None
-        };
         progress.start -= 2 * PATIENCE;
-        let result = progress.pass(at, || {
-            while !asked.load(Ordering::Relaxed) {
-                thread::yield_now();
-            }
-            7
-        });
-        assert_eq!((result, progress.done.load(Ordering::Relaxed)), (7, STEPS));
+        progress.at(3, 4);
+        progress.passed();
+        progress.at(1, 4);
+        let bar = progress.bar.get().unwrap();
+        assert_eq!((bar.position(), bar.length()), (STEPS, Some(2 * STEPS)));
+        assert_eq!(bar.message(), "pass 2 of 2, unit 1 of 4");
         progress.finish();
     }
 }

@@ -16,7 +16,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// The golden ControlNet and its inputs, copied to where relative names find them.
-fn with_golden() -> tempfile::TempDir {
+pub(crate) fn with_golden() -> tempfile::TempDir {
     let dir = folder();
     for name in ["controlnet_small.safetensors", "controlnet_small_io.safetensors"] {
         fs::copy(golden(name), dir.path().join(name)).unwrap();
@@ -31,7 +31,7 @@ fn minilm() -> Option<PathBuf> {
     places.into_iter().flatten().find(|p| p.join("model.safetensors").exists())
 }
 
-const FORWARD: &str = "forward --arch qwen-image-controlnet --weights controlnet_small.safetensors \
+pub(crate) const FORWARD: &str = "forward --arch qwen-image-controlnet --weights controlnet_small.safetensors \
                        --input controlnet_small_io.safetensors -o out.safetensors";
 
 fn tensor(path: &Path, name: &str) -> (DType, Vec<f32>) {

@@ -1,0 +1,221 @@
+//! What this machine is worth: a stretch of the file is read, and some layers run with the real kernels.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
+use vram_diskmap::DiskMap;
+use vram_stream::layers::{Costs, Event, LayerWork, Link, Observer};
+use vram_stream::{VramConfig, WeightSource};
+use vram_types::{CancelToken, FileId, Priority, ReadRequest};
+
+use super::Waits;
+use crate::arch::{Opening, Subject};
+use crate::args::Read;
+use crate::checkpoint;
+use crate::engine::explain;
+
+/// Threads that read and bytes of each read, as in an engine.
+const READERS: usize = 4;
+const PIECE: usize = 2 << 20;
+
+/// The stretch that is read at the most, and for how long.
+const STRETCH: u64 = 1 << 30;
+const READING: Duration = Duration::from_millis(700);
+
+/// Weights that run: more than a processor's caches hold, so that they come from memory as in a pass over all of them.
+const WEIGHTS: f64 = 256e6;
+/// Operations of a pass, so that it does not take long.
+const FLOPS: f64 = 1.5e11;
+/// Passes that are timed, and for how long.
+const PASSES: usize = 7;
+const RUNNING: Duration = Duration::from_millis(700);
+
+/// What was probed and what was found.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Probe {
+    /// How the file was read.
+    pub(super) read: Read,
+    /// Bytes of it that were.
+    pub(super) read_bytes: u64,
+    pub(super) read_bytes_per_second: f64,
+    /// Layers that ran, and how many of them differ in weights or operations.
+    pub(super) layers: usize,
+    pub(super) shapes: usize,
+    /// Weights that they have, in bytes.
+    pub(super) weights_bytes: u64,
+    /// Passes that were timed.
+    pub(super) passes: usize,
+    /// What a use of a layer takes besides its kernels.
+    pub(super) unit_seconds: f64,
+    /// All of it.
+    pub(super) seconds: f64,
+}
+
+/// Probes this machine for what the layers of `subject` take on it.
+pub(super) fn probe(
+    opening: &Opening<'_>,
+    subject: &dyn Subject,
+    from: Waits,
+    config: VramConfig,
+) -> Result<(Costs, Probe)> {
+    let start = Instant::now();
+    let read = match from {
+        Waits::Disk => Read::Direct,
+        Waits::Host => Read::Pread,
+    };
+    let source = checkpoint::open(DiskMap::options(), opening.path, read)?;
+    if from == Waits::Host {
+        reading(&source)?;
+    }
+    let (read_bytes, seconds) = reading(&source)?;
+    let disk = Link { bytes_per_second: read_bytes as f64 / seconds, latency_seconds: 0.0 };
+    let work = subject.work().map_err(explain)?;
+    let kernels = kernels(opening, &work, config)?;
+    let costs = Costs {
+        disk,
+        // On this machine the device's memory is the host's.
+        bus: disk,
+        compute_seconds: kernels.seconds(&work)?,
+        unit_seconds: kernels.unit_seconds,
+    };
+    let probe = Probe {
+        read,
+        read_bytes,
+        read_bytes_per_second: disk.bytes_per_second,
+        layers: kernels.layers,
+        shapes: kernels.by_work.len(),
+        weights_bytes: kernels.weights_bytes,
+        passes: kernels.passes,
+        unit_seconds: kernels.unit_seconds,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    Ok((costs, probe))
+}
+
+/// Reads a stretch of the largest file, as readers do. Bytes and seconds.
+fn reading(source: &DiskMap) -> Result<(u64, f64)> {
+    let files = source.files().enumerate().map(|(id, path)| {
+        let bytes = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
+        Ok((bytes, id))
+    });
+    let largest = files.collect::<Result<Vec<_>>>()?.into_iter().max().context("no file to read")?;
+    let (bytes, file) = (largest.0, FileId(u32::try_from(largest.1)?));
+    let stretch = bytes.min(STRETCH);
+    let (next, read, start) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
+    let reader = || -> Result<()> {
+        let align = usize::try_from(source.alignment())?;
+        let mut memory = vec![0; PIECE + 2 * align];
+        // Faults of fresh pages are not the disk's.
+        memory.fill(1);
+        let at = memory.as_ptr().align_offset(align);
+        while start.elapsed() < READING {
+            let offset = next.fetch_add(PIECE as u64, Ordering::Relaxed);
+            let Some(wanted) = stretch.checked_sub(offset).filter(|left| *left > 0) else { break };
+            let wanted = wanted.min(PIECE as u64);
+            let mut request = ReadRequest::file(file, offset, &mut memory);
+            (request.bytes, request.at) = (wanted, at);
+            source.read_many(&mut [request], Priority::Urgent, &CancelToken::new())?;
+            read.fetch_add(wanted, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(reader)).collect();
+        let ended = readers.into_iter().map(|r| r.join().map_err(|_| anyhow!("a reader panicked"))?);
+        ended.collect::<Result<()>>()
+    })?;
+    Ok((read.into_inner(), start.elapsed().as_secs_f64().max(1e-9)))
+}
+
+/// What the layers that ran took.
+struct Kernels {
+    /// Seconds of a layer's kernels, by its bytes and operations.
+    by_work: BTreeMap<(u64, u64), f64>,
+    unit_seconds: f64,
+    layers: usize,
+    weights_bytes: u64,
+    passes: usize,
+}
+
+impl Kernels {
+    /// Seconds of all layers: those that no pass uses take none.
+    fn seconds(&self, work: &[(String, LayerWork)]) -> Result<Vec<f64>> {
+        work.iter()
+            .map(|(name, w)| match self.by_work.get(&(w.bytes, w.flops)) {
+                Some(seconds) => Ok(*seconds),
+                // Tables: only rows of them are read.
+                None if w.flops == 0 => Ok(0.0),
+                None => Err(anyhow!("no layer like {name:?} was among those that were probed")),
+            })
+            .collect()
+    }
+}
+
+/// Runs some layers, all of them resident, until their times are known.
+fn kernels(opening: &Opening<'_>, work: &[(String, LayerWork)], mut config: VramConfig) -> Result<Kernels> {
+    let sum = |of: fn(&LayerWork) -> u64| work.iter().map(|(_, w)| of(w) as f64).sum::<f64>().max(1.0);
+    let share = (WEIGHTS / sum(|w| w.bytes)).min(FLOPS / sum(|w| w.flops)).min(1.0);
+    let spans = Arc::new(Spans::default());
+    config.observer = Some(Arc::clone(&spans) as Arc<dyn Observer>);
+    let subject = opening.open(share, config)?;
+    let work: HashMap<String, LayerWork> = subject.work().map_err(explain)?.into_iter().collect();
+    // The first pass loads, and wakes the threads.
+    subject.run().map_err(explain)?;
+    spans.clear();
+    let (mut busy, mut passes, start) = (0.0, 0, Instant::now());
+    while passes < 2 || (passes < PASSES && start.elapsed() < RUNNING) {
+        busy += subject.run().map_err(explain)?;
+        passes += 1;
+    }
+    let spans = spans.take();
+    let uses = spans.len().max(1) as f64;
+    let inside: f64 = spans.iter().map(|(_, seconds)| seconds).sum();
+    let mut by_work: BTreeMap<(u64, u64), Vec<f64>> = BTreeMap::new();
+    let mut names: Vec<&str> = Vec::new();
+    for (name, seconds) in &spans {
+        let w = work.get(&**name).with_context(|| format!("{name:?} ran and is no layer"))?;
+        by_work.entry((w.bytes, w.flops)).or_default().push(*seconds);
+        names.push(name);
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(Kernels {
+        by_work: by_work.into_iter().map(|(key, all)| (key, median(all))).collect(),
+        unit_seconds: ((busy - inside) / uses).max(0.0),
+        layers: names.len(),
+        weights_bytes: subject.weights_bytes(),
+        passes,
+    })
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Uses of layers: the name and the seconds of each.
+#[derive(Debug, Default)]
+struct Spans(Mutex<Vec<(Arc<str>, f64)>>);
+
+impl Spans {
+    fn clear(&self) {
+        self.take();
+    }
+
+    fn take(&self) -> Vec<(Arc<str>, f64)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer for Spans {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Computed { unit, span } = event {
+            let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            spans.push((Arc::clone(unit), span.seconds()));
+        }
+    }
+}
