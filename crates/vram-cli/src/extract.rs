@@ -16,7 +16,7 @@ use crate::{checkpoint, output, writer};
 /// Copy tensors of a checkpoint into a new safetensors file, cast if asked, in bounded memory
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint: a safetensors file, an index or a folder
+    /// The checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
     path: PathBuf,
     /// Only tensors whose name matches, as in 'blocks.0.*'; may be given more than once
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]

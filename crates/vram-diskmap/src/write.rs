@@ -233,7 +233,7 @@ fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Re
 }
 
 /// Appends a JSON string.
-fn quote(json: &mut String, text: &str) {
+pub(crate) fn quote(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
         match c {

@@ -8,10 +8,12 @@ mod bad;
 mod cold;
 mod counting;
 mod dependencies;
+mod gguf;
 mod helpers;
 mod oracle;
 mod reading;
 mod sharded;
+mod torch;
 mod writing;
 
 #[global_allocator]
