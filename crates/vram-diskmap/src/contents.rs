@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::num::NonZeroU32;
 
-use vram_types::FileId;
+use vram_types::{FileId, SourceErrorKind};
 
 use crate::diskmap::TensorInfo;
 use crate::fault::Fault;
@@ -34,15 +34,6 @@ pub(crate) struct Contents {
     pub(crate) bytes_read: u64,
 }
 
-impl Contents {
-    /// Keeps strides and gives their number.
-    pub(crate) fn keep_strides(&mut self, strides: Option<Strides>) -> Result<Option<StridesRef>, Fault> {
-        let Some(strides) = strides else { return Ok(None) };
-        self.strides.push(strides);
-        Ok(NonZeroU32::new(count(self.strides.len())?).map(StridesRef))
-    }
-}
-
 /// The number of a tensor's strides, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StridesRef(NonZeroU32);
@@ -50,6 +41,12 @@ pub(crate) struct StridesRef(NonZeroU32);
 impl StridesRef {
     pub(crate) fn index(self) -> usize {
         self.0.get() as usize - 1
+    }
+
+    /// The last of so many.
+    pub(crate) fn last(of: usize) -> Result<StridesRef, Fault> {
+        let none = || Fault::new(SourceErrorKind::Invalid, "no strides");
+        NonZeroU32::new(count(of)?).map(StridesRef).ok_or_else(none)
     }
 
     /// The number among strides of which `before` come first.

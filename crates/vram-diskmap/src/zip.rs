@@ -112,6 +112,11 @@ impl Archive {
         self.entries.get(number)
     }
 
+    /// Bytes of the directory.
+    pub(crate) fn directory_bytes(&self) -> usize {
+        self.directory.len()
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -29,7 +29,7 @@ pub(crate) fn read(file: &StoredFile, id: FileId, names: &mut Names) -> Result<C
     let pickle = contents(&mut archive, file, &format!("{prefix}{PICKLE}"), MOST_HEADER_BYTES)?;
     let (at, text) = pickle.ok_or_else(|| failed(no_pickle()))?;
     let shifted = |f: Fault| failed(Fault { at: f.at.map(|offset| offset + at), ..f });
-    let unpickled = pickle::read(&text, 0).map_err(shifted)?;
+    let unpickled = pickle::read(&text, 0, text.len() + archive.directory_bytes()).map_err(shifted)?;
     let known = vec![None; archive.len()];
     let mut entries = Entries { archive, file, prefix, swapped, known };
     let contents = state::contents(&text, unpickled, at, id, names, &mut entries).map_err(|e| match e {

@@ -27,9 +27,11 @@ pub(super) fn call(
         },
         Global::Ignored | Global::Encode => Ok(Value::Opaque),
         Global::Rebuild(rebuild) => {
-            allowance.take(size_of_val(heap.list(arguments).unwrap_or_default()))?;
-            let arguments = items(heap);
-            rebuilt(heap, allowance, rebuild, &arguments, at)
+            let copied = size_of_val(heap.list(arguments).unwrap_or_default());
+            allowance.take(copied)?;
+            let value = rebuilt(heap, allowance, rebuild, &items(heap), at);
+            allowance.give(copied);
+            value
         }
         Global::Storage(_) | Global::DType(_) | Global::TensorType => {
             Err(invalid("a call of what is no function"))
@@ -123,7 +125,7 @@ fn tensor(
     let Some(Node::Storage(storage)) = heap.get(parts.storage) else {
         return Err(invalid("a tensor of what is no storage"));
     };
-    let storage = *storage;
+    let storage = **storage;
     let dtype = match (dtype, storage.element) {
         (Some(stated), _) => stated,
         (None, Element::Typed(dtype)) => Some(dtype),

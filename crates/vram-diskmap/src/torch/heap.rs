@@ -5,17 +5,22 @@ use vram_types::{DType, SourceErrorKind};
 use crate::fault::Fault;
 
 /// Bytes that may be used whatever the length of the pickle.
-const FREE_BYTES: usize = 32 << 10;
-/// Bytes that may be used for each byte of the pickle. PyTorch's own pickles take about six.
-const BYTES_PER_BYTE: usize = 13;
+const FREE_BYTES: usize = 40 << 10;
+/// Bytes that may be used for each byte of the pickle and of what lists its storages. PyTorch's own take about seven.
+const BYTES_PER_BYTE: usize = 14;
 
 /// Memory that a pickle may still take: what it makes is held to a multiple of its own length.
 #[derive(Debug)]
 pub(super) struct Allowance(usize);
 
 impl Allowance {
-    pub(super) fn new(pickle_bytes: usize) -> Allowance {
-        Allowance(FREE_BYTES.saturating_add(pickle_bytes.saturating_mul(BYTES_PER_BYTE)))
+    pub(super) fn new(metadata_bytes: usize) -> Allowance {
+        Allowance(FREE_BYTES.saturating_add(metadata_bytes.saturating_mul(BYTES_PER_BYTE)))
+    }
+
+    /// Gives back what was held for a while.
+    pub(super) fn give(&mut self, bytes: usize) {
+        self.0 += bytes;
     }
 
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
@@ -26,11 +31,11 @@ impl Allowance {
         Ok(())
     }
 
-    /// Appends, growing by half so that the most that is held at once stays in proportion.
+    /// Appends, growing by a quarter so that the most that is held at once stays in proportion.
     pub(super) fn push<T>(&mut self, to: &mut Vec<T>, value: T) -> Result<(), Fault> {
         if to.len() == to.capacity() {
             let before = to.capacity() * size_of::<T>();
-            let capacity = to.len() + (to.len() / 2).max(2);
+            let capacity = to.len() + (to.len() / 4).max(2);
             self.take(capacity * size_of::<T>())?;
             to.reserve_exact(capacity - to.len());
             self.0 += before;
@@ -106,7 +111,7 @@ pub(super) enum Rebuild {
 pub(super) enum Node {
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    Storage(Storage),
+    Storage(Box<Storage>),
     Tensor(Box<Tensor>),
     /// A tensor that cannot be read, and why.
     Unreadable(&'static str),

@@ -59,7 +59,7 @@ impl Pickles {
     fn read(text: &[u8]) -> Result<Pickles, Fault> {
         let mut at = MAGIC.len();
         let mut next = || {
-            let unpickled = pickle::read(text, at)?;
+            let unpickled = pickle::read(text, at, text.len() - at.min(text.len()))?;
             at += unpickled.bytes;
             Ok::<Unpickled, Fault>(unpickled)
         };

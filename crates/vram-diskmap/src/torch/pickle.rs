@@ -20,14 +20,14 @@ pub(super) struct Unpickled {
     pub(super) allowance: Allowance,
 }
 
-/// Reads the pickle that begins at `start` of `text`. Offsets in faults count from the beginning of `text`.
+/// Reads the pickle that begins at `start` of `text`. Offsets in faults count from the beginning of `text`. What it makes is
+/// held to a multiple of `metadata_bytes`.
 ///
 /// `Truncated` if the text ends before the pickle does.
-pub(super) fn read(text: &[u8], start: usize) -> Result<Unpickled, Fault> {
+pub(super) fn read(text: &[u8], start: usize, metadata_bytes: usize) -> Result<Unpickled, Fault> {
     if u32::try_from(text.len()).is_err() {
         return Err(Fault::new(SourceErrorKind::Unsupported, "a pickle of more than 4 GiB"));
     }
-    let allowance = Allowance::new(text.len() - start.min(text.len()));
     let mut machine = Machine {
         text,
         at: start,
@@ -36,7 +36,7 @@ pub(super) fn read(text: &[u8], start: usize) -> Result<Unpickled, Fault> {
         marks: Vec::new(),
         memo: Vec::new(),
         heap: Heap::default(),
-        allowance,
+        allowance: Allowance::new(metadata_bytes),
     };
     let root = machine.run().map_err(|mut fault| {
         fault.at.get_or_insert(machine.op_at as u64);
@@ -362,7 +362,8 @@ impl<'a> Machine<'a> {
     fn persistent(&mut self) -> Result<(), Fault> {
         let id = self.pop()?;
         let storage = call::storage(&self.heap, id, self.text)?;
-        self.push_node(Node::Storage(storage))
+        self.allowance.take(size_of_val(&storage))?;
+        self.push_node(Node::Storage(Box::new(storage)))
     }
 
     fn invalid(&self, message: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

@@ -6,7 +6,7 @@ use vram_types::{FileId, SourceErrorKind, TensorMeta};
 
 use super::heap::{Allowance, Heap, Node, Tensor, Value};
 use super::pickle::Unpickled;
-use crate::contents::{Contents, Unreadable};
+use crate::contents::{Contents, StridesRef, Unreadable};
 use crate::diskmap::TensorInfo;
 use crate::fault::{Fault, quoted};
 use crate::names::Names;
@@ -15,8 +15,6 @@ use crate::write::quote;
 
 /// Deepest nesting of dictionaries and lists.
 const MOST_NESTED: usize = 64;
-/// What a tensor takes in the index, its name apart: growing, and with its strides.
-const TENSOR_BYTES: usize = 512;
 /// The name of a tensor that is all there is in a file.
 const LONE_NAME: &str = "tensor";
 
@@ -129,8 +127,8 @@ impl<P: Places> Walk<'_, P> {
             Some(Node::Unreadable(why)) => {
                 let name = self.name()?;
                 let name = self.names.push(&name)?;
-                self.contents.unreadable.push(Unreadable { name, file: self.file, why: (*why).into() });
-                Ok(())
+                let tensor = Unreadable { name, file: self.file, why: (*why).into() };
+                Ok(self.allowance.push(&mut self.contents.unreadable, tensor)?)
             }
             // A storage by itself, or what refers to nothing: no tensor.
             Some(Node::Storage(_)) => Ok(()),
@@ -164,7 +162,8 @@ impl<P: Places> Walk<'_, P> {
     /// The name of the tensor that the walk has come to.
     fn name(&mut self) -> Result<String, Fault> {
         let name = if self.prefix.is_empty() { LONE_NAME } else { &self.prefix };
-        self.allowance.take(TENSOR_BYTES + 4 * name.len())?;
+        // Kept once, in an arena that doubles.
+        self.allowance.take(3 * name.len())?;
         Ok(name.to_owned())
     }
 
@@ -193,13 +192,18 @@ impl<P: Places> Walk<'_, P> {
         let place = self.places.place(key)?;
         let placed = placed(tensor, place, key).map_err(|fault| Fault { at: Some(at), ..fault }.of(name))?;
         let Placed { meta, offset, strides } = placed;
-        let strides = self.contents.keep_strides(strides)?;
+        let strides = match strides {
+            Some(strides) => {
+                self.allowance.push(&mut self.contents.strides, strides)?;
+                Some(StridesRef::last(self.contents.strides.len())?)
+            }
+            None => None,
+        };
         let name = self.names.push(name)?;
         let stored = meta.dtype();
         let named_at = u32::try_from(at).unwrap_or(0);
         let info = TensorInfo { meta, offset, name, file: self.file, named_at, stored, block: None, strides };
-        self.contents.tensors.push(info);
-        Ok(())
+        Ok(self.allowance.push(&mut self.contents.tensors, info)?)
     }
 }
 
