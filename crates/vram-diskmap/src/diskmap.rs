@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vram_types::{ByteSize, DType, FileId, FileRange, Shape, SourceError, StorageId, TensorMeta};
 
 use crate::blocks::BlockType;
+use crate::checksums::Checksums;
 use crate::contents::{StridesRef, Unreadable};
 use crate::header;
 use crate::io::{Pool, ReadMode, StoredFile};
@@ -28,6 +29,7 @@ pub struct DiskMap {
     pub(crate) strides: Vec<Strides>,
     pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) lenient: Vec<String>,
+    pub(crate) checksums: Checksums,
     pub(crate) names: Names,
     pub(crate) table: Table,
     pub(crate) mode: ReadMode,

@@ -54,6 +54,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod blocks;
+mod checksums;
 mod compact;
 mod computed;
 mod contents;
@@ -61,6 +62,7 @@ mod convert;
 mod diskmap;
 mod extract;
 mod fault;
+mod fill;
 mod folder;
 mod format;
 mod gguf;
@@ -82,7 +84,8 @@ mod zip;
 
 pub use blocks::BlockType;
 pub use diskmap::{DiskMap, TensorInfo};
-pub use extract::{ExtractProgress, extract};
+pub use extract::{Extract, ExtractProgress, Extracted, extract};
+pub use fill::{Fill, NewFile, NewTensor, write_files};
 pub use inspect::{DTypeTotal, InspectedTensor, Inspection, inspect};
 pub use io::ReadMode;
 pub use open::DiskMapOptions;

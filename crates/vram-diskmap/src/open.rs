@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use vram_types::{DType, FileId, SourceError, SourceErrorKind, TensorMeta};
 
+use crate::checksums::{self, Checksums};
 use crate::contents::Unreadable;
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
@@ -156,8 +157,18 @@ impl DiskMapOptions {
         }
         loading.tensors.shrink_to_fit();
         loading.names.shrink();
-        let Loading { files, metadata, tensors, strides, unreadable, lenient, names, bytes_read, .. } =
-            loading;
+        let Loading {
+            files,
+            metadata,
+            tensors,
+            strides,
+            unreadable,
+            lenient,
+            checksums,
+            names,
+            bytes_read,
+            ..
+        } = loading;
         let bytes_read = AtomicU64::new(bytes_read);
         let (mode, pool) = (self.mode, Pool::default());
         Ok(DiskMap {
@@ -167,6 +178,7 @@ impl DiskMapOptions {
             strides,
             unreadable,
             lenient,
+            checksums,
             names,
             table,
             mode,
@@ -196,6 +208,7 @@ struct Loading {
     strides: Vec<Strides>,
     unreadable: Vec<Unreadable>,
     lenient: Vec<String>,
+    checksums: Checksums,
     names: Names,
     reading: Reading,
     bytes_read: u64,
@@ -207,6 +220,8 @@ impl Loading {
         let file = StoredFile::open(path)?;
         let id = FileId(self.files.len() as u32);
         let mut contents = format::read(&file, id, self.reading, &mut self.names)?;
+        checksums::collect(&contents.metadata, id, &contents.tensors, &mut self.checksums)
+            .map_err(|f| f.into_error().at_path(path))?;
         if !self.strides.is_empty() {
             let before = self.strides.len();
             for info in &mut contents.tensors {

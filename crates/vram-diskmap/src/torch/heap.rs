@@ -6,7 +6,7 @@ use crate::fault::Fault;
 
 /// Bytes that may be used whatever the length of the pickle.
 const FREE_BYTES: usize = 40 << 10;
-/// Bytes that may be used for each byte of the pickle and of what lists its storages. PyTorch's own take about seven.
+/// Bytes that may be used for each byte of the pickle and of what lists its storages.
 const BYTES_PER_BYTE: usize = 14;
 
 /// Memory that a pickle may still take: what it makes is held to a multiple of its own length.

@@ -15,6 +15,8 @@ use crate::write::quote;
 
 /// Deepest nesting of dictionaries and lists.
 const MOST_NESTED: usize = 64;
+/// Longest list of numbers that is kept as metadata.
+const MOST_PRINTED: usize = 64;
 /// The name of a tensor that is all there is in a file.
 const LONE_NAME: &str = "tensor";
 
@@ -114,6 +116,9 @@ impl<P: Places> Walk<'_, P> {
                 self.prefix.truncate(len);
                 Ok(())
             }),
+            Some(Node::List(items)) if items.iter().all(|&item| heap.get(item).is_none()) => {
+                Ok(self.scalars(items)?)
+            }
             Some(Node::List(items)) => items.iter().zip(0..).try_for_each(|(&item, i)| {
                 let len = self.enter(Value::Int(i))?;
                 self.value(item, depth + 1)?;
@@ -169,19 +174,46 @@ impl<P: Places> Walk<'_, P> {
 
     /// Keeps a number or a text as metadata.
     fn scalar(&mut self, value: Value) -> Result<(), Fault> {
-        let text = match value {
+        match self.printed(value) {
+            Some(text) => self.keep(&text),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps a list without tensors as metadata: a short one as JSON, a long one as its length.
+    fn scalars(&mut self, items: &[Value]) -> Result<(), Fault> {
+        if items.len() > MOST_PRINTED {
+            return self.keep(&format!("[{} values]", items.len()));
+        }
+        let mut text = String::from("[");
+        for (i, &item) in items.iter().enumerate() {
+            text.push_str(if i > 0 { "," } else { "" });
+            match (item, self.printed(item)) {
+                (Value::Text(_), Some(item)) => quote(&mut text, &item),
+                (_, item) => text.push_str(item.as_deref().unwrap_or("...")),
+            }
+        }
+        text.push(']');
+        self.keep(&text)
+    }
+
+    fn printed(&self, value: Value) -> Option<String> {
+        Some(match value {
             Value::Text(span) => String::from_utf8_lossy(span.of(self.text)).into_owned(),
             Value::Int(n) => n.to_string(),
             Value::Float(x) => x.to_string(),
             Value::Bool(yes) => if yes { "True" } else { "False" }.to_owned(),
             Value::None => "None".to_owned(),
-            _ => return Ok(()),
-        };
+            _ => return None,
+        })
+    }
+
+    fn keep(&mut self, text: &str) -> Result<(), Fault> {
         // Six bytes is the longest that one becomes in JSON.
         self.allowance.take(3 * 6 * (text.len() + self.prefix.len()) / 2 + 16)?;
         quote(&mut self.metadata, &self.prefix);
         self.metadata.push(':');
-        quote(&mut self.metadata, &text);
+        quote(&mut self.metadata, text);
         self.metadata.push(',');
         Ok(())
     }

@@ -72,7 +72,7 @@ fn a_pickle_that_asks_for_more_than_tensors_is_refused_by_name() {
         (b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.", "os.system"),
         (b"\x80\x02cposix\nsystem\nX\x02\0\0\0ls\x85R.", "posix.system"),
         (b"\x80\x02cnt\nsystem\nX\x02\0\0\0ls\x85R.", "nt.system"),
-        (b"\x80\x02c__builtin__\neval\nX\x01\0\0\01\x85R.", "__builtin__.eval"),
+        (b"\x80\x02c__builtin__\neval\nX\x01\0\0\x001\x85R.", "__builtin__.eval"),
         (b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x01x\x85R.", "builtins.exec"),
         (b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", "builtins.getattr"),
         (b"\x80\x02csubprocess\nPopen\n.", "subprocess.Popen"),
@@ -104,7 +104,7 @@ fn a_pickle_that_asks_for_more_than_tensors_is_refused_by_name() {
 #[test]
 fn pickles_that_are_none_are_refused_where_they_go_wrong() {
     use SourceErrorKind::{Invalid, Truncated, Unsupported};
-    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x04tQ";
+    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ";
     let rebuilt = |rest: &[u8]| {
         [b"\x80\x02}X\x01\0\0\0tctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], rest, b"\x89NtRs."]
             .concat()
@@ -258,7 +258,7 @@ fn memory_stays_in_proportion_to_the_pickle() {
 #[test]
 fn an_expanded_tensor_takes_no_memory_that_is_not_there() {
     // The story: four bytes that are said to be expanded to 2^60 elements must not abort the process.
-    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x04tQ";
+    let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ";
     let size = b"K\0(\x8a\x08\0\0\0\0\0\0\0\x10t(K\0t\x89NtRs.";
     let file =
         archive(&[b"\x80\x02}X\x01\0\0\0tctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], size].concat());

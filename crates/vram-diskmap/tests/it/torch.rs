@@ -124,9 +124,9 @@ fn numbers_and_texts_are_metadata() {
         assert_eq!(get("epoch"), Some("7"), "{file}: {metadata:?}");
         assert_eq!(get("note"), Some("größer \"quoted\"\n"));
         assert_eq!((get("large"), get("negative")), (Some("1099511627776"), Some("-3")));
-        assert_eq!(get("optimizer.param_groups.0.betas.1"), Some("0.95"));
+        assert_eq!(get("optimizer.param_groups.0.betas"), Some("[0.9,0.95]"));
         assert_eq!(get("optimizer.param_groups.0.amsgrad"), Some("False"));
-        assert_eq!((get("optimizer.param_groups.0.name"), get("shape.1")), (Some("None"), Some("3")));
+        assert_eq!((get("optimizer.param_groups.0.name"), get("shape")), (Some("None"), Some("[2,3]")));
     }
 }
 
