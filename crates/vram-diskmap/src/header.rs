@@ -35,6 +35,8 @@ pub(crate) struct Header {
     pub(crate) entries: Vec<Entry>,
     /// The JSON object of `__metadata__`, empty if there is none; see [`metadata_pairs`].
     pub(crate) metadata: Box<str>,
+    /// What was wrong and was let pass.
+    pub(crate) lenient: Vec<String>,
 }
 
 /// The header's length from the first 8 bytes of a file of `file_bytes`.
@@ -56,16 +58,21 @@ pub(crate) fn length(first: [u8; LENGTH_BYTES], file_bytes: u64) -> Result<u64, 
     Ok(bytes)
 }
 
-/// Reads the JSON of a header, names going to `names`. `data_bytes` is what the file holds after the header.
-pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<Header, Fault> {
-    if json.first() != Some(&b'{') {
+/// Reads the JSON of a header, names going to `names`. `data_bytes` is what the file holds after the header. `lenient` lets
+/// pass what leaves no doubt about any tensor.
+pub(crate) fn parse(json: &[u8], data_bytes: u64, lenient: bool, names: &mut Names) -> Result<Header, Fault> {
+    let blanks = json.iter().take_while(|b| b.is_ascii_whitespace()).count();
+    let mut notes = Vec::new();
+    if lenient && blanks > 0 {
+        notes.push(format!("{blanks} blanks before the header's '{{'"));
+    } else if json.first() != Some(&b'{') {
         return Err(Fault::invalid(LENGTH_BYTES, "the header does not begin with '{'"));
     }
     let text = std::str::from_utf8(json)
         .map_err(|e| Fault::invalid(LENGTH_BYTES + e.valid_up_to(), "the header is not UTF-8"))?;
     let mut cursor = Cursor::new(text, LENGTH_BYTES);
-    let mut header =
-        Header { entries: Vec::with_capacity(json.len() / USUAL_BYTES), metadata: Box::default() };
+    let entries = Vec::with_capacity(json.len() / USUAL_BYTES);
+    let mut header = Header { entries, metadata: Box::default(), lenient: Vec::new() };
     names.reserve(json.len() / 2);
     let mut has_metadata = false;
     cursor.object(|c, key, at| {
@@ -80,14 +87,22 @@ pub(crate) fn parse(json: &[u8], data_bytes: u64, names: &mut Names) -> Result<H
         header.metadata = metadata(c)?;
         Ok(())
     })?;
-    if let Some(extra) = cursor.rest().iter().position(|&b| b != b' ') {
+    let allowed = |b: u8| b == b' ' || lenient && (b == 0 || b.is_ascii_whitespace());
+    if lenient && cursor.rest().iter().any(|&b| b != b' ') {
+        notes.push("bytes other than spaces after the header's '}'".to_owned());
+    }
+    if let Some(extra) = cursor.rest().iter().position(|&b| !allowed(b)) {
         let at = cursor.offset() + extra;
         return Err(Fault::invalid(at, "bytes other than spaces after the header's closing '}'"));
     }
     if !header.entries.is_sorted_by_key(range) {
         header.entries.sort_by_key(range);
     }
-    covers(&header.entries, data_bytes, names)?;
+    let free = covers(&header.entries, data_bytes, lenient, names)?;
+    if free > 0 {
+        notes.push(format!("{free} bytes of the data belong to no tensor"));
+    }
+    header.lenient = notes;
     Ok(header)
 }
 
@@ -230,13 +245,14 @@ pub(crate) fn metadata_pairs(text: &str) -> Vec<(String, String)> {
     pairs
 }
 
-/// Checks that the sorted entries lie side by side from 0 to the end of the file.
-fn covers(entries: &[Entry], data_bytes: u64, names: &Names) -> Result<(), Fault> {
-    let mut end = 0u64;
+/// Checks that the sorted entries lie side by side from 0 to the end of the file; gives the bytes between and after
+/// them, of which there are none unless `lenient`.
+fn covers(entries: &[Entry], data_bytes: u64, lenient: bool, names: &Names) -> Result<u64, Fault> {
+    let (mut end, mut free) = (0u64, 0);
     for entry in entries {
         let fault = |message| Fault::invalid(entry.named_at as usize, message).of(names.get(entry.name));
         let begin = entry.begin;
-        if begin > end {
+        if begin > end && !lenient {
             return Err(fault(format!("a hole: bytes {end} to {begin} of the data belong to no tensor")));
         }
         if begin < end {
@@ -244,16 +260,17 @@ fn covers(entries: &[Entry], data_bytes: u64, names: &Names) -> Result<(), Fault
                 "overlap: begins at byte {begin} of the data, the tensor before it ends at {end}"
             )));
         }
+        free += begin - end;
         end = range(entry).1;
         if end > data_bytes {
             let message = format!("ends at byte {end} of the data, of which the file has {data_bytes}");
             return Err(Fault { kind: SourceErrorKind::Truncated, ..fault(message) });
         }
     }
-    if end != data_bytes {
+    if end != data_bytes && !lenient {
         let message =
             format!("the tensors end at byte {end} of the data, of which the file has {data_bytes}");
         return Err(Fault::new(SourceErrorKind::Invalid, message));
     }
-    Ok(())
+    Ok(free + (data_bytes - end))
 }

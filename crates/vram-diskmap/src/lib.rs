@@ -1,7 +1,7 @@
 //! One tensor out of a huge checkpoint, now, with no copy of the file and no memory spike.
 //!
-//! A [`DiskMap`] opens safetensors files (one, several, a folder, or a sharded checkpoint by its `*.index.json`), reads
-//! their headers and nothing else, and then reads tensors, slices of tensors, or ranges of bytes on demand, from any
+//! A [`DiskMap`] opens files of several [formats](#formats) (one, several, a folder, or a sharded checkpoint by its
+//! `*.index.json`), reads their headers and nothing else, and then reads tensors, slices of tensors, or ranges of bytes on demand, from any
 //! number of threads. It is a [`WeightSource`](vram_types::WeightSource).
 //!
 //! ```
@@ -24,6 +24,21 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Formats
+//!
+//! Told apart by how a file begins, never by its name:
+//!
+//! - **safetensors**, stricter than its own crate (see below).
+//! - **PyTorch**: the zip archives of `torch.save` and the pickles that it wrote before. Pickles are read by a machine that
+//!   makes lists, dictionaries and descriptions of tensors; a file that asks for any name beyond those is refused by that
+//!   name, and nothing is ever run. Storages are read in place, transposed, sliced, expanded and tied tensors included.
+//!   Nested dictionaries are flattened with dots; a lone `state_dict`, `module` or `model_state` around everything is dropped.
+//! - **GGUF** 2 and 3, little-endian: numbers of any width, and the quantised [`BlockType`]s, decoded into `F32` or
+//!   [raw](DiskMapOptions::raw_blocks).
+//!
+//! A tensor that a file has and that cannot be read (a sparse one, a quantised type without a decoder) spoils no other:
+//! [`DiskMap::unreadable`] lists it, and reading it is an error that says why.
+//!
 //! # Memory and the page cache
 //!
 //! Nothing is allocated in proportion to a number that a file merely claims. By default ([`ReadMode::Auto`]) long reads
@@ -38,11 +53,19 @@
 //! a tensor written as an array, a dtype that is no string, and a `__metadata__` that is null.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod blocks;
+mod checksums;
 mod compact;
+mod computed;
+mod contents;
 mod convert;
 mod diskmap;
 mod extract;
 mod fault;
+mod fill;
+mod folder;
+mod format;
+mod gguf;
 mod header;
 mod index;
 mod inspect;
@@ -51,12 +74,18 @@ mod json;
 mod names;
 mod open;
 mod read;
+mod safetensors;
 mod slice;
 mod source;
+mod strides;
+mod torch;
 mod write;
+mod zip;
 
+pub use blocks::BlockType;
 pub use diskmap::{DiskMap, TensorInfo};
-pub use extract::{ExtractProgress, extract};
+pub use extract::{Extract, ExtractProgress, Extracted, extract};
+pub use fill::{Fill, NewFile, NewTensor, write_files};
 pub use inspect::{DTypeTotal, InspectedTensor, Inspection, inspect};
 pub use io::ReadMode;
 pub use open::DiskMapOptions;

@@ -1,18 +1,23 @@
 //! Opening: from paths to a [`DiskMap`].
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
 use vram_types::{DType, FileId, SourceError, SourceErrorKind, TensorMeta};
 
+use crate::checksums::{self, Checksums};
+use crate::contents::Unreadable;
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
 use crate::fault::{Fault, quoted};
-use crate::header::{self, LENGTH_BYTES, MOST_HEADER_BYTES};
+use crate::folder::{Folder, in_folder};
+use crate::format::{self, Reading};
+use crate::header::MOST_HEADER_BYTES;
 use crate::index::Index;
 use crate::io::{Pool, ReadMode, StoredFile};
 use crate::names::{Names, Table, count};
+use crate::strides::Strides;
 
 type Rename = dyn Fn(&str) -> Option<String> + Send + Sync;
 
@@ -22,6 +27,7 @@ pub struct DiskMapOptions {
     mode: ReadMode,
     dtype: Option<DType>,
     rename: Option<Box<Rename>>,
+    reading: Reading,
 }
 
 impl DiskMapOptions {
@@ -36,6 +42,21 @@ impl DiskMapOptions {
     #[must_use]
     pub fn dtype(mut self, dtype: DType) -> DiskMapOptions {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Lets pass what real safetensors files get wrong and what leaves no doubt about any tensor: bytes after the last
+    /// tensor, holes between tensors, blanks before the header. Each is reported by [`DiskMap::leniencies`].
+    #[must_use]
+    pub fn lenient(mut self, yes: bool) -> DiskMapOptions {
+        self.reading.lenient = yes;
+        self
+    }
+
+    /// Gives quantised tensors of GGUF files as their raw blocks: `U8`, the innermost extent in bytes.
+    #[must_use]
+    pub fn raw_blocks(mut self, yes: bool) -> DiskMapOptions {
+        self.reading.raw_blocks = yes;
         self
     }
 
@@ -77,7 +98,7 @@ impl DiskMapOptions {
         &self,
         paths: impl IntoIterator<Item = P>,
     ) -> Result<DiskMap, SourceError> {
-        let mut loading = Loading::default();
+        let mut loading = Loading { reading: self.reading, ..Loading::default() };
         for path in paths {
             loading.file(path.as_ref())?;
         }
@@ -110,7 +131,8 @@ impl DiskMapOptions {
         let mut json = vec![0; file.bytes() as usize];
         file.read_plain(&mut json, 0)?;
         let index = Index::parse(&json).map_err(invalid)?;
-        let mut loading = Loading { bytes_read: json.len() as u64, ..Loading::default() };
+        let mut loading =
+            Loading { bytes_read: json.len() as u64, reading: self.reading, ..Loading::default() };
         drop(json);
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in index.files() {
@@ -126,6 +148,7 @@ impl DiskMapOptions {
 
     fn finish(&self, mut loading: Loading) -> Result<DiskMap, SourceError> {
         let mut table = loading.table(|_| None)?;
+        loading.unreadable_twice(&table)?;
         if let Some(rename) = &self.rename {
             table = loading.rename(rename)?;
         }
@@ -134,10 +157,34 @@ impl DiskMapOptions {
         }
         loading.tensors.shrink_to_fit();
         loading.names.shrink();
-        let Loading { files, metadata, tensors, names, bytes_read } = loading;
+        let Loading {
+            files,
+            metadata,
+            tensors,
+            strides,
+            unreadable,
+            lenient,
+            checksums,
+            names,
+            bytes_read,
+            ..
+        } = loading;
         let bytes_read = AtomicU64::new(bytes_read);
         let (mode, pool) = (self.mode, Pool::default());
-        Ok(DiskMap { files, metadata, tensors, names, table, mode, pool, bytes_read })
+        Ok(DiskMap {
+            files,
+            metadata,
+            tensors,
+            strides,
+            unreadable,
+            lenient,
+            checksums,
+            names,
+            table,
+            mode,
+            pool,
+            bytes_read,
+        })
     }
 }
 
@@ -147,6 +194,7 @@ impl fmt::Debug for DiskMapOptions {
             .field("read", &self.mode)
             .field("dtype", &self.dtype)
             .field("renames", &self.rename.is_some())
+            .field("reading", &self.reading)
             .finish()
     }
 }
@@ -157,44 +205,58 @@ struct Loading {
     files: Vec<StoredFile>,
     metadata: Vec<Box<str>>,
     tensors: Vec<TensorInfo>,
+    strides: Vec<Strides>,
+    unreadable: Vec<Unreadable>,
+    lenient: Vec<String>,
+    checksums: Checksums,
     names: Names,
+    reading: Reading,
     bytes_read: u64,
 }
 
 impl Loading {
-    /// Opens a file and reads its header: exactly the 8 bytes of its length and the header's own.
+    /// Opens a file and reads what it says of its tensors.
     fn file(&mut self, path: &Path) -> Result<(), SourceError> {
         let file = StoredFile::open(path)?;
-        let invalid = |f: Fault| f.into_error().at_path(path);
-        if file.bytes() < LENGTH_BYTES as u64 {
-            let message = format!("{} bytes are too few for a safetensors file", file.bytes());
-            return Err(SourceError::new(SourceErrorKind::Truncated, message).at_path(path).at_offset(0));
-        }
-        let mut first = [0; LENGTH_BYTES];
-        file.read_plain(&mut first, 0)?;
-        // No longer than the file, so the allocation below is of bytes that exist.
-        let bytes = header::length(first, file.bytes()).map_err(invalid)?;
-        let mut json = vec![0; bytes as usize];
-        file.read_plain(&mut json, LENGTH_BYTES as u64)?;
-        let data = LENGTH_BYTES as u64 + bytes;
-        let header = header::parse(&json, file.bytes() - data, &mut self.names).map_err(invalid)?;
         let id = FileId(self.files.len() as u32);
-        let tensors = header.entries.into_iter().map(|entry| TensorInfo {
-            stored: entry.meta.dtype(),
-            meta: entry.meta,
-            offset: data + entry.begin,
-            name: entry.name,
-            file: id,
-            named_at: entry.named_at,
-        });
-        if self.tensors.is_empty() {
-            self.tensors = tensors.collect(); // in the entries' own memory
-        } else {
-            self.tensors.extend(tensors);
+        let mut contents = format::read(&file, id, self.reading, &mut self.names)?;
+        checksums::collect(&contents.metadata, id, &contents.tensors, &mut self.checksums)
+            .map_err(|f| f.into_error().at_path(path))?;
+        if !self.strides.is_empty() {
+            let before = self.strides.len();
+            for info in &mut contents.tensors {
+                if let Some(number) = info.strides {
+                    let after = number.after(before).map_err(|f| f.into_error().at_path(path))?;
+                    info.strides = Some(after);
+                }
+            }
         }
-        self.metadata.push(header.metadata);
+        if self.tensors.is_empty() {
+            self.tensors = contents.tensors;
+        } else {
+            self.tensors.append(&mut contents.tensors);
+        }
+        self.strides.append(&mut contents.strides);
+        self.unreadable.append(&mut contents.unreadable);
+        self.lenient.extend(contents.lenient.iter().map(|what| format!("{}: {what}", path.display())));
+        self.metadata.push(contents.metadata);
         self.files.push(file);
-        self.bytes_read += data;
+        self.bytes_read += contents.bytes_read;
+        Ok(())
+    }
+
+    /// Fails if a tensor that cannot be read has the name of one that can, or of another.
+    fn unreadable_twice(&self, table: &Table) -> Result<(), SourceError> {
+        let mut seen = std::collections::HashSet::new();
+        for tensor in &self.unreadable {
+            let name = self.names.get(tensor.name);
+            if !seen.insert(name) || table.find(name, |i| self.name(i)).is_some() {
+                let message = "there is another tensor of this name";
+                return Err(SourceError::new(SourceErrorKind::Invalid, message)
+                    .at_path(self.files[tensor.file.0 as usize].path())
+                    .at_tensor(name));
+            }
+        }
         Ok(())
     }
 
@@ -218,6 +280,12 @@ impl Loading {
 
     fn rename(&mut self, rename: &Rename) -> Result<Table, SourceError> {
         let old = std::mem::take(&mut self.names);
+        for mut tensor in std::mem::take(&mut self.unreadable) {
+            if let Some(name) = rename(old.get(tensor.name)) {
+                tensor.name = self.names.push(&name).map_err(Fault::into_error)?;
+                self.unreadable.push(tensor);
+            }
+        }
         let mut originals = Vec::with_capacity(self.tensors.len());
         let mut kept = Vec::with_capacity(self.tensors.len());
         for mut info in self.tensors.drain(..) {
@@ -286,40 +354,5 @@ impl Loading {
 
     fn name(&self, number: u32) -> &str {
         self.tensors.get(number as usize).map_or("", |info| self.names.get(info.name))
-    }
-}
-
-enum Folder {
-    Index(PathBuf),
-    Files(Vec<PathBuf>),
-}
-
-/// What a folder is to be read by. Indexes of PyTorch's own format (`*.bin.index.json`) are passed over.
-fn in_folder(path: &Path) -> Result<Folder, SourceError> {
-    let at = |e: std::io::Error| SourceError::io(e).at_path(path);
-    let (mut indexes, mut files) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(path).map_err(at)? {
-        let entry = entry.map_err(at)?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".index.json") && !name.ends_with(".bin.index.json") {
-            indexes.push(entry.path());
-        } else if name.ends_with(".safetensors") {
-            files.push(entry.path());
-        }
-    }
-    indexes.sort();
-    files.sort();
-    match (indexes.len(), files.len()) {
-        (0, 0) => {
-            let message = "the folder has neither *.safetensors nor *.index.json";
-            Err(SourceError::new(SourceErrorKind::NotFound, message).at_path(path))
-        }
-        (0, _) => Ok(Folder::Files(files)),
-        (1, _) => Ok(Folder::Index(indexes.remove(0))),
-        (n, _) => {
-            let message = format!("the folder has {n} indexes; open one of them");
-            Err(SourceError::new(SourceErrorKind::Invalid, message).at_path(path))
-        }
     }
 }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use vram_types::{FileId, SourceError, SourceErrorKind, TensorMeta, TypeError};
+use vram_types::{FileId, SourceError, SourceErrorKind, TensorMeta};
 
+use crate::computed::cannot;
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
 use crate::fault::Fault;
@@ -16,8 +17,8 @@ use crate::slice::Runs;
 const MOST_GAP_BYTES: u64 = 4096;
 /// Most bytes of such a joint read.
 const MOST_JOINT_BYTES: u64 = 1 << 20;
-/// Stored bytes that are converted at a time: they stay in the processor's cache.
-const CONVERT_BYTES: u64 = 256 << 10;
+/// What decoding and converting make of a byte at most.
+const MOST_EXPANSION: u64 = 64;
 /// From here on a tensor gets memory congruent to its offset, so that a direct read needs no copy.
 const LEAST_CONGRUENT_BYTES: usize = 128 << 10;
 
@@ -63,8 +64,7 @@ impl DiskMap {
     pub fn get(&self, name: &str) -> Result<HostTensor, SourceError> {
         let info = self.info(name)?;
         let len = memory(info.meta.bytes()).map_err(|e| e.at_tensor(name))?;
-        let file_at = if info.is_converted() { 0 } else { info.offset };
-        let (mut buffer, at) = self.congruent(info, len, file_at);
+        let (mut buffer, at) = self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(name))?;
         self.read_part(info, 0, &mut buffer, at, len)?;
         self.unchanged(info)?;
         Ok(HostTensor { meta: info.meta.clone(), buffer, at, len })
@@ -95,11 +95,15 @@ impl DiskMap {
     pub fn get_slice(&self, name: &str, ranges: &[Range<usize>]) -> Result<HostTensor, SourceError> {
         let info = self.info(name)?;
         let failed = |f: Fault| f.of(name).into_error();
+        if info.block.is_some() || info.strides.is_some() {
+            return self.computed_slice(info, &Runs::new(&info.meta, ranges).map_err(failed)?);
+        }
         let stored =
             TensorMeta::new(info.stored, info.meta.shape().clone()).map_err(|e| cannot(info, e, name))?;
         let runs = Runs::new(&stored, ranges).map_err(failed)?;
         let len = memory(runs.meta.bytes()).map_err(|e| e.at_tensor(name))?;
-        let (mut buffer, at) = self.congruent(info, len, info.offset + runs.starts().next().unwrap_or(0));
+        let first = info.offset + runs.starts().next().unwrap_or(0);
+        let (mut buffer, at) = self.congruent(info, len, first).map_err(|e| e.at_tensor(name))?;
         self.read_runs(info, &runs, &mut buffer, at)?;
         self.unchanged(info)?;
         if !info.is_converted() {
@@ -114,6 +118,20 @@ impl DiskMap {
         Ok(HostTensor { meta, buffer: converted, at: 0, len })
     }
 
+    /// The slice of a tensor whose bytes are not those of the file.
+    fn computed_slice(&self, info: &TensorInfo, runs: &Runs) -> Result<HostTensor, SourceError> {
+        let name = self.names.get(info.name);
+        let len = memory(runs.meta.bytes()).map_err(|e| e.at_tensor(name))?;
+        let (mut buffer, at) = self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(name))?;
+        let run_bytes = runs.bytes as usize;
+        for (run, start) in runs.starts().enumerate() {
+            let part = &mut buffer[at + run * run_bytes..at + (run + 1) * run_bytes];
+            self.read_computed(info, start, part)?;
+        }
+        self.unchanged(info)?;
+        Ok(HostTensor { meta: runs.meta.clone(), buffer, at, len })
+    }
+
     /// Reads `dst[at..at + len]` from byte `offset` of a tensor, after conversion. The caller has checked the bounds.
     pub(crate) fn read_part(
         &self,
@@ -123,8 +141,8 @@ impl DiskMap {
         at: usize,
         len: usize,
     ) -> Result<(), SourceError> {
-        if info.is_converted() {
-            return self.read_converted(info, offset, &mut dst[at..at + len]);
+        if info.is_computed() {
+            return self.read_computed(info, offset, &mut dst[at..at + len]);
         }
         self.read_file(info.file, info.offset + offset, dst, at, len)
     }
@@ -149,8 +167,15 @@ impl DiskMap {
         file.unchanged().map_err(|e| e.at_tensor(self.names.get(info.name)))
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
+    pub(crate) fn info(&self, name: &str) -> Result<&TensorInfo, SourceError> {
         self.tensor(name).ok_or_else(|| {
+            if let Some(there) = self.unreadable.iter().find(|t| self.names.get(t.name) == name) {
+                let error = SourceError::new(SourceErrorKind::Unsupported, &*there.why).at_tensor(name);
+                return match self.files.get(there.file.0 as usize) {
+                    Some(file) => error.at_path(file.path()),
+                    None => error,
+                };
+            }
             let error = SourceError::new(SourceErrorKind::NotFound, "the checkpoint has no such tensor")
                 .at_tensor(name);
             match self.files.as_slice() {
@@ -218,61 +243,44 @@ impl DiskMap {
         Ok(())
     }
 
-    fn read_converted(&self, info: &TensorInfo, offset: u64, dst: &mut [u8]) -> Result<(), SourceError> {
-        let (from, to) = (info.stored.layout(), info.meta.dtype().layout());
-        // Pieces that are whole in both layouts: 4 elements of any dtype are whole bytes.
-        let step = |bytes: u32, elements: u32| u64::from(bytes) * 4 / u64::from(elements);
-        let (from_step, to_step) =
-            (step(from.block_bytes, from.block_elements), step(to.block_bytes, to.block_elements));
-        let end = offset + dst.len() as u64;
-        let stored = info.range();
-        let pieces = CONVERT_BYTES / from_step;
-        let (mut source, mut target) = (Vec::new(), Vec::new());
-        let mut piece = offset / to_step;
-        while piece * to_step < end {
-            let (begin, out_begin) = (piece * from_step, piece * to_step);
-            let take = (pieces * from_step).min(stored.bytes - begin);
-            let take = take.min((end - out_begin).div_ceil(to_step) * from_step);
-            let out_end = (out_begin + take.div_ceil(from_step) * to_step).min(info.meta.bytes());
-            source.resize(take as usize, 0);
-            target.resize((out_end - out_begin) as usize, 0);
-            let len = source.len();
-            self.read_file(info.file, stored.offset + begin, &mut source, 0, len)?;
-            convert::cast(&source, info.stored, &mut target, info.meta.dtype())
-                .map_err(|e| cannot(info, e, self.names.get(info.name)))?;
-            let (first, last) = (offset.max(out_begin), end.min(out_end));
-            dst[(first - offset) as usize..(last - offset) as usize]
-                .copy_from_slice(&target[(first - out_begin) as usize..(last - out_begin) as usize]);
-            piece += pieces;
-        }
-        Ok(())
-    }
-
     /// Memory for `len` bytes of the file at `file_at`: with slack, and congruent to the offset, where a direct read pays.
-    fn congruent(&self, info: &TensorInfo, len: usize, file_at: u64) -> (Vec<u8>, usize) {
+    fn congruent(
+        &self,
+        info: &TensorInfo,
+        len: usize,
+        file_at: u64,
+    ) -> Result<(Vec<u8>, usize), SourceError> {
         let file = &self.files[info.file.0 as usize];
-        if len < LEAST_CONGRUENT_BYTES
-            || self.mode == ReadMode::Buffered
-            || file.map().is_some()
-            || info.is_converted()
-        {
-            return (vec![0; len], 0);
+        if info.is_computed() {
+            return Ok((zeros(len, file.bytes())?, 0));
+        }
+        if len < LEAST_CONGRUENT_BYTES || self.mode == ReadMode::Buffered || file.map().is_some() {
+            return Ok((vec![0; len], 0));
         }
         let align = file.direct_alignment();
         let buffer = vec![0; len + 2 * align];
         let base = buffer.as_ptr() as usize % align;
         let at = (file_at as usize % align + align - base) % align;
-        (buffer, at)
+        Ok((buffer, at))
     }
+}
+
+/// Memory for a tensor whose size is not bounded by that of its file: expanded ones are as large as the file claims.
+fn zeros(len: usize, file_bytes: u64) -> Result<Vec<u8>, SourceError> {
+    if len as u64 / MOST_EXPANSION <= file_bytes {
+        return Ok(vec![0; len]);
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|e| {
+        let message = format!("no memory for {len} bytes");
+        SourceError::new(SourceErrorKind::Unsupported, message).caused_by(e)
+    })?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 fn memory(bytes: u64) -> Result<usize, SourceError> {
     usize::try_from(bytes).map_err(|_| {
         SourceError::new(SourceErrorKind::Unsupported, "larger than this machine's address space")
     })
-}
-
-fn cannot(info: &TensorInfo, error: TypeError, name: &str) -> SourceError {
-    let message = format!("cannot convert {} to {}: {error}", info.stored, info.meta.dtype());
-    SourceError::new(SourceErrorKind::Unsupported, message).at_tensor(name).caused_by(error)
 }

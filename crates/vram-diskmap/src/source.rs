@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 use vram_types::{
     CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
-    SourceErrorKind, StorageId, WeightSource,
+    SourceErrorKind, WeightSource,
 };
 
 use crate::diskmap::DiskMap;
@@ -17,11 +17,10 @@ impl WeightSource for DiskMap {
     }
 
     fn locate(&self, name: &str) -> Option<Located> {
-        let info = self.tensor(name)?;
-        let range = info.range();
-        let storage = StorageId { file: range.file, offset: range.offset };
-        let ranges = if info.is_converted() { SmallVec::new() } else { smallvec![range] };
-        Some(Located { meta: info.meta.clone(), storage, ranges })
+        let number = self.number_of(name)?;
+        let info = self.tensors.get(number)?;
+        let ranges = if info.is_computed() { SmallVec::new() } else { smallvec![info.range()] };
+        Some(Located { meta: info.meta.clone(), storage: self.storage_of(number, info), ranges })
     }
 
     fn file(&self, file: FileId) -> Option<&Path> {
@@ -88,10 +87,7 @@ impl DiskMap {
                 Ok((file, offset))
             }
             ReadTarget::Tensor { name, offset } => {
-                let info = self.tensor(name).ok_or_else(|| {
-                    SourceError::new(SourceErrorKind::NotFound, "the checkpoint has no such tensor")
-                        .at_tensor(name)
-                })?;
+                let info = self.info(name)?;
                 if !inside(offset, len as u64, info.meta.bytes()) {
                     return Err(outside(offset, len as u64, info.meta.bytes()).at_tensor(name));
                 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +14,8 @@ use crate::header::{LENGTH_BYTES, MOST_HEADER_BYTES};
 
 /// The tensors' bytes begin at a multiple of this, so that a file's own layout never forces a direct read to copy.
 const DATA_ALIGNMENT: usize = 4096;
+/// Where in the metadata the checksums are: a CRC-32 of eight hexadecimal digits for each tensor that is not empty.
+pub(crate) const CHECKSUMS: &str = "vram.crc32";
 /// Small writes are gathered up to this many bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -48,6 +50,15 @@ pub struct SafetensorsWriter {
     written: u64,
     total: u64,
     sync: bool,
+    checksums: Option<Checksums>,
+}
+
+/// Checksums as they come to be, and where in the header they go.
+struct Checksums {
+    /// Offset in the file of the first one's first digit.
+    at: u64,
+    current: crc32fast::Hasher,
+    done: String,
 }
 
 /// The file before it has its name; removed unless it gets it.
@@ -73,15 +84,56 @@ impl SafetensorsWriter {
         tensors: impl IntoIterator<Item = (N, TensorMeta)>,
         metadata: &[(String, String)],
     ) -> Result<SafetensorsWriter, SourceError> {
-        let path = path.as_ref().to_owned();
+        let tensors = tensors.into_iter().map(|(name, meta)| (name.into(), meta)).collect();
+        SafetensorsWriter::begin(path.as_ref(), tensors, metadata)
+    }
+
+    /// The same with a checksum of each tensor in the metadata, which [`DiskMap::verify`](crate::DiskMap::verify) holds the
+    /// file to.
+    ///
+    /// # Errors
+    /// As [`create`](SafetensorsWriter::create).
+    pub fn create_with_checksums<N: Into<String>>(
+        path: impl AsRef<Path>,
+        tensors: impl IntoIterator<Item = (N, TensorMeta)>,
+        metadata: &[(String, String)],
+    ) -> Result<SafetensorsWriter, SourceError> {
         let tensors: Vec<(String, TensorMeta)> =
             tensors.into_iter().map(|(name, meta)| (name.into(), meta)).collect();
+        // Zeros until they are known; they come first, so that the place is known.
+        let count = tensors.iter().filter(|(_, meta)| meta.bytes() > 0).count();
+        let zeros = vec!["00000000"; count].join(" ");
+        let mut pairs = vec![(CHECKSUMS.to_owned(), zeros)];
+        pairs.extend(metadata.iter().filter(|(key, _)| key != CHECKSUMS).cloned());
+        let mut writer = SafetensorsWriter::begin(path.as_ref(), tensors, &pairs)?;
+        let before = format!("{{\"__metadata__\":{{\"{CHECKSUMS}\":\"");
+        let at = (LENGTH_BYTES + before.len()) as u64;
+        writer.checksums = Some(Checksums { at, current: crc32fast::Hasher::new(), done: String::new() });
+        Ok(writer)
+    }
+
+    fn begin(
+        path: &Path,
+        tensors: Vec<(String, TensorMeta)>,
+        metadata: &[(String, String)],
+    ) -> Result<SafetensorsWriter, SourceError> {
+        let path = path.to_owned();
         let Header { bytes: header, ends } = header(&tensors, metadata).map_err(|e| e.at_path(&path))?;
         let (file, partial) = partial(&path).map_err(|e| SourceError::io(e).at_path(&path))?;
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
         out.write_all(&header).map_err(|e| SourceError::io(e).at_path(&path))?;
         let total = ends.last().map_or(0, |(_, end)| *end);
-        Ok(SafetensorsWriter { out, path, partial, ends, current: 0, written: 0, total, sync: false })
+        Ok(SafetensorsWriter {
+            out,
+            path,
+            partial,
+            ends,
+            current: 0,
+            written: 0,
+            total,
+            sync: false,
+            checksums: None,
+        })
     }
 
     /// Makes [`finish`](SafetensorsWriter::finish) wait until the bytes are on the disk.
@@ -110,8 +162,31 @@ impl SafetensorsWriter {
                 None => error,
             }
         })?;
+        self.sum(bytes);
         self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Takes the bytes that are being written into the checksums of their tensors.
+    fn sum(&mut self, mut bytes: &[u8]) {
+        let Some(checksums) = &mut self.checksums else { return };
+        let (mut number, mut at) = (self.current, self.written);
+        while let Some((_, end)) = self.ends.get(number) {
+            let (part, rest) = bytes.split_at(bytes.len().min((end - at) as usize));
+            checksums.current.update(part);
+            at += part.len() as u64;
+            bytes = rest;
+            if at < *end || part.is_empty() && bytes.is_empty() {
+                return;
+            }
+            let begin = number.checked_sub(1).and_then(|n| self.ends.get(n)).map_or(0, |(_, end)| *end);
+            if *end > begin {
+                let sum = std::mem::take(&mut checksums.current).finalize();
+                let blank = if checksums.done.is_empty() { "" } else { " " };
+                checksums.done.push_str(&format!("{blank}{sum:08x}"));
+            }
+            number += 1;
+        }
     }
 
     /// Bytes of tensors that have not been written.
@@ -135,6 +210,11 @@ impl SafetensorsWriter {
 
     fn give_name(&mut self) -> std::io::Result<()> {
         self.out.flush()?;
+        if let Some(checksums) = &self.checksums {
+            let file = self.out.get_mut();
+            file.seek(SeekFrom::Start(checksums.at))?;
+            file.write_all(checksums.done.as_bytes())?;
+        }
         if self.sync {
             self.out.get_ref().sync_all()?;
         }
@@ -155,6 +235,20 @@ impl fmt::Debug for SafetensorsWriter {
             .field("total", &self.total)
             .finish()
     }
+}
+
+/// Writes a small file that appears under its name when it is complete.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), SourceError> {
+    let write = || {
+        let (mut file, mut partial) = partial(path)?;
+        file.write_all(bytes)?;
+        if let Some(from) = &partial.0 {
+            std::fs::rename(from, path)?;
+        }
+        partial.0 = None;
+        Ok(())
+    };
+    write().map_err(|e| SourceError::io(e).at_path(path))
 }
 
 /// A file beside `path`, under a name of its own.
@@ -233,7 +327,7 @@ fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Re
 }
 
 /// Appends a JSON string.
-fn quote(json: &mut String, text: &str) {
+pub(crate) fn quote(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {
         match c {

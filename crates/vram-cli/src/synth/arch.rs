@@ -3,7 +3,7 @@
 use anyhow::Result;
 use vram_types::{DType, TensorMeta};
 
-use crate::writer::NewTensor;
+use vram_diskmap::NewTensor;
 
 /// A tensor and how its elements are drawn: uniformly from `middle - spread` to `middle + spread`.
 #[derive(Clone, Debug)]

@@ -11,10 +11,10 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
+use vram_diskmap::{NewFile, NewTensor};
 use vram_types::ByteSize;
 
 use crate::args::at_least_one;
-use crate::writer::{NewFile, NewTensor};
 use crate::{output, writer};
 use arch::Weight;
 
@@ -80,12 +80,13 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         }
     };
     ensure!(args.shards <= weights.len(), "{} tensors do not fill {} shards", weights.len(), args.shards);
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = vec![("format".to_owned(), "pt".to_owned())];
     let files = shards(&weights, args.shards)
         .into_iter()
         .enumerate()
         .map(|(i, tensors)| {
-            Ok(NewFile::new(&shard_path(&args.output, i, args.shards)?, tensors, metadata.clone()))
+            let path = shard_path(&args.output, i, args.shards)?;
+            Ok(NewFile { path, tensors, metadata: metadata.clone(), checksums: false })
         })
         .collect::<Result<Vec<_>>>()?;
     let by_name: BTreeMap<&str, (usize, &Weight)> =
@@ -148,7 +149,7 @@ fn write_index(output: &Path, files: &[NewFile]) -> Result<PathBuf> {
     let mut map = BTreeMap::new();
     for file in files {
         let name = file.path().file_name().unwrap_or_default().to_string_lossy();
-        map.extend(file.names().map(|tensor| (tensor, name.clone())));
+        map.extend(file.tensors.iter().map(|tensor| (tensor.name.as_str(), name.clone())));
     }
     let total: u64 = files.iter().map(NewFile::tensor_bytes).sum();
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});

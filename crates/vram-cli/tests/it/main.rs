@@ -161,3 +161,85 @@ fn extract_copies_to_the_bit_and_casts() {
     run("extract wide.safetensors -o auto.safetensors --force", dir.path(), 0);
     assert!(bytes("auto.safetensors") == bytes("wide.safetensors") && before != bytes("auto.safetensors"));
 }
+
+/// A file of the storage crate's tests.
+fn fixture(name: &str) -> String {
+    format!("{}/../vram-diskmap/tests/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn every_format_is_inspected_extracted_and_compared() {
+    let dir = folder();
+    for file in [
+        "torch/layouts.pt",
+        "torch/legacy_dtypes.pt",
+        "torch/nested.ckpt",
+        "gguf/blocks.gguf",
+        "gguf/numbers.gguf",
+    ] {
+        let path = fixture(file);
+        run(&format!("extract {path} -o out.safetensors --force"), dir.path(), 0);
+        let right = fixture(&format!("{file}.expected.safetensors"));
+        let same = json(&format!("diff out.safetensors {right}"), dir.path());
+        assert_eq!(same["equal"], true, "{file}: {same}");
+        let same = json(&format!("diff {path} {right}"), dir.path());
+        assert_eq!(same["equal"], true, "{file}: {same}");
+        assert!(json(&format!("inspect {path}"), dir.path())["bytes_read"].as_u64().unwrap() > 0);
+    }
+    let blocks = json(&format!("inspect {}", fixture("gguf/blocks.gguf")), dir.path());
+    assert!(blocks["totals"].as_array().unwrap().iter().any(|t| t["dtype"] == "Q4_K" && t["bytes"] == 864));
+    let pairs = json(&format!("inspect --metadata {}", fixture("gguf/numbers.gguf")), dir.path());
+    assert_eq!(pairs["metadata"][0]["pairs"]["u8"], "200");
+    let odd = json(&format!("inspect {}", fixture("torch/unreadable.pt")), dir.path());
+    assert_eq!(odd["unreadable"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn diff_tells_names_shapes_dtypes_and_values_apart() {
+    let dir = folder();
+    run(&format!("{SMALL} -o a.safetensors"), dir.path(), 0);
+    run(&format!("{SMALL} --seed 1 -o b.safetensors"), dir.path(), 0);
+    assert!(run("diff a.safetensors a.safetensors", dir.path(), 0).0.contains("equal; 20 tensors"));
+    let text = run("diff a.safetensors b.safetensors", dir.path(), 1).0;
+    assert!(text.contains("img_in.weight: ") && text.contains("elements differ, by "), "{text}");
+    run("diff a.safetensors b.safetensors --headers", dir.path(), 0);
+    run("diff a.safetensors b.safetensors --tolerance 100", dir.path(), 0);
+    // The same values in another dtype differ in nothing but it.
+    run("extract a.safetensors --dtype f32 -o wide.safetensors", dir.path(), 0);
+    let text = run("diff a.safetensors wide.safetensors", dir.path(), 1).0;
+    assert!(
+        text.contains("img_in.bias: BF16 [64] and F32 [64]") && !text.contains("elements differ"),
+        "{text}"
+    );
+    run("extract a.safetensors --tensors img_in.* -o part.safetensors", dir.path(), 0);
+    let text = run("diff a.safetensors part.safetensors", dir.path(), 1).0;
+    assert!(text.contains("only in the first: controlnet_blocks.0."), "{text}");
+    run("diff a.safetensors part.safetensors --tensors img_in.*", dir.path(), 0);
+    run(&format!("diff {0} {0}", fixture("torch/unreadable.pt")), dir.path(), 1);
+}
+
+#[test]
+fn extract_keeps_metadata_spreads_over_shards_and_writes_checksums() {
+    let dir = folder();
+    run(&format!("{SMALL} -o m.safetensors"), dir.path(), 0);
+    let done = json("extract m.safetensors --shard-size 20KiB --checksums -o s.safetensors", dir.path());
+    let files = done["files"].as_array().unwrap();
+    assert!(files.len() > 1 && done["output"] == "s.safetensors.index.json", "{done}");
+    run("diff m.safetensors s.safetensors.index.json", dir.path(), 0);
+    let metadata = json("inspect --metadata s.safetensors.index.json", dir.path());
+    assert_eq!(metadata["metadata"][0]["pairs"]["format"], "pt");
+    let again = run("extract m.safetensors --shard-size 20KiB -o s.safetensors", dir.path(), 1).1;
+    assert!(again.contains("--force"), "{again}");
+
+    let verified = json("extract s.safetensors.index.json --verify -o whole.safetensors", dir.path());
+    assert_eq!(verified["verified"], 20);
+    let none = run("extract m.safetensors --verify -o x.safetensors", dir.path(), 1).1;
+    assert!(none.contains("no tensor has a checksum"), "{none}");
+    let shard = dir.path().join(files[0].as_str().unwrap());
+    let mut bytes = fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let spoilt = run("extract s.safetensors.index.json --verify -o x.safetensors", dir.path(), 1).1;
+    assert!(spoilt.contains("its checksum is"), "{spoilt}");
+    assert!(!dir.path().join("x.safetensors").exists());
+}

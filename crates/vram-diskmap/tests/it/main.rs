@@ -8,10 +8,14 @@ mod bad;
 mod cold;
 mod counting;
 mod dependencies;
+mod gguf;
 mod helpers;
+mod hostile;
 mod oracle;
 mod reading;
+mod real;
 mod sharded;
+mod torch;
 mod writing;
 
 #[global_allocator]

@@ -1,7 +1,7 @@
 //! What is written, the format's own crate reads.
 
 use safetensors::SafeTensors;
-use vram_diskmap::{DiskMap, SafetensorsWriter, extract, inspect};
+use vram_diskmap::{DiskMap, Extract, SafetensorsWriter, extract, inspect};
 use vram_types::{CancelToken, DType, SourceErrorKind, TensorMeta, WeightSource};
 
 use crate::helpers::{some_tensors, write};
@@ -124,4 +124,61 @@ fn inspection_lists_and_sums() {
     assert_eq!(found.tensors[0].file.as_deref(), Some(path.as_path()));
     let f32 = found.by_dtype.iter().find(|t| t.dtype == DType::F32).unwrap();
     assert_eq!((f32.tensors, f32.elements, f32.bytes), (4, 600_065, 2_400_260));
+}
+
+#[test]
+fn shards_have_an_index_and_hold_everything_once() {
+    let dir = folder();
+    let path = dir.path().join("in.safetensors");
+    let tensors = some_tensors();
+    write(&path, &tensors);
+    let map = DiskMap::open(&path).unwrap();
+    let out = dir.path().join("out.safetensors");
+    let metadata = [("format".to_owned(), "pt".to_owned())];
+    for (most, files) in [(1, 7), (8192, 3), (1 << 30, 1)] {
+        let copy = Extract::new(&map).metadata(metadata.clone()).shard_bytes(most).threads(3);
+        let done = copy.run(&out, &CancelToken::new(), &mut |_| {}).unwrap();
+        assert_eq!((done.files.len(), done.tensors), (files, tensors.len()), "{most}: {done:?}");
+        assert_eq!(copy.files(&out).unwrap(), done.files);
+        let got = DiskMap::open(&done.output).unwrap();
+        crate::helpers::holds(&got, &tensors);
+        assert_eq!(got.metadata(vram_types::FileId(0)), metadata);
+        done.files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    }
+}
+
+#[test]
+fn a_changed_byte_is_found_by_its_checksum() {
+    let dir = folder();
+    let path = dir.path().join("in.safetensors");
+    let tensors = some_tensors();
+    write(&path, &tensors);
+    let out = dir.path().join("out.safetensors");
+    let map = DiskMap::open(&path).unwrap();
+    assert!(!map.has_checksum("big"));
+    assert_eq!(map.verify(&CancelToken::new()).unwrap(), 0);
+    Extract::new(&map).checksums(true).run(&out, &CancelToken::new(), &mut |_| {}).unwrap();
+    let copy = DiskMap::open(&out).unwrap();
+    crate::helpers::holds(&copy, &tensors);
+    let filled = tensors.iter().filter(|t| !t.3.is_empty()).count();
+    assert_eq!(copy.verify(&CancelToken::new()).unwrap(), filled);
+    // Of a copy of the copy there are none, unless asked for.
+    let metadata = copy.metadata(vram_types::FileId(0));
+    let again = dir.path().join("again.safetensors");
+    Extract::new(&copy).metadata(metadata).run(&again, &CancelToken::new(), &mut |_| {}).unwrap();
+    assert_eq!(DiskMap::open(&again).unwrap().verify(&CancelToken::new()).unwrap(), 0);
+    for name in ["big", "scalar", "half bytes"] {
+        let range = copy.tensor(name).unwrap().range();
+        let mut bytes = std::fs::read(&out).unwrap();
+        bytes[range.offset as usize + range.bytes as usize / 2] ^= 1;
+        let spoilt = dir.path().join("spoilt.safetensors");
+        std::fs::write(&spoilt, bytes).unwrap();
+        let map = DiskMap::options().rename(|name| Some(format!("x.{name}"))).open(&spoilt).unwrap();
+        let error = map.verify(&CancelToken::new()).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.tensor()),
+            (SourceErrorKind::Invalid, Some(&*format!("x.{name}"))),
+            "{error}"
+        );
+    }
 }

@@ -1,0 +1,203 @@
+//! `vram diff`: what differs between two checkpoints, of any formats, in names, shapes, dtypes and values.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use globset::GlobMatcher;
+use serde::Serialize;
+use vram_diskmap::DiskMap;
+use vram_types::{DType, TensorMeta, WeightSourceExt, cast};
+
+use crate::args::Read;
+use crate::{checkpoint, output};
+
+/// Elements that are compared at a time: whole bytes of every dtype.
+const PIECE_ELEMENTS: u64 = 1 << 20;
+
+/// Compare two checkpoints: names, shapes, dtypes and values; ends with 1 where they differ
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
+    a: PathBuf,
+    /// Another
+    b: PathBuf,
+    /// Only tensors whose name matches, as in 'blocks.0.*'; may be given more than once
+    #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
+    tensors: Vec<GlobMatcher>,
+    /// Compare names, shapes and dtypes alone, from the headers
+    #[arg(long)]
+    headers: bool,
+    /// Greatest difference between two values that counts as none
+    #[arg(long, value_name = "X", default_value = "0")]
+    tolerance: f64,
+    /// How the checkpoints are read
+    #[arg(long, value_enum, default_value_t)]
+    read: Read,
+}
+
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    equal: bool,
+    compared: usize,
+    only_in_a: Vec<&'a str>,
+    only_in_b: Vec<&'a str>,
+    /// Tensors of the same name and another shape or dtype.
+    metas: Vec<MetaDifference<'a>>,
+    /// Tensors of the same shape and other values.
+    values: Vec<ValueDifference<'a>>,
+    /// Tensors that cannot be read and so were not compared.
+    unreadable: BTreeSet<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct MetaDifference<'a> {
+    name: &'a str,
+    a: String,
+    b: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ValueDifference<'a> {
+    name: &'a str,
+    /// Elements that differ.
+    elements: u64,
+    of: u64,
+    /// The greatest difference; absent where the values are not numbers that can be compared, or one is no number.
+    most: Option<f64>,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Result<ExitCode> {
+    let [a, b] = [&args.a, &args.b].map(|path| checkpoint::open(DiskMap::options(), path, args.read));
+    let (a, b) = (a?, b?);
+    let document = compare(args, &a, &b)?;
+    if json {
+        output::json(&document)?;
+    } else {
+        print(&document)?;
+    }
+    Ok(if document.equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn compare<'a>(args: &Args, a: &'a DiskMap, b: &'a DiskMap) -> Result<Document<'a>> {
+    let wanted = |name: &&str| args.tensors.is_empty() || args.tensors.iter().any(|p| p.is_match(name));
+    let names = |map: &'a DiskMap| -> BTreeSet<&'a str> {
+        map.iter()
+            .map(|(name, _)| name)
+            .chain(map.unreadable().map(|(name, _)| name))
+            .filter(wanted)
+            .collect()
+    };
+    let (in_a, in_b) = (names(a), names(b));
+    let (mut metas, mut values, mut compared) = (Vec::new(), Vec::new(), 0);
+    for &name in in_a.intersection(&in_b) {
+        let (meta_a, meta_b) = (a.require(name)?.meta, b.require(name)?.meta);
+        compared += 1;
+        if meta_a != meta_b {
+            let text = |meta: &TensorMeta| format!("{} {}", meta.dtype(), meta.shape());
+            metas.push(MetaDifference { name, a: text(&meta_a), b: text(&meta_b) });
+        }
+        if meta_a.shape() == meta_b.shape() && !args.headers {
+            values.extend(compare_values(name, (a, &meta_a), (b, &meta_b), args.tolerance)?);
+        }
+    }
+    let only_in_a: Vec<&str> = in_a.difference(&in_b).copied().collect();
+    let only_in_b: Vec<&str> = in_b.difference(&in_a).copied().collect();
+    let unreadable: BTreeSet<&str> =
+        [a, b].into_iter().flat_map(DiskMap::unreadable).map(|(name, _)| name).filter(wanted).collect();
+    // What was not compared is not known to be equal.
+    let equal = [only_in_a.len(), only_in_b.len(), metas.len(), values.len(), unreadable.len()] == [0; 5];
+    Ok(Document { equal, compared, only_in_a, only_in_b, metas, values, unreadable })
+}
+
+/// Compares floats of any two dtypes as numbers, everything else as bytes, piece by piece.
+fn compare_values<'a>(
+    name: &'a str,
+    a: (&DiskMap, &TensorMeta),
+    b: (&DiskMap, &TensorMeta),
+    tolerance: f64,
+) -> Result<Option<ValueDifference<'a>>> {
+    let of = a.1.elements();
+    let numbers = |dtype| cast::can_cast(dtype, DType::F32);
+    let as_numbers = numbers(a.1.dtype()) && numbers(b.1.dtype());
+    if !as_numbers && a.1.dtype() != b.1.dtype() {
+        return Ok(None); // their dtypes differ, and that is said already
+    }
+    let mut found = ValueDifference { name, elements: 0, of, most: as_numbers.then_some(0.0) };
+    let mut first = 0;
+    while first < of {
+        let last = of.min(first + PIECE_ELEMENTS);
+        let (left, right) = (piece(name, a, first, last)?, piece(name, b, first, last)?);
+        if a.1.dtype() != b.1.dtype() || left != right {
+            match as_numbers {
+                true => {
+                    let (left, right) = (floats(&left, a.1.dtype())?, floats(&right, b.1.dtype())?);
+                    count_floats(&left, &right, tolerance, &mut found);
+                }
+                false => count_bytes(&left, &right, a.1.dtype(), &mut found),
+            }
+        }
+        first = last;
+    }
+    Ok((found.elements > 0).then_some(found))
+}
+
+fn piece(name: &str, (map, meta): (&DiskMap, &TensorMeta), first: u64, last: u64) -> Result<Vec<u8>> {
+    let bytes = |elements| meta.dtype().bytes_of(elements).unwrap_or(meta.bytes());
+    let mut piece = vec![0; (bytes(last) - bytes(first)) as usize];
+    map.read_range(name, bytes(first)..bytes(last), &mut piece)?;
+    Ok(piece)
+}
+
+/// As the widest type that the floats of all dtypes fit exactly.
+fn floats(bytes: &[u8], dtype: DType) -> Result<Vec<f64>> {
+    let size = dtype.layout().block_bytes as usize;
+    let mut wide = vec![0; bytes.len() / size * 8];
+    cast::cast(bytes, dtype, &mut wide, DType::F64)?;
+    Ok(wide.as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect())
+}
+
+fn count_floats(left: &[f64], right: &[f64], tolerance: f64, found: &mut ValueDifference<'_>) {
+    for (&x, &y) in left.iter().zip(right) {
+        if x == y || x.is_nan() && y.is_nan() {
+            continue;
+        }
+        let apart = (x - y).abs();
+        // No number is never within a tolerance.
+        if apart.is_nan() || apart > tolerance {
+            found.elements += 1;
+            found.most = found.most.filter(|_| !apart.is_nan()).map(|most| most.max(apart));
+        }
+    }
+}
+
+fn count_bytes(left: &[u8], right: &[u8], dtype: DType, found: &mut ValueDifference<'_>) {
+    let layout = dtype.layout();
+    let blocks = left.chunks(layout.block_bytes as usize).zip(right.chunks(layout.block_bytes as usize));
+    found.elements += blocks.filter(|(a, b)| a != b).count() as u64 * u64::from(layout.block_elements);
+}
+
+fn print(document: &Document<'_>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for name in &document.only_in_a {
+        writeln!(out, "only in the first: {name}")?;
+    }
+    for name in &document.only_in_b {
+        writeln!(out, "only in the second: {name}")?;
+    }
+    for MetaDifference { name, a, b } in &document.metas {
+        writeln!(out, "{name}: {a} and {b}")?;
+    }
+    for ValueDifference { name, elements, of, most } in &document.values {
+        let most = most.map_or(String::new(), |most| format!(", by {most:e} at most"));
+        writeln!(out, "{name}: {elements} of {of} elements differ{most}")?;
+    }
+    for name in &document.unreadable {
+        writeln!(out, "cannot be read and was not compared: {name}")?;
+    }
+    let equal = if document.equal { "equal" } else { "different" };
+    writeln!(out, "{equal}; {} tensors compared", document.compared)?;
+    out.flush()
+}
