@@ -190,7 +190,7 @@ impl<M: Module> Managed<M> {
         self.engine.plan_for(setting, &costs, needs.workspace, &needs.trace)
     }
 
-    /// What each layer does in such a pass, by [`LayerId`].
+    /// What each layer does in such a pass, by [`LayerId`](crate::LayerId).
     ///
     /// # Errors
     /// Whatever `forward` gives.
