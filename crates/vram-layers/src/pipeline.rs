@@ -22,21 +22,25 @@ const SHARES: [u64; 5] = [0, 1, 2, 3, 4];
 
 /// Models that share a device budget and run in turn.
 ///
-/// ```no_run
-/// # fn run(text: &vram_layers::Engine, image: std::sync::Arc<vram_layers::Engine>) {}
-/// # fn main() -> Result<(), vram_layers::Error> {
-/// # let (text, image): (std::sync::Arc<vram_layers::Engine>, std::sync::Arc<vram_layers::Engine>) = todo!();
+/// ```
+/// # use std::sync::Arc;
+/// # use vram_layers::{Engine, Error};
 /// use vram_layers::Pipeline;
 ///
-/// let pipeline = Pipeline::new(text.budget().clone());
-/// pipeline.add("text encoder", &text)?;
-/// pipeline.add("transformer", &image)?;
-/// // Passes of either begin as ever; the pipeline makes room for them.
-/// for switch in pipeline.switches() {
-///     println!("{}: {} bytes evicted", switch.model, switch.evicted_bytes());
+/// /// Two engines whose budgets are clones of one.
+/// fn join(text: &Arc<Engine>, image: &Arc<Engine>) -> Result<Pipeline, Error> {
+///     let pipeline = Pipeline::new(text.budget().clone());
+///     pipeline.add("text encoder", text)?;
+///     pipeline.add("transformer", image)?;
+///     // Passes of either begin as ever; the pipeline makes room for them.
+///     Ok(pipeline)
 /// }
-/// # Ok(())
-/// # }
+///
+/// fn report(pipeline: &Pipeline) {
+///     for switch in pipeline.switches() {
+///         println!("{}: {} bytes evicted", switch.model, switch.evicted_bytes());
+///     }
+/// }
 /// ```
 #[derive(Debug)]
 pub struct Pipeline(Arc<Stages>);
