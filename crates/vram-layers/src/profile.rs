@@ -25,7 +25,7 @@ const BUILT_IN: [(&str, &str); 4] = [
 ///
 /// let card = Profile::named("rtx4090-pcie4")?;
 /// // A linear layer of 3072 inputs and outputs on one row waits for its weights, on a thousand rows for its sums.
-/// let layer = |rows| LayerWork { bytes: 2 * 3072 * 3072, flops: 2 * 3072 * 3072 * rows };
+/// let layer = |rows: u64| LayerWork { bytes: 2 * 3072 * 3072, flops: 2 * 3072 * 3072 * rows };
 /// let costs = card.costs(&[layer(1), layer(1000)], DType::BF16)?;
 /// assert!(costs.compute_seconds[0] < 30e-6 && costs.compute_seconds[1] > 100e-6);
 /// # Ok::<(), vram_layers::Error>(())

@@ -426,12 +426,16 @@ impl Engine {
         let mut input = self.plan_input(admitted, &key.trace, key.guessed, key.workspace);
         input.budget = key.budget;
         let current = Arc::clone(&self.shared.lock().plan);
-        let now = predict(&input, &current);
-        let better = plan(&input)?;
-        let then = predict(&input, &better);
-        tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
         let forecast = forecast(&input, &current);
-        admitted.replan = then < now - now / WORTH;
+        let mut replan = false;
+        // The first pass meets cold memory and a cold disk: it is believed, but not alone.
+        if admitted.measured == CALIBRATION {
+            let now = predict(&input, &current);
+            let then = predict(&input, &plan(&input)?);
+            tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
+            replan = then < now - now / WORTH;
+        }
+        admitted.replan = replan;
         admitted.forecast = Some(forecast);
         Ok(())
     }
