@@ -99,6 +99,7 @@ mod report;
 pub mod schedule;
 mod spec;
 pub mod state;
+mod sync;
 
 pub use check::{Violation, check};
 pub use config::VramConfig;
