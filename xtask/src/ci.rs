@@ -24,7 +24,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     }
     shell::run(command.args(args))?;
     // Arguments may be for the harness of the tests above, which this target has not.
-    if args.is_empty() { mutations() } else { Ok(()) }
+    if args.is_empty() { mutations().and_then(|()| shuttle()) } else { Ok(()) }
 }
 
 /// Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
@@ -33,19 +33,28 @@ fn mutations() -> Result<()> {
     shell::run(shell::cargo().args(args))
 }
 
+/// Runs the ring and the engine's queues under schedules that a test chooses.
+fn shuttle() -> Result<()> {
+    let args = ["test", "-p", "vram-layers", "--features", "shuttle", "--test", "shuttle"];
+    shell::run(shell::cargo().args(args))
+}
+
 type Step = fn() -> Result<()>;
 
 /// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
 pub(crate) fn run() -> Result<()> {
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
         ("lints", || {
             let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
             shell::run(shell::cargo().args(args))?;
             let args = ["clippy", "-p", "vram-layers", "--features", "mutations", "--all-targets", "--quiet"];
+            shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))?;
+            let args = ["clippy", "-p", "vram-layers", "--features", "shuttle", "--all-targets", "--quiet"];
             shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))
         }),
         ("mutations", mutations),
+        ("shuttle", shuttle),
         ("tidy", tidy::run),
         ("docs", || {
             let args = ["doc", "--workspace", "--no-deps", "--quiet"];

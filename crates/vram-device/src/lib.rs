@@ -30,6 +30,7 @@ mod error;
 mod kernels;
 mod memory;
 pub mod sim;
+mod sync;
 mod view;
 
 pub use backends::{Backend, backends};

@@ -100,6 +100,7 @@ mod report;
 pub mod schedule;
 mod spec;
 pub mod state;
+mod sync;
 mod trace;
 
 pub use check::{Violation, check};

@@ -5,7 +5,7 @@
 //! is than to load it again for the next picture, unless the transformer's many passes gain more by the room. Who is
 //! needed again last gives first. In a cycle that is who ran last.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use serde::Serialize;
 use vram_device::Budget;
@@ -13,6 +13,7 @@ use vram_device::Budget;
 use crate::Error;
 use crate::engine::Engine;
 use crate::plan::{PlanInput, plan};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Passes that a model is taken to run at a time until it has run once.
 const UNKNOWN_PASSES: u64 = 4;

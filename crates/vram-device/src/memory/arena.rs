@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
 use super::alloc::Measure;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Buffer, FirstFit, OffsetAlloc, Region, Reservation, RingAlloc, Ticket};
 
 /// Memory taken once and handed out many times, by a policy: [`RingAlloc`] for streamed weights, [`FirstFit`] for
@@ -133,12 +134,10 @@ impl fmt::Debug for Arena {
 }
 
 impl Home {
-    pub(super) fn release(&self, start: u64, bytes: u64, ticket: Option<Ticket>) {
+    pub(super) fn release(&self, start: u64, bytes: u64, used_until: &[Ticket]) {
         let mut state = self.state();
         state.policy.alloc().free(start);
-        if let Some(ticket) = ticket {
-            state.retired.push((start..start + bytes, ticket));
-        }
+        state.retired.extend(used_until.iter().map(|&ticket| (start..start + bytes, ticket)));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
 use super::arena::Home;
+use crate::sync::Mutex;
 use crate::{Buffer, DeviceError, Ticket};
 
 /// The only owner of a range of device memory. Dropping it gives the range back to the [`Arena`](crate::Arena) it
@@ -86,7 +87,7 @@ impl Region {
     /// [`after`](Region::after).
     pub fn retire(mut self, ticket: Ticket) {
         if let Some((home, start)) = self.home.take() {
-            home.release(start, self.bytes(), Some(ticket));
+            home.release(start, self.bytes(), &[ticket]);
         }
     }
 
@@ -126,7 +127,9 @@ impl Drop for Region {
     fn drop(&mut self) {
         if let Some((home, start)) = self.home.take() {
             let written = *self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
-            home.release(start, self.range.end - self.range.start, written);
+            // A copy was ordered after what came before it; without one, that is still to be waited for.
+            let used_until = written.as_ref().map_or(&self.after[..], std::slice::from_ref);
+            home.release(start, self.range.end - self.range.start, used_until);
         }
     }
 }

@@ -59,21 +59,20 @@ impl Shared {
                     // A reader issues it: issuing allocates, which is not for the computing thread.
                     f.wanted = Some((unit, stray));
                     self.work.notify_all();
-                    match (std::mem::take(&mut f.no_room), resident, stray || !expected) {
-                        (true, _, _) => StallCause::RingFull,
-                        (false, true, _) => StallCause::FirstLoad,
-                        (false, false, true) => StallCause::Departure,
-                        (false, false, false) => StallCause::Disk,
+                    match (resident, stray || !expected) {
+                        (true, _) => StallCause::FirstLoad,
+                        (false, true) => StallCause::Departure,
+                        (false, false) => StallCause::Disk,
                     }
                 }
             };
             // The first cause is what the wait is for, but for a full ring, which is known only when it was tried.
-            let (_, first) = waiting.get_or_insert_with(|| (Instant::now(), cause));
-            if cause == StallCause::RingFull {
-                *first = cause;
-            }
+            waiting.get_or_insert_with(|| (Instant::now(), cause));
             f = self.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
         };
+        if let (Some((_, cause)), true) = (&mut waiting, f.no_room) {
+            *cause = StallCause::RingFull;
+        }
         f.forget_wanted();
         f.apply(unit, Event::Acquire)?;
         f.hold(unit, &weights);
@@ -91,17 +90,22 @@ impl Shared {
         Ok(Acquired { weights, stall, again: false })
     }
 
-    /// On a reader: issues what the computing thread waits for and nobody has issued. Whether there was anything.
+    /// On a reader: issues what the computing thread waits for and nobody has issued. Whether there was anything to do.
+    /// What finds no room is tried again when a reader is done or a lease ends.
     pub(super) fn issue_wanted(&self, f: &mut Fetch) -> bool {
-        let Some((unit, stray)) = f.wanted.take() else { return false };
+        let Some((unit, stray)) = f.wanted else { return false };
         if f.slot_of(unit, stray).is_none() {
             match self.issue_for(f, unit, stray) {
                 Ok(true) => {}
-                Ok(false) => f.no_room = true,
+                Ok(false) => {
+                    f.no_room = true;
+                    return false;
+                }
                 Err(e) => f.refused = Some(e),
             }
             self.ready.notify_all();
         }
+        f.wanted = None;
         true
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use vram_device::{Arena, DeviceError, Lifetime, Reservation, Topology};
@@ -17,6 +16,7 @@ use crate::pipeline::Stages;
 use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, forecast, minimum, plan, predict};
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
+use crate::sync::atomic::Ordering;
 use crate::{Error, UnitId};
 
 /// Passes that are measured.

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vram_device::{Device, Part, Queue, Staging, Ticket};
@@ -13,6 +12,7 @@ use super::job::{Fetched, Fill, From, FromHost, Keep, Read, Rows};
 use crate::Error;
 use crate::guard::{Guard, guard};
 use crate::observe::{Event, Span};
+use crate::sync::atomic::Ordering;
 
 /// A reader's own staging buffer and the copy that may still read it.
 pub(crate) struct StagingSlot {

@@ -3,8 +3,7 @@
 //! One mutex guards all of it. Lock order: this mutex, then an arena's, then a budget's; none is held during a read.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use vram_device::{Arena, Budget, Device, Reservation, Ticket};
 use vram_types::{CancelToken, WeightSource};
@@ -19,6 +18,8 @@ use crate::observe::{self, Observer};
 use crate::plan::Planned;
 use crate::spec::Layer;
 use crate::state::{Event, State, transition};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{Error, UnitId};
 
 pub(crate) struct Shared {

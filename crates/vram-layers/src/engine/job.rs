@@ -2,7 +2,7 @@
 //! bring a unit into host memory, or to copy it from there.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use vram_device::{Part, Region, Reservation, Staging, Ticket};
@@ -14,6 +14,7 @@ use super::slot::Memory;
 use crate::observe::{Event, Span};
 use crate::partition::Unit;
 use crate::spec::Layer;
+use crate::sync::Mutex;
 use crate::{Error, UnitId};
 
 /// Whose weights a job brings.

@@ -1,9 +1,10 @@
 //! How fast a link is: bytes over the time in which anything at all was under way.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::costs::Link;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Less than this says nothing of a link.
 const ENOUGH_BYTES: u64 = 1 << 20;
@@ -41,7 +42,7 @@ impl Meter {
         Some(Link { bytes_per_second, latency_seconds: 0.0 })
     }
 
-    fn reading(&self) -> std::sync::MutexGuard<'_, Reading> {
+    fn reading(&self) -> MutexGuard<'_, Reading> {
         // Counts are changed in one step each.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

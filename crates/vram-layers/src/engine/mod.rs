@@ -13,9 +13,7 @@ mod pass;
 mod reader;
 mod slot;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError, Weak};
 
 use vram_device::{Budget, Device, Lifetime, Staging, Tier};
 use vram_types::{FileRange, WeightSource};
@@ -28,6 +26,9 @@ use crate::pipeline::Stages;
 use crate::plan::Plan;
 use crate::spec::{Layer, LayerId, LayerSpec};
 use crate::state::State;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::JoinHandle;
+use crate::sync::{Mutex, MutexGuard};
 use admit::Admitted;
 pub use admit::{Setting, VramLimit};
 use fetch::Shared;
@@ -245,7 +246,7 @@ impl Engine {
         Pass::preload(self, request)
     }
 
-    fn admitted(&self) -> std::sync::MutexGuard<'_, Admitted> {
+    fn admitted(&self) -> MutexGuard<'_, Admitted> {
         self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,6 +1,6 @@
 //! One pass over the model.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use vram_device::{Device, DeviceError, Queue, Region};
@@ -16,6 +16,7 @@ use crate::observe::{Event, Span, StallCause};
 use crate::plan::Planned;
 use crate::report::{PassReport, Stall};
 use crate::spec::LayerId;
+use crate::sync::MutexGuard;
 use crate::{Error, UnitId};
 
 /// What a pass needs to be admitted.

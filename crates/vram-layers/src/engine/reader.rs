@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
-use std::thread::{Builder, JoinHandle};
 
 use vram_device::{DeviceError, Staging};
 
 use super::bring::StagingSlot;
 use super::fetch::{Issued, Shared};
 use crate::Error;
+use crate::sync::thread::{Builder, JoinHandle};
 
 pub(crate) fn spawn(
     index: usize,
