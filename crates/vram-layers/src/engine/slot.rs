@@ -50,6 +50,7 @@ impl Drop for Weights {
 }
 
 /// What a place of weights holds: a load in progress, its outcome, or its failure.
+#[cfg_attr(feature = "shuttle", allow(clippy::large_enum_variant))] // locks of shuttle are large
 pub(super) enum Slot {
     Loading {
         load: u64,
