@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shuttle::sync::Mutex;
 use shuttle::thread;
-use vram_device::{Arena, Budget, Device, Lifetime, Queue, Region, Ticket, Tier};
+use vram_device::{Arena, Budget, Lifetime, Queue, Region, Ticket, Tier};
 
 use crate::common::cpu;
 use crate::explore;
@@ -47,7 +47,7 @@ fn work(arena: &Arena, naive: &Naive, clock: &Mutex<u64>, id: u8) {
             *clock
         };
         assert!(region.host().unwrap().iter().all(|&byte| byte == mine), "somebody else wrote here");
-        if (id + turn) % 2 == 0 {
+        if (id + turn).is_multiple_of(2) {
             drop(region);
         } else {
             naive.retire(&region, value);
