@@ -112,6 +112,15 @@ impl Admitted {
             forecast: None,
         }
     }
+
+    /// Takes over what is in host memory, by what it is called in every plan.
+    fn keep_host(&mut self, plan: &Planned, host: Vec<Option<HostCopy>>) {
+        for (unit, copy) in host.into_iter().enumerate() {
+            if let Some(copy @ HostCopy::There(_)) = copy {
+                self.host.insert(identity(plan, unit), copy);
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -261,13 +270,9 @@ impl Engine {
         let mut fetch = self.shared.drain();
         fetch.drop_memory();
         let old = Arc::clone(&fetch.plan);
-        for (unit, copy) in fetch.take_host().into_iter().enumerate() {
-            if let Some(copy @ HostCopy::There(_)) = copy {
-                admitted.host.insert(identity(&old, unit), copy);
-            }
-        }
+        admitted.keep_host(&old, fetch.take_host());
         let (kept, evicted) = keep(&old, fetch.take_residents(), &new, reason);
-        let host = keep_host(&mut admitted.host, &new);
+        let host = kept_on_host(&mut admitted.host, &new);
         // What the new plan does not keep is freed before anything is reserved.
         admitted.host.clear();
         let bytes = |have: &[bool]| -> u64 {
@@ -326,11 +331,7 @@ impl Engine {
         admitted.workspace = Arena::first_fit(Vec::new());
         let mut fetch = self.shared.drain();
         let old = Arc::clone(&fetch.plan);
-        for (unit, copy) in fetch.take_host().into_iter().enumerate() {
-            if let Some(copy @ HostCopy::There(_)) = copy {
-                admitted.host.insert(identity(&old, unit), copy);
-            }
-        }
+        admitted.keep_host(&old, fetch.take_host());
         let (_, evicted) = keep(&old, fetch.take_residents(), &Planned::default(), reason);
         fetch.drop_memory();
         fetch.install(Arc::default(), (Vec::new(), Vec::new()), None, (None, None));
@@ -431,7 +432,8 @@ impl Engine {
         // The first pass meets cold memory and a cold disk: it is believed, but not alone.
         if admitted.measured == CALIBRATION {
             let now = predict(&input, &current);
-            let then = predict(&input, &plan(&input)?);
+            // A plan is in force that works: if no other can be made, it stays.
+            let then = plan(&input).map_or(u64::MAX, |better| predict(&input, &better));
             tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
             replan = then < now - now / WORTH;
         }
@@ -481,7 +483,7 @@ fn keep(
 }
 
 /// Units in host memory that a plan keeps there, by its units.
-fn keep_host(have: &mut HashMap<Identity, HostCopy>, new: &Planned) -> Vec<Option<HostCopy>> {
+fn kept_on_host(have: &mut HashMap<Identity, HostCopy>, new: &Planned) -> Vec<Option<HostCopy>> {
     (0..new.partition.units.len())
         .map(|unit| if new.cached[unit] { have.remove(&identity(new, unit)) } else { None })
         .collect()

@@ -13,6 +13,9 @@ const WORTH: u64 = 50;
 /// Units whose bytes are a smaller part of all bytes than this cost latency and not bandwidth.
 const SMALL: u64 = 4096;
 
+/// Sizes of units for which a ring of their own is tried.
+const SIZES: usize = 6;
+
 /// What there is to hold weights in.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -65,6 +68,9 @@ pub fn choose(problem: &Problem, room: &Room) -> Choice {
                 break;
             }
         }
+        if best.as_ref().is_some_and(|b| b.pass <= enough(floor)) {
+            break;
+        }
     }
     let best = best.or_else(|| evaluate(problem, room, &nothing));
     let best = best.unwrap_or(Choice { kept: nothing, ring_bytes: room.device, pass: u64::MAX });
@@ -82,7 +88,8 @@ pub(super) fn evaluate(problem: &Problem, room: &Room, on_device: &[Kept]) -> Op
     if largest > left {
         return None;
     }
-    let all: u64 = streamed(problem, &kept).sum::<u64>().max(room.least_ring);
+    // What a pass streams and what the next one does: further ahead than that nobody fetches.
+    let all = (2 * streamed(problem, &kept).sum::<u64>()).max(room.least_ring);
     if resident > 0 && room.ring.is_some_and(|ring| ring.min(all) > left) {
         return None;
     }
@@ -105,6 +112,11 @@ fn streamed<'a>(problem: &'a Problem, kept: &'a [Kept]) -> impl Iterator<Item = 
     let uses = problem.uses();
     let units = problem.units.iter().zip(kept).zip(uses);
     units.filter(|((_, k), uses)| **k != Kept::Device && *uses > 0).map(|((u, _), _)| u.bytes)
+}
+
+/// Near enough to the floor: a few thousandths are not worth a search.
+pub(super) fn enough(floor: u64) -> u64 {
+    floor + floor / 500
 }
 
 /// What no choice is faster than: the kernels, or the slower link with the room full of what gains most by it.
@@ -143,7 +155,14 @@ fn rings(problem: &Problem, room: &Room) -> Vec<(u64, bool)> {
     let largest = streamed(problem, &vec![Kept::Nowhere; problem.units.len()]).max().unwrap_or(0);
     let wanted = room.target_ring.min(room.device / 2).max(largest).max(room.least_ring);
     let mut rings = vec![(wanted, true)];
-    for ring in [2 * largest, 3 * largest, 4 * largest, largest, largest / 2, largest / 4, 6 * largest] {
+    let multiples = [2, 3, 4, 1, 6].map(|n| n * largest);
+    // A ring for the smaller units alone, with the larger ones kept.
+    let mut sizes: Vec<u64> = problem.trace.iter().map(|&u| problem.units[u].bytes).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let step = sizes.len().div_ceil(SIZES).max(1);
+    let smaller = sizes.iter().rev().skip(1).step_by(step).flat_map(|size| [2 * size, 4 * size]);
+    for ring in multiples.into_iter().chain(smaller) {
         let ring = ring.max(room.least_ring).max(1);
         if ring <= room.device && rings.iter().all(|(r, _)| *r != ring) {
             rings.push((ring, false));
@@ -162,14 +181,17 @@ enum Spread {
     Time,
     /// The dearest link time for its bytes first.
     Dearest,
+    /// The largest first, so that a small ring does for the others.
+    Largest,
 }
 
-const SPREADS: [Spread; 5] = [
+const SPREADS: [Spread; 6] = [
     Spread::Bytes { owed_first: 0 },
     Spread::Time,
     Spread::Bytes { owed_first: 32 },
     Spread::Bytes { owed_first: 63 },
     Spread::Dearest,
+    Spread::Largest,
 ];
 
 impl Spread {
@@ -200,6 +222,13 @@ impl Spread {
         match self {
             Spread::Bytes { owed_first } => spread_bytes(problem, &large, owed_first, &mut room, &mut take),
             Spread::Time => spread_time(problem, &large, &mut room, &mut take),
+            Spread::Largest => {
+                let mut by = large.clone();
+                by.sort_by_key(|&u| std::cmp::Reverse(problem.units[u].bytes));
+                by.iter().for_each(|&unit| {
+                    take(unit, &mut room);
+                });
+            }
             Spread::Dearest => {
                 let uses = problem.uses();
                 let time = |u: usize| u128::from(link(problem, u) * uses[u]);

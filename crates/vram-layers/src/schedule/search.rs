@@ -1,19 +1,21 @@
-//! Improves a choice by changing one or two units at a time.
+//! Improves a choice by changing a few units at a time.
 
-use super::choose::{Choice, Room, evaluate};
+use super::choose::{Choice, Room, enough, evaluate};
 use super::{Kept, Problem};
 
 /// Steps of simulation that a search may take in all: tens of milliseconds.
 const STEPS: usize = 400_000;
 
-/// Below this many units every choice is tried.
-const FEW: usize = 10;
+/// Up to this many units every choice is tried.
+const FEW: usize = 12;
+
+/// Units that a choice may differ in from one that is near it.
+const REACH: usize = 3;
 
 /// Goes from better to better choice until none is near, the floor is reached, or the search has taken its share of
 /// time. Deterministic.
 pub(super) fn improve(problem: &Problem, room: &Room, best: Choice, floor: u64) -> Choice {
-    // A few thousandths are not worth a search.
-    let enough = floor + floor / 500;
+    let enough = enough(floor);
     if best.pass <= enough {
         return best;
     }
@@ -55,38 +57,47 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Tries what is one change away. Whether any of it was better.
+    /// Tries what is a few units away, the nearest first. Whether any of it was better.
     fn round(&mut self, used: &[usize]) -> bool {
-        let before = self.best.pass;
-        for &unit in used {
-            self.attempt(&[unit]);
+        (1..=REACH).any(|units| self.within(used, units, &mut Vec::with_capacity(units)))
+    }
+
+    /// Tries all choices that differ in `more` units besides those that are picked. Whether any was better.
+    fn within(&mut self, used: &[usize], more: usize, picked: &mut Vec<usize>) -> bool {
+        if more == 0 {
+            return self.attempt(picked);
         }
-        for (i, &a) in used.iter().enumerate() {
-            // Neighbours first: a unit that stays a little earlier or later is the likeliest gain.
-            for &b in used[i + 1..].iter() {
-                if (self.best.kept[a] == Kept::Device) != (self.best.kept[b] == Kept::Device) {
-                    self.attempt(&[a, b]);
-                }
-                if self.left == 0 {
-                    return false;
-                }
+        let mut better = false;
+        for (i, &unit) in used.iter().enumerate() {
+            picked.push(unit);
+            better |= self.within(&used[i + 1..], more - 1, picked);
+            picked.pop();
+            if self.left == 0 {
+                break;
             }
         }
-        self.best.pass < before
+        better
     }
 
     /// Lets units that stayed go and those stay that did not, if that is faster.
-    fn attempt(&mut self, units: &[usize]) {
-        let Some(left) = self.left.checked_sub(1) else { return };
+    fn attempt(&mut self, units: &[usize]) -> bool {
+        let stays = |unit: &usize| self.best.kept[*unit] == Kept::Device;
+        if units.len() > 1 && (units.iter().all(stays) || !units.iter().any(stays)) {
+            // All in one direction: one at a time does it.
+            return false;
+        }
+        let Some(left) = self.left.checked_sub(1) else { return false };
         self.left = left;
         let mut kept = self.best.kept.clone();
         for &unit in units {
             kept[unit] = if kept[unit] == Kept::Device { Kept::Nowhere } else { Kept::Device };
         }
-        if let Some(choice) = evaluate(self.problem, self.room, &kept)
-            && choice.pass < self.best.pass
-        {
-            self.best = choice;
+        match evaluate(self.problem, self.room, &kept) {
+            Some(choice) if choice.pass < self.best.pass => {
+                self.best = choice;
+                true
+            }
+            _ => false,
         }
     }
 }

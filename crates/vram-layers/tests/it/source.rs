@@ -201,3 +201,42 @@ impl HostBytes for Window {
         Ok(())
     }
 }
+
+/// Weights in memory; `before` is called with the requests of each read, and may fail it.
+pub struct Before<F> {
+    pub inner: Arc<MemorySource>,
+    pub before: F,
+}
+
+impl<F> WeightSource for Before<F>
+where
+    F: Fn(&mut [ReadRequest<'_>], &CancelToken) -> Result<(), SourceError> + Send + Sync,
+{
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        self.inner.names()
+    }
+    fn locate(&self, name: &str) -> Option<Located> {
+        self.inner.locate(name)
+    }
+    fn file(&self, file: FileId) -> Option<&Path> {
+        self.inner.file(file)
+    }
+    fn read_many(
+        &self,
+        requests: &mut [ReadRequest<'_>],
+        priority: Priority,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        (self.before)(requests, cancel)?;
+        self.inner.read_many(requests, priority, cancel)
+    }
+    fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
+        self.inner.map(range)
+    }
+    fn alignment(&self) -> u64 {
+        self.inner.alignment()
+    }
+    fn bytes_read(&self) -> u64 {
+        self.inner.bytes_read()
+    }
+}

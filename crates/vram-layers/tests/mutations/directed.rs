@@ -1,19 +1,16 @@
 //! What random calls reach too seldom, step by step.
 
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use vram_device::sim::Lateness;
 use vram_device::{Budget, Device, Queue, Tier};
 use vram_layers::{Engine, LayerId, Lease, PassRequest, Split};
-use vram_types::{
-    CancelToken, FileId, Located, Priority, ReadRequest, SourceError, SourceErrorKind, WeightSource,
-};
+use vram_types::{CancelToken, ReadRequest, SourceError, SourceErrorKind, WeightSource};
 
 use crate::common::{Raw, options};
 use crate::sim_bugs::rig;
 use crate::sim_common::{Outputs, Rig, late};
-use crate::source::{Layout, MemorySource};
+use crate::source::{Before, Layout};
 
 fn read(rig: &Rig, lease: &Lease, layer: usize, outputs: &mut Outputs) {
     outputs.take(&rig.held.sim, &lease.tensor(0).unwrap(), &rig.raw.layers[layer]).unwrap();
@@ -70,13 +67,20 @@ pub fn put_away_while_it_reads(_seed: u64) {
     let mut options = options(20_000, Some(5000), 1);
     (options.calibrate, options.residents) = (false, false);
     let budget = options.budget.clone();
-    let inner = Arc::clone(&raw.source);
-    let source = Arc::new(Stuck { inner, begun: Mutex::new(0), more: Condvar::new(), fails: false });
-    let from: Arc<dyn WeightSource> = Arc::<Stuck>::clone(&source);
-    let engine = Engine::new(from, sim, raw.specs(), options).unwrap();
+    // The second read ends some time after it was cancelled, and not before.
+    let (source, begun) = scripted(&raw, |_, read, cancel| {
+        if read == 2 {
+            while !cancel.is_cancelled() {
+                std::thread::yield_now();
+            }
+            linger();
+        }
+        Ok(())
+    });
+    let engine = Engine::new(source, sim, raw.specs(), options).unwrap();
     let mut pass = engine.begin(PassRequest::default()).unwrap();
     drop(pass.lease(LayerId(0), 0).unwrap());
-    source.wait_for(2);
+    begun.wait_for(2);
     drop(pass);
     engine.offload().unwrap();
     assert_eq!(budget.used(), 0, "held by a model that is put away");
@@ -88,68 +92,66 @@ pub fn memory_of_a_failed_attempt(_seed: u64) {
     let mut options = options(1000, None, 2);
     options.calibrate = false;
     options.host_budget = Budget::new(Tier::Host, 2008);
-    let inner = Arc::clone(&raw.source);
-    let source = Stuck { inner, begun: Mutex::new(0), more: Condvar::new(), fails: true };
-    let engine =
-        Engine::new(Arc::new(source), Arc::new(late(Lateness::Nothing)), raw.specs(), options).unwrap();
+    // The first read fails when the second has begun, which takes its time.
+    let (source, _) = scripted(&raw, |begun, read, _| match read {
+        1 => {
+            begun.wait_for(2);
+            fails()
+        }
+        2 => {
+            linger();
+            Ok(())
+        }
+        _ => Ok(()),
+    });
+    let engine = Engine::new(source, Arc::new(late(Lateness::Nothing)), raw.specs(), options).unwrap();
     let mut pass = engine.begin(PassRequest::default()).unwrap();
     pass.lease(LayerId(0), 0).unwrap_err();
     drop(pass.lease(LayerId(0), 0).unwrap());
 }
 
-/// The second read ends some time after it was cancelled, and not before; or after the first failed, which it does when
-/// the second has begun.
-struct Stuck {
-    inner: Arc<MemorySource>,
-    begun: Mutex<u32>,
+/// How many reads have begun.
+#[derive(Default)]
+struct Begun {
+    reads: Mutex<u32>,
     more: Condvar,
-    fails: bool,
 }
 
-impl Stuck {
-    fn wait_for(&self, reads: u32) {
-        let mut begun = self.begun.lock().unwrap();
-        while *begun < reads {
-            begun = self.more.wait(begun).unwrap();
-        }
-    }
-}
-
-impl WeightSource for Stuck {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        self.inner.names()
-    }
-    fn locate(&self, name: &str) -> Option<Located> {
-        self.inner.locate(name)
-    }
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.inner.file(file)
-    }
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
-        let mut begun = self.begun.lock().unwrap();
-        *begun += 1;
+impl Begun {
+    /// Counts another; which it is, from 1.
+    fn another(&self) -> u32 {
+        let mut reads = self.reads.lock().unwrap();
+        *reads += 1;
         self.more.notify_all();
-        let me = *begun;
-        drop(begun);
-        if me == 1 && self.fails {
-            self.wait_for(2);
-            return Err(SourceError::new(SourceErrorKind::Io, "as the script has it"));
-        }
-        let stuck = me == 2;
-        while stuck && !self.fails && !cancel.is_cancelled() {
-            std::thread::yield_now();
-        }
-        (0..if stuck { 2000 } else { 0 }).for_each(|_| std::thread::yield_now());
-        self.inner.read_many(requests, priority, cancel)
+        *reads
     }
-    fn bytes_read(&self) -> u64 {
-        self.inner.bytes_read()
+
+    fn wait_for(&self, count: u32) {
+        let mut reads = self.reads.lock().unwrap();
+        while *reads < count {
+            reads = self.more.wait(reads).unwrap();
+        }
     }
+}
+
+/// A source whose reads do as the script has it: it is told the number of each.
+fn scripted(
+    raw: &Raw,
+    script: impl Fn(&Begun, u32, &CancelToken) -> Result<(), SourceError> + Send + Sync + 'static,
+) -> (Arc<dyn WeightSource>, Arc<Begun>) {
+    let begun = Arc::new(Begun::default());
+    let reads = Arc::clone(&begun);
+    let before =
+        move |_: &mut [ReadRequest<'_>], cancel: &CancelToken| script(&reads, reads.another(), cancel);
+    (Arc::new(Before { inner: Arc::clone(&raw.source), before }), begun)
+}
+
+fn fails() -> Result<(), SourceError> {
+    Err(SourceError::new(SourceErrorKind::Io, "as the script has it"))
+}
+
+fn linger() {
+    (0..2000).for_each(|_| std::thread::yield_now());
 }
 
 /// The first piece of a resident fails while the second is being read; that read ends only when the next attempt has
@@ -161,8 +163,14 @@ pub fn load_of_another_attempt(_seed: u64) {
     options.calibrate = false;
     // Staging for pieces of half of the layer.
     options.host_budget = Budget::new(Tier::Host, 2008);
-    let inner = Arc::clone(&raw.source);
-    let source = Arc::new(Scripted { inner, begun: Mutex::new(0), more: Condvar::new() });
+    // The first read fails when the second has begun, the second ends when the third has begun, and the third when the
+    // fourth has.
+    let (source, _) = scripted(&raw, |begun, read, _| {
+        if read < 4 {
+            begun.wait_for(read + 1);
+        }
+        if read == 1 { fails() } else { Ok(()) }
+    });
     let device: Arc<dyn Device> = Arc::<vram_device::sim::Sim>::clone(&sim);
     let engine = Engine::new(source, device, raw.specs(), options).unwrap();
     let mut outputs = Outputs::new(&sim, 1000).unwrap();
@@ -172,46 +180,4 @@ pub fn load_of_another_attempt(_seed: u64) {
     outputs.take(&sim, &lease.tensor(0).unwrap(), &raw.layers[0]).unwrap();
     lease.finish(sim.ticket(Queue::Compute).unwrap());
     outputs.check(&sim).unwrap();
-}
-
-/// The first read fails when the second has begun, the second ends when the third has begun, and the third when the
-/// fourth has.
-struct Scripted {
-    inner: Arc<MemorySource>,
-    begun: Mutex<u32>,
-    more: Condvar,
-}
-
-impl WeightSource for Scripted {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        self.inner.names()
-    }
-    fn locate(&self, name: &str) -> Option<Located> {
-        self.inner.locate(name)
-    }
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.inner.file(file)
-    }
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
-        let mut begun = self.begun.lock().unwrap();
-        *begun += 1;
-        self.more.notify_all();
-        let me = *begun;
-        while me < 4 && *begun <= me {
-            begun = self.more.wait(begun).unwrap();
-        }
-        drop(begun);
-        if me == 1 {
-            return Err(SourceError::new(SourceErrorKind::Io, "as the script has it"));
-        }
-        self.inner.read_many(requests, priority, cancel)
-    }
-    fn bytes_read(&self) -> u64 {
-        self.inner.bytes_read()
-    }
 }

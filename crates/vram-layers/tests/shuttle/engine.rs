@@ -1,6 +1,5 @@
 //! The real engine and its readers.
 
-use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use shuttle::rand::{Rng, thread_rng};
@@ -8,58 +7,33 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 use vram_device::{Budget, Tier};
 use vram_layers::{Engine, Error, LayerId, PassRequest, Split, VramLimit};
-use vram_types::{
-    CancelToken, FileId, Located, Priority, ReadRequest, SourceError, SourceErrorKind, WeightSource,
-};
+use vram_types::{CancelToken, ReadRequest, SourceError, SourceErrorKind, WeightSource};
 
 use crate::common::{Raw, options};
 use crate::explore;
-use crate::source::{Layout, MemorySource};
+use crate::source::{Before, Layout};
 
 /// Four layers of 1000 bytes.
 static RAW: LazyLock<Raw> = LazyLock::new(|| Raw::new(&[(10, 100, Split::Whole); 4], &Layout::plain(), 1));
 
 const ORDER: [usize; 4] = [0, 1, 2, 3];
 
-/// Weights in memory; while they are read, others may go on.
-struct Source {
-    inner: Arc<MemorySource>,
-    reads: AtomicU64,
-    half: AtomicU64,
-    /// Which read fails.
-    fails: Option<u64>,
-}
-
-impl WeightSource for Source {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        self.inner.names()
-    }
-    fn locate(&self, name: &str) -> Option<Located> {
-        self.inner.locate(name)
-    }
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.inner.file(file)
-    }
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
-        let read = self.reads.fetch_add(1, Ordering::SeqCst);
+/// Weights in memory; while they are read, others may go on. One read fails, if asked to.
+fn source(fails: Option<u64>) -> Arc<dyn WeightSource> {
+    let (reads, half) = (AtomicU64::new(0), AtomicU64::new(0));
+    let before = move |requests: &mut [ReadRequest<'_>], _: &CancelToken| {
+        let read = reads.fetch_add(1, Ordering::SeqCst);
         for request in requests.iter_mut() {
             // Who leases too early finds this.
             request.dst.fill(0x5a);
         }
-        self.half.fetch_add(1, Ordering::SeqCst);
-        if self.fails == Some(read) {
+        half.fetch_add(1, Ordering::SeqCst);
+        if fails == Some(read) {
             return Err(SourceError::new(SourceErrorKind::Io, "on request").retryable(true));
         }
-        self.inner.read_many(requests, priority, cancel)
-    }
-    fn bytes_read(&self) -> u64 {
-        self.inner.bytes_read()
-    }
+        Ok(())
+    };
+    Arc::new(Before { inner: Arc::clone(&RAW.source), before })
 }
 
 /// An engine with two readers, one resident and a ring of two slots; what it may hold, and of the host.
@@ -77,9 +51,7 @@ impl Rig {
         // Staging for half of a layer, so that each comes in pieces.
         options.host_budget = Budget::new(Tier::Host, 2056);
         let (budget, host) = (options.budget.clone(), options.host_budget.clone());
-        let inner = Arc::clone(&RAW.source);
-        let source = Source { inner, reads: AtomicU64::new(0), half: AtomicU64::new(0), fails };
-        let engine = Arc::new(RAW.engine_over(Arc::new(source), options, discrete));
+        let engine = Arc::new(RAW.engine_over(source(fails), options, discrete));
         Rig { engine, budget, host }
     }
 
@@ -184,14 +156,13 @@ fn fails_once(discrete: bool) {
     rig.end();
 }
 
-// A pass that waits for room asks again whenever a reader answers, so that priorities alone let these two go on for ever.
 /// Under a device whose memory the host sees, and under one with staging.
 macro_rules! explored {
     ($($test:ident: $model:ident;)*) => {$(
         #[test]
         fn $test() {
-            explore(true, 200, || $model(false));
-            explore(true, 200, || $model(true));
+            explore(200, || $model(false));
+            explore(200, || $model(true));
         }
     )*};
 }

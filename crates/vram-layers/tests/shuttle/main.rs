@@ -20,8 +20,8 @@ use shuttle::{Config, Runner};
 /// Places in a schedule at which the second kind of scheduler changes what it prefers.
 const CHANGES: usize = 3;
 
-/// Runs a model under so many schedules at random and, unless it needs a fair one, by priorities that change seldom.
-fn explore(fair: bool, schedules: usize, model: impl Fn() + Copy + Send + Sync + 'static) {
+/// Runs a model under so many schedules at random, and as many by priorities that change seldom.
+fn explore(schedules: usize, model: impl Fn() + Copy + Send + Sync + 'static) {
     let seed: u64 = std::env::var("VRAM_SEED").ok().map_or(1, |seed| seed.parse().unwrap());
     println!("VRAM_SEED={seed}");
     // Processors have threads of their own, which no schedule chooses and no model uses.
@@ -29,8 +29,5 @@ fn explore(fair: bool, schedules: usize, model: impl Fn() + Copy + Send + Sync +
     let mut config = Config::new();
     config.stack_size = 256 << 10;
     Runner::new(RandomScheduler::new_from_seed(seed, schedules), config.clone()).run(model);
-    if fair {
-        return;
-    }
     Runner::new(PctScheduler::new_from_seed(seed, CHANGES, schedules), config).run(model);
 }

@@ -77,5 +77,5 @@ fn ring() {
 
 #[test]
 fn a_ring_that_threads_share_hands_out_each_byte_once() {
-    explore(false, 1000, ring);
+    explore(1000, ring);
 }
