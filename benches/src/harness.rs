@@ -33,6 +33,17 @@ impl<'a> Subject<'a> {
         };
         Subject { name: name.into(), bytes, run: Box::new(timed) }
     }
+
+    /// The same for a run that does it `times` in a row: its time counts for one of them.
+    pub(crate) fn each(
+        name: impl Into<String>,
+        bytes: u64,
+        times: u32,
+        run: impl FnMut() -> Result<()> + 'a,
+    ) -> Subject<'a> {
+        let Subject { name, bytes, run: mut all } = Subject::new(name, bytes, run);
+        Subject { name, bytes, run: Box::new(move || Ok(all()? / times.max(1))) }
+    }
 }
 
 /// What was measured of one subject.
@@ -136,17 +147,26 @@ impl Row {
         format!("{name}, beyond {base}: {median:.2} microseconds per {of} ({least:.2} .. {most:.2})")
     }
 
+    /// One subject's time over another's, round by round, in words.
+    pub(crate) fn against(&self, subject: usize, base: usize) -> String {
+        let seconds = |i: usize| self.subjects[i].seconds.iter();
+        let ratios: Vec<f64> = seconds(subject).zip(seconds(base)).map(|(s, b)| s / b).collect();
+        let (least, median, most) = spread(&ratios);
+        format!("{median:.2} ({least:.2} .. {most:.2})")
+    }
+
     /// One subject against the larger of several bounds, round by round, in words. A bound that was measured in
-    /// several ways counts as the fastest of them, times the share of it that is due.
+    /// several ways counts as the way that is fastest by its median, times the share of it that is due.
     pub(crate) fn against_the_larger(&self, subject: usize, bounds: &[(&[usize], f64)]) -> String {
-        let at = |i: usize, round: usize| self.subjects[i].seconds[round];
-        let bound = |round: usize| {
-            let fastest = |(ways, share): &(&[usize], f64)| {
-                share * ways.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min)
-            };
-            bounds.iter().map(fastest).fold(0.0, f64::max)
+        let fastest = |ways: &[usize]| {
+            ways.iter().copied().min_by(|&a, &b| self.subjects[a].median.total_cmp(&self.subjects[b].median))
         };
-        let ratios: Vec<f64> = (0..self.rounds).map(|round| at(subject, round) / bound(round)).collect();
+        let at = |i: usize, round: usize| self.subjects[i].seconds[round];
+        let due = |round: usize| {
+            let each = bounds.iter().filter_map(|(ways, share)| Some(share * at(fastest(ways)?, round)));
+            each.fold(0.0, f64::max)
+        };
+        let ratios: Vec<f64> = (0..self.rounds).map(|round| at(subject, round) / due(round)).collect();
         let (least, median, most) = spread(&ratios);
         let name = &self.subjects[subject].name;
         format!("{name}, over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})")

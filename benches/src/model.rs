@@ -48,6 +48,11 @@ impl Args {
         self.checkpoint.as_deref()
     }
 
+    /// Of the budget, if one was given.
+    pub(crate) fn percent(&self) -> Option<u64> {
+        self.budget
+    }
+
     pub(crate) fn tokens(&self) -> Vec<usize> {
         if self.tokens.is_empty() { vec![16, 256] } else { self.tokens.clone() }
     }
@@ -120,11 +125,21 @@ impl Runner {
 
     /// One pass that begins with an empty ring and reads nothing ahead for another.
     pub(crate) fn pass(&self) -> Result<Vec<u8>> {
+        self.run(true)
+    }
+
+    /// Passes in a row, as a denoising loop runs them: the first begins with an empty ring, the last reads nothing
+    /// ahead, those between do.
+    pub(crate) fn passes(&self, count: u32) -> Result<()> {
+        (1..=count).try_for_each(|i| self.run(i == count).map(drop))
+    }
+
+    fn run(&self, last: bool) -> Result<Vec<u8>> {
         let inputs = Inputs {
             img: (&self.img, self.img_meta.clone()),
             conditioning: (&self.conditioning, self.conditioning_meta.clone()),
         };
-        let options = RunOptions { last: true, ..Default::default() };
+        let options = RunOptions { last, ..Default::default() };
         Ok(self.model.run_with(options, |m, fwd| m.forward(fwd, &inputs))?)
     }
 
@@ -257,7 +272,7 @@ fn pytorch(options: &Options, config: &Config, tokens: usize) -> String {
 pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
-    let budget = weights * args.budget.unwrap_or(25) / 100;
+    let budget = weights * args.percent().unwrap_or(25) / 100;
     warm_cache(&path)?;
     for tokens in args.tokens() {
         let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;

@@ -75,6 +75,8 @@ pub(crate) struct HostRoom {
 pub struct Plan {
     /// The device budget that it was made for.
     pub budget_bytes: u64,
+    /// The smallest device budget with which the same pass works.
+    pub smallest_budget_bytes: u64,
     /// Activations and scratch.
     pub workspace_bytes: u64,
     /// The ring.
@@ -145,6 +147,9 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let (tables, streamed) = weigh(&natural, &used);
     let may = |unit: &Unit| !unit.table && (input.guessed || is_used(unit, &used));
     let departing = largest(&natural, |u| may(u) && !is_used(u, &used));
+    let smallest = smallest(input, &used)?;
+    let weights = if input.residents { smallest.min(streamed + departing) } else { smallest };
+    let needed = input.workspace.saturating_add(weights);
     if let (Some(available), true) = (available, input.residents)
         && streamed + departing <= available
     {
@@ -153,29 +158,22 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
             if is_used(u, &used) && (with_tables || !u.table) { Kept::Device } else { Kept::Nowhere }
         };
         let kept = natural.units.iter().map(kept).collect();
-        return Ok(finish(input, natural, kept, departing));
+        return Ok(finish(input, needed, natural, kept, departing));
     }
-    let smallest = smallest(input, &used)?;
-    let available = match available {
-        Some(available) if smallest <= available => available,
-        _ => {
-            let weights = if input.residents { smallest.min(streamed + departing) } else { smallest };
-            return Err(Error::BudgetTooSmall {
-                needed: input.workspace.saturating_add(weights),
-                given: input.budget,
-                workspace: input.workspace,
-                weights,
-            });
-        }
+    let Some(available) = available.filter(|available| smallest <= *available) else {
+        let (given, workspace) = (input.budget, input.workspace);
+        return Err(Error::BudgetTooSmall { needed, given, workspace, weights });
     };
     let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, available);
     let mut best: Option<(Partition, Choice)> = None;
     for units in [RING_UNITS, 2 * RING_UNITS, 2] {
         let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
         let problem = input.problem(&cut);
-        // One unit on its way while another computes, where that does not take all the room.
-        let pair = Some(2 * largest(&cut, may)).filter(|pair| pair + pair / 2 <= available).unwrap_or(0);
-        let least = largest(&cut, |u| may(u) && !is_used(u, &used)).max(pair);
+        // One unit computes, one is on its way and one is ready, so that a slow read is not waited for at once; or at
+        // least the two, where they do not take all the room.
+        let several = [RING_UNITS, 2].map(|units| units * largest(&cut, may));
+        let several = several.into_iter().find(|bytes| bytes + bytes / 2 <= available).unwrap_or(0);
+        let least = largest(&cut, |u| may(u) && !is_used(u, &used)).max(several);
         let target = ring.max(largest(&cut, may)).min(available);
         let least = if input.ring.is_some() { least.min(target) } else { least };
         let choice = if input.residents {
@@ -202,16 +200,15 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
         }
     }
     match best {
-        Some((cut, choice)) => Ok(finish(input, cut, choice.kept, choice.ring_bytes)),
+        Some((cut, choice)) => Ok(finish(input, needed, cut, choice.kept, choice.ring_bytes)),
         None => Err(Error::Model("no cut of the model into units was tried".into())),
     }
 }
 
 /// The smallest budget that works, in bytes.
 pub(crate) fn minimum(input: &PlanInput<'_>) -> Result<u64, Error> {
-    let nothing = PlanInput { budget: 0, ..input.clone() };
-    match plan(&nothing) {
-        Ok(planned) => Ok(planned.data.peak_bytes),
+    match plan(&PlanInput { budget: 0, ..input.clone() }) {
+        Ok(planned) => Ok(planned.data.smallest_budget_bytes),
         Err(Error::BudgetTooSmall { needed, .. }) => Ok(needed),
         Err(e) => Err(e),
     }
@@ -313,7 +310,13 @@ fn order(partition: &Partition, trace: &[LayerId]) -> Vec<UnitId> {
     order
 }
 
-fn finish(input: &PlanInput<'_>, partition: Partition, kept: Vec<Kept>, ring_bytes: u64) -> Planned {
+fn finish(
+    input: &PlanInput<'_>,
+    needed: u64,
+    partition: Partition,
+    kept: Vec<Kept>,
+    ring_bytes: u64,
+) -> Planned {
     let mut trace = order(&partition, input.trace);
     trace.retain(|u| !partition.units[u.0].table || kept[u.0] == Kept::Device);
     let problem = input.problem(&partition);
@@ -347,6 +350,7 @@ fn finish(input: &PlanInput<'_>, partition: Partition, kept: Vec<Kept>, ring_byt
     let positions = LISTED * problem.trace.len() as u64;
     let data = Plan {
         budget_bytes: input.budget,
+        smallest_budget_bytes: needed,
         workspace_bytes: input.workspace,
         ring_bytes,
         resident_bytes,

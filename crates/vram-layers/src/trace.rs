@@ -13,7 +13,8 @@ use crate::observe::{Event, EvictionReason, Observer, Span, StallCause};
 ///
 /// One track each for the passes, for the disk, for copies, for the computing thread, and for its waits, each wait
 /// named by its cause; evictions are instants on the track of the passes. Where transfers overlap, as those of several
-/// readers do, a track has further lanes, so that nothing in one lane overlaps. It grows by some hundred bytes for each
+/// readers do, a track has further lanes, so that nothing in one lane overlaps. A reader tells of a copy when its staging is
+/// used again, and of the last one when the engine goes. It grows by some hundred bytes for each
 /// event, without limit.
 pub struct Trace {
     origin: Instant,

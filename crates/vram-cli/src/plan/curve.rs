@@ -35,7 +35,8 @@ impl Point {
 }
 
 /// Plans for budgets at equal distances.
-pub(super) fn curve(problem: &Problem<'_>, minimum: u64, chosen: &Plan) -> Result<Vec<Point>> {
+pub(super) fn curve(problem: &Problem<'_>, chosen: &Plan) -> Result<Vec<Point>> {
+    let minimum = chosen.smallest_budget_bytes;
     let everything = problem.plan(u64::MAX).map_err(explain)?.peak_bytes.max(minimum);
     let plan = |budget| -> Result<Point> {
         if budget == chosen.budget_bytes {

@@ -125,7 +125,6 @@ impl Document {
         problem: &Problem<'_>,
         checked: Option<Checked>,
         plan: Plan,
-        minimum: u64,
         curve: Vec<Point>,
     ) -> Document {
         let uses = plan.trace.iter().filter_map(|&unit| plan.units.get(unit)).map(|unit| Use {
@@ -151,7 +150,7 @@ impl Document {
             host_visible: problem.machine.topology.host_visible,
             from: problem.from,
             weights_bytes: problem.subject.weights_bytes(),
-            minimum_budget_bytes: minimum,
+            minimum_budget_bytes: plan.smallest_budget_bytes,
             budget_bytes: plan.budget_bytes,
             host_budget_bytes: plan.host_budget_bytes,
             peak_bytes: plan.peak_bytes,

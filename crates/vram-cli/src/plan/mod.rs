@@ -95,10 +95,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let subject = opening.open(1.0, args.config(u64::MAX))?;
     let problem = args.problem(&opening, &*subject, &machine)?;
 
-    let minimum = problem.minimum()?;
     let plan = problem.plan(machine.budget).map_err(explain)?;
-    let curve = curve::curve(&problem, minimum, &plan)?;
-    let document = Document::new(args, &problem, checked, plan, minimum, curve);
+    let curve = curve::curve(&problem, &plan)?;
+    let document = Document::new(args, &problem, checked, plan, curve);
     if let Some(path) = &args.save {
         write(path, &(serde_json::to_string_pretty(&document.plan)? + "\n"))?;
     }
@@ -252,14 +251,5 @@ struct Problem<'a> {
 impl Problem<'_> {
     fn plan(&self, budget: u64) -> Result<Plan, layers::Error> {
         self.subject.plan(&Setting { budget, ..self.setting }, &self.costs)
-    }
-
-    /// The smallest budget that works, in bytes.
-    fn minimum(&self) -> Result<u64> {
-        match self.plan(0) {
-            Ok(plan) => Ok(plan.peak_bytes),
-            Err(layers::Error::BudgetTooSmall { needed, .. }) => Ok(needed),
-            Err(e) => Err(explain(e)),
-        }
     }
 }

@@ -55,8 +55,8 @@ impl StagingSlot {
         Ok(ticket)
     }
 
-    /// Waits until the staging buffer may be written again.
-    fn settle(&mut self, shared: &Shared) -> Result<(), Error> {
+    /// Waits until the staging buffer may be written again, or freed.
+    pub(super) fn settle(&mut self, shared: &Shared) -> Result<(), Error> {
         if let Some(Copy { ticket, issued, bytes, unit }) = self.pending.take() {
             if guard(Guard::StagingWait) {
                 shared.device.wait(ticket)?;

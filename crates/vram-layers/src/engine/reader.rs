@@ -27,6 +27,11 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
     let mut f = shared.lock();
     loop {
         if f.stop {
+            drop(f);
+            if let Some(mut last) = staging {
+                // Its memory goes now. A device that fails here has said so to who computes.
+                let _ = last.settle(shared);
+            }
             return;
         }
         if shared.issue_wanted(&mut f) {

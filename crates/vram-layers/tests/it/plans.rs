@@ -52,8 +52,20 @@ fn plans(seed: u64, settings: usize) -> (Vec<Plan>, usize) {
             compute_seconds: (0..layers.len()).map(|_| random.below(1000) as f64 * 1e-6).collect(),
             unit_seconds: 1e-6,
         };
-        match engine.plan_for(&setting, &costs, random.next() % 1500, &trace) {
-            Ok(plan) => made.push(plan),
+        let workspace = random.next() % 1500;
+        match engine.plan_for(&setting, &costs, workspace, &trace) {
+            Ok(plan) => {
+                let least = plan.smallest_budget_bytes;
+                let with =
+                    |budget| engine.plan_for(&Setting { budget, ..setting }, &costs, workspace, &trace);
+                assert!(least <= plan.peak_bytes, "seed {seed}: {plan:#?}");
+                if made.is_empty() {
+                    assert_eq!(with(least).unwrap().smallest_budget_bytes, least, "seed {seed}");
+                    let refused = with(least - 1).unwrap_err();
+                    assert!(matches!(refused, Error::BudgetTooSmall { needed, .. } if needed == least));
+                }
+                made.push(plan);
+            }
             Err(Error::BudgetTooSmall { needed, given, .. }) => {
                 assert!(needed > given);
                 refused += 1;

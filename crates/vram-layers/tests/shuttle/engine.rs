@@ -10,7 +10,6 @@ use vram_layers::{Engine, Error, LayerId, PassRequest, Split, VramLimit};
 use vram_types::{CancelToken, ReadRequest, SourceError, SourceErrorKind, WeightSource};
 
 use crate::common::{Raw, options};
-use crate::explore;
 use crate::source::{Before, Layout};
 
 /// Four layers of 1000 bytes.
@@ -107,7 +106,7 @@ fn dropped(discrete: bool) {
 }
 
 /// Another thread puts the model away.
-fn put_away(discrete: bool) {
+pub(crate) fn put_away(discrete: bool) {
     let rig = Rig::new(discrete, 3000, None);
     let engine = Arc::clone(&rig.engine);
     let other = thread::spawn(move || match engine.offload() {
@@ -142,7 +141,7 @@ fn too_small(discrete: bool) {
 }
 
 /// One read fails, and with it one pass at the most.
-fn fails_once(discrete: bool) {
+pub(crate) fn fails_once(discrete: bool) {
     let rig = Rig::new(discrete, 3000, Some(thread_rng().gen_range(0..12)));
     let mut failed = 0;
     for _ in 0..3 {
@@ -156,13 +155,16 @@ fn fails_once(discrete: bool) {
     rig.end();
 }
 
+pub(crate) type Model = fn(bool);
+
 /// Under a device whose memory the host sees, and under one with staging.
 macro_rules! explored {
     ($($test:ident: $model:ident;)*) => {$(
+        #[cfg(not(feature = "mutations"))]
         #[test]
         fn $test() {
-            explore(200, || $model(false));
-            explore(200, || $model(true));
+            crate::explore(200, || $model(false));
+            crate::explore(200, || $model(true));
         }
     )*};
 }

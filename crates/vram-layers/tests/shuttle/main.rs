@@ -2,6 +2,8 @@
 //! start of a thread, another thread may go on. A deadlock, a lost wake-up or an assertion that fails prints the
 //! schedule, which `shuttle::replay` runs again; `VRAM_SEED` chooses other schedules.
 //!
+//! With the feature `mutations` as well, the same models run with what keeps the engine safe left out, and have to see it.
+//!
 //! Run by `cargo xtask test`, or by `cargo test -p vram-layers --features shuttle --test shuttle`.
 
 #![allow(clippy::unwrap_used)] // a test's failure is a panic
@@ -10,6 +12,9 @@
 #[path = "../it/common.rs"]
 mod common;
 mod engine;
+#[cfg(feature = "mutations")]
+mod planted;
+#[cfg(not(feature = "mutations"))]
 mod ring;
 #[path = "../it/source.rs"]
 mod source;
