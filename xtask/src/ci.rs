@@ -24,7 +24,12 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     }
     shell::run(command.args(args))?;
     // Arguments may be for the harness of the tests above, which this target has not.
-    if args.is_empty() { mutations().and_then(|()| shuttle()) } else { Ok(()) }
+    if args.is_empty() { mutations().and_then(|()| shuttle()).and_then(|()| uring()) } else { Ok(()) }
+}
+
+/// The reader of checkpoints with io_uring; where the system refuses that, its tests run by what replaces it.
+fn uring() -> Result<()> {
+    shell::run(shell::cargo().args(["test", "-p", "vram-diskmap", "--features", "io-uring"]))
 }
 
 /// Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
@@ -49,9 +54,14 @@ pub(crate) fn run() -> Result<()> {
         ("lints", || {
             let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
             shell::run(shell::cargo().args(args))?;
-            ["mutations", "shuttle", "shuttle,mutations"].iter().try_for_each(|features| {
-                let args =
-                    ["clippy", "-p", "vram-layers", "--features", features, "--all-targets", "--quiet"];
+            let features = [
+                ("vram-layers", "mutations"),
+                ("vram-layers", "shuttle"),
+                ("vram-layers", "shuttle,mutations"),
+                ("vram-diskmap", "io-uring"),
+            ];
+            features.iter().try_for_each(|(package, features)| {
+                let args = ["clippy", "-p", package, "--features", features, "--all-targets", "--quiet"];
                 shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))
             })
         }),

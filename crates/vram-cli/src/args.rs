@@ -18,6 +18,8 @@ pub(crate) enum Read {
     Pread,
     /// Past the page cache
     Direct,
+    /// Past the page cache by io_uring, if this was built with it and the system permits it; else as direct
+    Uring,
     /// From a memory map; you promise that nobody changes the files meanwhile
     Mmap,
 }
@@ -95,7 +97,7 @@ pub(crate) struct Engine {
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub(crate) host_budget: ByteSize,
     /// How weights are read from disk
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     pub(crate) read: Read,
     /// What to compute in; the checkpoint's own dtype if not given
     #[arg(long, value_enum)]

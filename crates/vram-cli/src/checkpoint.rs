@@ -14,6 +14,7 @@ pub(crate) fn open(options: DiskMapOptions, path: &Path, read: Read) -> Result<D
         Read::Auto => options.read(ReadMode::Auto).open(path),
         Read::Pread => options.read(ReadMode::Buffered).open(path),
         Read::Direct => options.read(ReadMode::Direct).open(path),
+        Read::Uring => options.read(ReadMode::Uring).open(path),
         // SAFETY: only the person who types `--read mmap` can promise that nobody changes the files; the help says so.
         Read::Mmap => unsafe { options.open_mapped(path) },
     }

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "X", default_value = "0")]
     tolerance: f64,
     /// How the checkpoints are read
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     read: Read,
 }
 

@@ -43,9 +43,9 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
     /// How the checkpoint is read
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     read: Read,
-    /// Threads that read and cast; as many as the machine runs at once if not given
+    /// Threads that read and cast; twice as many as the machine runs at once if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
@@ -77,10 +77,10 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     }
     let metadata: BTreeMap<String, String> =
         (0..map.files().len()).flat_map(|i| map.metadata(FileId(i as u32))).collect();
-    let mut extract = Extract::new(&map)
-        .metadata(metadata)
-        .checksums(args.checksums)
-        .threads(writer::threads(args.threads));
+    let mut extract = Extract::new(&map).metadata(metadata).checksums(args.checksums);
+    if let Some(threads) = args.threads {
+        extract = extract.threads(threads);
+    }
     if let Some(ByteSize(most)) = args.shard_size {
         extract = extract.shard_bytes(most);
     }

@@ -36,12 +36,26 @@ struct Document<'a> {
     bytes: u64,
     /// How much was read to find this out.
     bytes_read: u64,
+    /// How each file would be read.
+    reading: Vec<Reading<'a>>,
     /// Tensors that are there and that cannot be read.
     unreadable: Vec<Unreadable<'a>>,
     /// What was wrong with the files and was let pass.
     leniencies: Vec<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     metadata: Vec<Metadata<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reading<'a> {
+    file: &'a Path,
+    file_system: Option<&'static str>,
+    /// How bytes come that are not in the page cache.
+    path: &'static str,
+    why: String,
+    alignment: Option<usize>,
+    cached_bytes: Option<u64>,
+    bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,7 +122,23 @@ fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'
         maps.iter().flat_map(DiskMap::unreadable).map(|(name, why)| Unreadable { name, why }).collect();
     let leniencies = maps.iter().flat_map(DiskMap::leniencies).collect();
     let bytes_read = maps.iter().map(DiskMap::bytes_read).sum();
-    Document { tensors, totals, bytes, bytes_read, unreadable, leniencies, metadata: Vec::new() }
+    let reading = maps.iter().flat_map(reading).collect();
+    Document { tensors, totals, bytes, bytes_read, reading, unreadable, leniencies, metadata: Vec::new() }
+}
+
+fn reading(map: &DiskMap) -> impl Iterator<Item = Reading<'_>> {
+    map.files().zip(0..).filter_map(|(file, i)| {
+        let reading = map.reading(FileId(i))?;
+        Some(Reading {
+            file,
+            file_system: reading.file_system,
+            path: reading.path.name(),
+            why: reading.why,
+            alignment: reading.alignment,
+            cached_bytes: reading.cached_bytes,
+            bytes: std::fs::metadata(file).ok().map(|meta| meta.len()),
+        })
+    })
 }
 
 fn metadata(map: &DiskMap) -> impl Iterator<Item = Metadata<'_>> {
@@ -137,6 +167,9 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         ]);
     }
     table(&mut out, &mut rows)?;
+    for reading in &document.reading {
+        writeln!(out, "{}", said(reading, document.reading.len() > 1))?;
+    }
     for Unreadable { name, why } in &document.unreadable {
         writeln!(out, "cannot be read: {name}: {why}")?;
     }
@@ -152,6 +185,17 @@ fn print(document: &Document<'_>) -> io::Result<()> {
     let (count, bytes) = (document.tensors.len(), ByteSize(document.bytes));
     writeln!(out, "{count} tensors in all, {bytes}; read {} to know it", ByteSize(document.bytes_read))?;
     out.flush()
+}
+
+/// How a file would be read, in words.
+fn said(reading: &Reading<'_>, with_path: bool) -> String {
+    let mut text = if with_path { format!("{}: ", reading.file.display()) } else { String::new() };
+    text += &format!("on {}, ", reading.file_system.unwrap_or("an unknown file system"));
+    match (reading.cached_bytes, reading.bytes) {
+        (Some(cached), Some(all)) => text += &format!("{} % in the page cache, ", cached * 100 / all.max(1)),
+        _ => text += "the system does not tell what is cached, ",
+    }
+    text + &format!("the rest is read {} ({})", reading.path, reading.why)
 }
 
 /// A value on a line of its own, cut where it is long.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use vram_types::{CancelToken, FileId, SourceError, SourceErrorKind};
+use vram_types::{CancelToken, FileId, Priority, SourceError, SourceErrorKind};
 
 use crate::diskmap::{DiskMap, TensorInfo};
 use crate::fault::Fault;
@@ -61,7 +61,8 @@ impl DiskMap {
                 cancel.check()?;
                 let len = PIECE_BYTES.min(range.bytes - at) as usize;
                 piece.resize(len, 0);
-                self.read_file(info.file, range.offset + at, &mut piece, 0, len)?;
+                let until = (Priority::ReadAhead, cancel);
+                self.read_file(info.file, range.offset + at, &mut piece, (0, len), until)?;
                 sum.update(&piece);
                 at += len as u64;
             }

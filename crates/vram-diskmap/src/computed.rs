@@ -6,24 +6,43 @@ use vram_types::{SourceError, SourceErrorKind, TypeError};
 
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
+use crate::read_many::Until;
 use crate::strides::{self, Strides};
 
-/// Bytes that are converted or decoded at a time: they stay in the processor's cache.
+/// Bytes that are decoded at a time: they stay in the processor's cache.
 const PIECE_BYTES: u64 = 256 << 10;
-/// The same for what is gathered from strides, where long pieces make long reads.
+/// The same for what is read as it lies and then converted, or gathered from strides, where long pieces make long reads.
+const CONVERT_BYTES: u64 = 1 << 20;
 const GATHER_BYTES: u64 = 8 << 20;
 /// Pieces are multiples of this: whole blocks of every block type, whole bytes of every dtype.
-const UNIT_ELEMENTS: u64 = 256;
+pub(crate) const UNIT_ELEMENTS: u64 = 256;
 
 /// Memory that is used piece after piece.
 #[derive(Default)]
 struct Scratch {
     /// Bytes as they are in the file.
-    raw: Vec<u8>,
+    raw: Raw,
     /// Elements of the stored dtype.
     decoded: Vec<u8>,
     /// Elements of the dtype asked for.
     cast: Vec<u8>,
+}
+
+/// Memory for bytes of a file, with slack around them.
+#[derive(Default)]
+struct Raw(Vec<u8>);
+
+impl Raw {
+    /// Memory for `len` bytes from `offset`, and where in it they go so that a direct read needs no copy.
+    fn room(&mut self, offset: u64, len: usize) -> (&mut [u8], usize) {
+        const SECTOR: usize = 4096;
+        if self.0.len() < len + 2 * SECTOR {
+            self.0.resize(len + 2 * SECTOR, 0);
+        }
+        let base = self.0.as_ptr() as usize % SECTOR;
+        let at = (offset as usize % SECTOR + SECTOR - base) % SECTOR;
+        (&mut self.0[..], at)
+    }
 }
 
 impl DiskMap {
@@ -33,10 +52,15 @@ impl DiskMap {
         info: &TensorInfo,
         offset: u64,
         dst: &mut [u8],
+        until: Until<'_>,
     ) -> Result<(), SourceError> {
         let end = offset + dst.len() as u64;
         let to = info.meta.dtype();
-        let most = if info.strides.is_some() { GATHER_BYTES } else { PIECE_BYTES };
+        let most = match (info.strides, info.block) {
+            (Some(_), _) => GATHER_BYTES,
+            (None, Some(_)) => PIECE_BYTES,
+            (None, None) => CONVERT_BYTES,
+        };
         let unit_bytes = to.bytes_of(UNIT_ELEMENTS).unwrap_or(UNIT_ELEMENTS);
         let piece = (most / unit_bytes).max(1) * UNIT_ELEMENTS;
         let mut first = offset / unit_bytes * UNIT_ELEMENTS;
@@ -47,40 +71,48 @@ impl DiskMap {
             let whole = info.meta.elements();
             let last = (end.div_ceil(unit_bytes) * UNIT_ELEMENTS).min(first + piece).min(whole);
             let (begin, stop) = (bytes(first), bytes(last));
-            let inside = begin >= offset && stop <= end;
-            if inside && !info.is_converted() {
+            if begin >= offset && stop <= end {
                 let part = &mut dst[(begin - offset) as usize..(stop - offset) as usize];
-                self.decode(info, first..last, &mut scratch.raw, part)?;
+                self.compute(info, first..last, &mut scratch, part, until)?;
             } else {
-                self.decode_and_cast(info, first..last, &mut scratch)?;
-                let (from, until) = (offset.max(begin), end.min(stop));
-                let source = if info.is_converted() { &scratch.cast } else { &scratch.decoded };
-                dst[(from - offset) as usize..(until - offset) as usize]
-                    .copy_from_slice(&source[(from - begin) as usize..(until - begin) as usize]);
+                let mut all = std::mem::take(&mut scratch.cast);
+                all.resize((stop - begin) as usize, 0);
+                self.compute(info, first..last, &mut scratch, &mut all, until)?;
+                let inside = offset.max(begin)..end.min(stop);
+                dst[(inside.start - offset) as usize..(inside.end - offset) as usize]
+                    .copy_from_slice(&all[(inside.start - begin) as usize..(inside.end - begin) as usize]);
+                scratch.cast = all;
             }
             first = last;
         }
         Ok(())
     }
 
-    /// Fills `scratch.decoded`, and `scratch.cast` where the tensor is converted.
-    fn decode_and_cast(
+    /// Fills `dst` with elements as they are asked for.
+    fn compute(
         &self,
         info: &TensorInfo,
         elements: Range<u64>,
         scratch: &mut Scratch,
+        dst: &mut [u8],
+        until: Until<'_>,
     ) -> Result<(), SourceError> {
-        let stored = info.decoded_bytes(elements.end) - info.decoded_bytes(elements.start);
-        scratch.decoded.resize(stored as usize, 0);
-        self.decode(info, elements.clone(), &mut scratch.raw, &mut scratch.decoded)?;
-        if info.is_converted() {
-            let to = info.meta.dtype();
-            let bytes = to.bytes_of(elements.end - elements.start).unwrap_or(info.meta.bytes());
-            scratch.cast.resize(bytes as usize, 0);
-            convert::cast(&scratch.decoded, info.stored, &mut scratch.cast, to)
-                .map_err(|e| cannot(info, e, self.names.get(info.name)))?;
+        if !info.is_converted() {
+            return self.decode(info, elements, &mut scratch.raw, dst, until);
         }
-        Ok(())
+        let begin = info.decoded_bytes(elements.start);
+        let len = (info.decoded_bytes(elements.end) - begin) as usize;
+        let stored = if info.block.is_none() && info.strides.is_none() {
+            let (memory, at) = scratch.raw.room(info.offset + begin, len);
+            self.read_file(info.file, info.offset + begin, memory, (at, len), until)?;
+            &memory[at..at + len]
+        } else {
+            scratch.decoded.resize(len, 0);
+            self.decode(info, elements, &mut scratch.raw, &mut scratch.decoded, until)?;
+            &scratch.decoded[..]
+        };
+        convert::cast(stored, info.stored, dst, info.meta.dtype())
+            .map_err(|e| cannot(info, e, self.names.get(info.name)))
     }
 
     /// Reads elements as the stored dtype has them. `raw` is memory to work with.
@@ -88,23 +120,24 @@ impl DiskMap {
         &self,
         info: &TensorInfo,
         elements: Range<u64>,
-        raw: &mut Vec<u8>,
+        raw: &mut Raw,
         dst: &mut [u8],
+        until: Until<'_>,
     ) -> Result<(), SourceError> {
         if let Some(block) = info.block {
             let begin = elements.start / block.elements() * block.bytes();
             let end = elements.end.div_ceil(block.elements()) * block.bytes();
             let len = (end - begin) as usize;
-            raw.resize(len, 0);
-            self.read_file(info.file, info.offset + begin, raw, 0, len)?;
-            block.decode(raw, dst);
+            let (memory, at) = raw.room(info.offset + begin, len);
+            self.read_file(info.file, info.offset + begin, memory, (at, len), until)?;
+            block.decode(&memory[at..at + len], dst);
             return Ok(());
         }
         if let Some(strides) = self.strides_of(info) {
-            return self.gather(info, strides, elements, raw, dst);
+            return self.gather(info, strides, elements, raw, dst, until);
         }
         let len = dst.len();
-        self.read_file(info.file, info.offset + info.decoded_bytes(elements.start), dst, 0, len)
+        self.read_file(info.file, info.offset + info.decoded_bytes(elements.start), dst, (0, len), until)
     }
 
     fn gather(
@@ -112,17 +145,20 @@ impl DiskMap {
         info: &TensorInfo,
         strides: &Strides,
         elements: Range<u64>,
-        raw: &mut Vec<u8>,
+        raw: &mut Raw,
         dst: &mut [u8],
+        until: Until<'_>,
     ) -> Result<(), SourceError> {
         let element = info.decoded_bytes(1);
         for part in strides::parts(info.meta.shape(), &strides.steps, element, elements) {
             for group in part.groups() {
                 let len = (group.bytes.end - group.bytes.start) as usize;
-                raw.resize(len, 0);
-                self.read_file(info.file, info.offset + group.bytes.start, raw, 0, len)?;
+                let offset = info.offset + group.bytes.start;
+                let (memory, at) = raw.room(offset, len);
+                self.read_file(info.file, offset, memory, (at, len), until)?;
+                let bytes = &memory[at..at + len];
                 for line in group.lines() {
-                    strides::scatter(line, element as usize, raw, group.bytes.start, dst);
+                    strides::scatter(line, element as usize, bytes, group.bytes.start, dst);
                 }
             }
         }

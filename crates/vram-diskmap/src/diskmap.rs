@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vram_types::{ByteSize, DType, FileId, FileRange, Shape, SourceError, StorageId, TensorMeta};
@@ -10,7 +11,7 @@ use crate::blocks::BlockType;
 use crate::checksums::Checksums;
 use crate::contents::{StridesRef, Unreadable};
 use crate::header;
-use crate::io::{Pool, ReadMode, StoredFile};
+use crate::io::{FileReading, Pool, ReadMode, ReadQueue, StoredFile};
 use crate::names::{NameRef, Names, Table};
 use crate::open::DiskMapOptions;
 use crate::strides::Strides;
@@ -34,6 +35,7 @@ pub struct DiskMap {
     pub(crate) table: Table,
     pub(crate) mode: ReadMode,
     pub(crate) pool: Pool,
+    pub(crate) queue: Arc<ReadQueue>,
     pub(crate) bytes_read: AtomicU64,
 }
 
@@ -92,6 +94,11 @@ impl TensorInfo {
     /// Whether reading converts to another dtype.
     pub fn is_converted(&self) -> bool {
         self.stored != self.meta.dtype()
+    }
+
+    /// Whether elements are gathered from where they lie apart.
+    pub(crate) fn is_gathered(&self) -> bool {
+        self.strides.is_some()
     }
 
     /// The tensor's bytes in its file. Of a tensor with strides: its first byte, and as many as it has elements for.
@@ -211,6 +218,11 @@ impl DiskMap {
     /// largest of all files, and 4096 for a file system that does not tell.
     pub fn direct_alignment(&self) -> usize {
         self.files.iter().map(StoredFile::direct_alignment).max().unwrap_or(4096)
+    }
+
+    /// How a file is read, and why: what it is on, what of it is in the page cache, by which way the rest comes.
+    pub fn reading(&self, file: FileId) -> Option<FileReading> {
+        Some(self.files.get(file.0 as usize)?.reading(self.mode))
     }
 
     /// Bytes asked of storage so far, headers and index included. What a read was widened by is not counted.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use vram_types::{DType, FileId, SourceError, SourceErrorKind, TensorMeta};
@@ -15,7 +16,7 @@ use crate::folder::{Folder, in_folder};
 use crate::format::{self, Reading};
 use crate::header::MOST_HEADER_BYTES;
 use crate::index::Index;
-use crate::io::{Pool, ReadMode, StoredFile};
+use crate::io::{Pool, ReadAt, ReadMode, ReadQueue, StoredFile, Wrap};
 use crate::names::{Names, Table, count};
 use crate::strides::Strides;
 
@@ -28,6 +29,8 @@ pub struct DiskMapOptions {
     dtype: Option<DType>,
     rename: Option<Box<Rename>>,
     reading: Reading,
+    queue: Option<Arc<ReadQueue>>,
+    wrap: Option<Wrap>,
 }
 
 impl DiskMapOptions {
@@ -35,6 +38,24 @@ impl DiskMapOptions {
     #[must_use]
     pub fn read(mut self, mode: ReadMode) -> DiskMapOptions {
         self.mode = mode;
+        self
+    }
+
+    /// Stands in this line instead of the [process's](ReadQueue::process).
+    #[must_use]
+    pub fn queue(mut self, queue: Arc<ReadQueue>) -> DiskMapOptions {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// Puts something between the map and its files: all reads, of headers too, go through what `wrap` makes of each file.
+    /// It is asked once for each way in which a file is opened, through the page cache and past it.
+    #[must_use]
+    pub fn read_through(
+        mut self,
+        wrap: impl Fn(&Path, Box<dyn ReadAt>) -> Box<dyn ReadAt> + Send + Sync + 'static,
+    ) -> DiskMapOptions {
+        self.wrap = Some(Arc::new(wrap));
         self
     }
 
@@ -98,7 +119,7 @@ impl DiskMapOptions {
         &self,
         paths: impl IntoIterator<Item = P>,
     ) -> Result<DiskMap, SourceError> {
-        let mut loading = Loading { reading: self.reading, ..Loading::default() };
+        let mut loading = self.loading();
         for path in paths {
             loading.file(path.as_ref())?;
         }
@@ -122,7 +143,7 @@ impl DiskMapOptions {
     }
 
     fn open_index(&self, path: &Path) -> Result<DiskMap, SourceError> {
-        let file = StoredFile::open(path)?;
+        let file = StoredFile::open(path, self.wrap.as_ref())?;
         let invalid = |f: Fault| f.into_error().at_path(path);
         if file.bytes() > MOST_HEADER_BYTES {
             let message = format!("an index of {} bytes; at most {MOST_HEADER_BYTES} are read", file.bytes());
@@ -131,8 +152,7 @@ impl DiskMapOptions {
         let mut json = vec![0; file.bytes() as usize];
         file.read_plain(&mut json, 0)?;
         let index = Index::parse(&json).map_err(invalid)?;
-        let mut loading =
-            Loading { bytes_read: json.len() as u64, reading: self.reading, ..Loading::default() };
+        let mut loading = Loading { bytes_read: json.len() as u64, ..self.loading() };
         drop(json);
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in index.files() {
@@ -144,6 +164,10 @@ impl DiskMapOptions {
             loading.missing(path, &index)?;
         }
         self.finish(loading)
+    }
+
+    fn loading(&self) -> Loading {
+        Loading { reading: self.reading, wrap: self.wrap.clone(), ..Loading::default() }
     }
 
     fn finish(&self, mut loading: Loading) -> Result<DiskMap, SourceError> {
@@ -171,6 +195,7 @@ impl DiskMapOptions {
         } = loading;
         let bytes_read = AtomicU64::new(bytes_read);
         let (mode, pool) = (self.mode, Pool::default());
+        let queue = self.queue.clone().unwrap_or_else(ReadQueue::process);
         Ok(DiskMap {
             files,
             metadata,
@@ -183,6 +208,7 @@ impl DiskMapOptions {
             table,
             mode,
             pool,
+            queue,
             bytes_read,
         })
     }
@@ -195,7 +221,8 @@ impl fmt::Debug for DiskMapOptions {
             .field("dtype", &self.dtype)
             .field("renames", &self.rename.is_some())
             .field("reading", &self.reading)
-            .finish()
+            .field("reads_through", &self.wrap.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -211,13 +238,14 @@ struct Loading {
     checksums: Checksums,
     names: Names,
     reading: Reading,
+    wrap: Option<Wrap>,
     bytes_read: u64,
 }
 
 impl Loading {
     /// Opens a file and reads what it says of its tensors.
     fn file(&mut self, path: &Path) -> Result<(), SourceError> {
-        let file = StoredFile::open(path)?;
+        let file = StoredFile::open(path, self.wrap.as_ref())?;
         let id = FileId(self.files.len() as u32);
         let mut contents = format::read(&file, id, self.reading, &mut self.names)?;
         checksums::collect(&contents.metadata, id, &contents.tensors, &mut self.checksums)

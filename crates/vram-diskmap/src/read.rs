@@ -4,13 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use vram_types::{FileId, SourceError, SourceErrorKind, TensorMeta};
+use vram_types::{FileId, ReadRequest, ReadTarget, SourceError, SourceErrorKind, TensorMeta, WeightSource};
 
 use crate::computed::cannot;
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
 use crate::fault::Fault;
 use crate::io::ReadMode;
+use crate::read_many::{Part, Until, waited_for};
 use crate::slice::Runs;
 
 /// Runs of a slice with gaps up to this many bytes are read together: storage reads whole pages anyway.
@@ -65,9 +66,36 @@ impl DiskMap {
         let info = self.info(name)?;
         let len = memory(info.meta.bytes()).map_err(|e| e.at_tensor(name))?;
         let (mut buffer, at) = self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(name))?;
-        self.read_part(info, 0, &mut buffer, at, len)?;
+        self.read_whole(info, &mut buffer, (at, len))?;
         self.unchanged(info)?;
         Ok(HostTensor { meta: info.meta.clone(), buffer, at, len })
+    }
+
+    /// Reads several whole tensors as one batch: by several threads, neighbours together, and each stored byte once.
+    ///
+    /// # Errors
+    /// As [`DiskMap::get`], of the first that fails.
+    pub fn get_many(&self, names: &[&str]) -> Result<Vec<HostTensor>, SourceError> {
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            let info = self.info(name)?;
+            let len = memory(info.meta.bytes()).map_err(|e| e.at_tensor(*name))?;
+            let (buffer, at) = self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(*name))?;
+            tensors.push(HostTensor { meta: info.meta.clone(), buffer, at, len });
+        }
+        let mut requests: Vec<ReadRequest<'_>> = names
+            .iter()
+            .zip(&mut tensors)
+            .map(|(name, HostTensor { buffer, at, len, .. })| ReadRequest {
+                target: ReadTarget::Tensor { name, offset: 0 },
+                bytes: *len as u64,
+                dst: buffer,
+                at: *at,
+            })
+            .collect();
+        let (priority, cancel) = waited_for();
+        self.read_many(&mut requests, priority, cancel)?;
+        Ok(tensors)
     }
 
     /// Reads a whole tensor into memory of exactly its size.
@@ -81,7 +109,7 @@ impl DiskMap {
             return Err(SourceError::new(SourceErrorKind::OutOfRange, message).at_tensor(name));
         }
         let len = dst.len();
-        self.read_part(info, 0, dst, 0, len)?;
+        self.read_whole(info, dst, (0, len))?;
         self.unchanged(info)
     }
 
@@ -126,39 +154,36 @@ impl DiskMap {
         let run_bytes = runs.bytes as usize;
         for (run, start) in runs.starts().enumerate() {
             let part = &mut buffer[at + run * run_bytes..at + (run + 1) * run_bytes];
-            self.read_computed(info, start, part)?;
+            self.read_computed(info, start, part, waited_for())?;
         }
         self.unchanged(info)?;
         Ok(HostTensor { meta: runs.meta.clone(), buffer, at, len })
     }
 
-    /// Reads `dst[at..at + len]` from byte `offset` of a tensor, after conversion. The caller has checked the bounds.
-    pub(crate) fn read_part(
+    /// Reads a whole tensor into `dst[at..at + len]`, after conversion.
+    fn read_whole(
         &self,
         info: &TensorInfo,
-        offset: u64,
         dst: &mut [u8],
-        at: usize,
-        len: usize,
+        (at, len): (usize, usize),
     ) -> Result<(), SourceError> {
         if info.is_computed() {
-            return self.read_computed(info, offset, &mut dst[at..at + len]);
+            let part = Part { info, offset: 0, dst: &mut dst[at..at + len] };
+            return self.read_parts(vec![part], waited_for());
         }
-        self.read_file(info.file, info.offset + offset, dst, at, len)
+        self.read_file(info.file, info.offset, dst, (at, len), waited_for())
     }
 
-    /// Reads `dst[at..at + len]` from a file and counts it. The caller has checked the bounds.
+    /// Reads `dst[at..at + len]` from a file, where `part` is `(at, len)`, and counts it. The caller has checked the bounds.
     pub(crate) fn read_file(
         &self,
         file: FileId,
         offset: u64,
         dst: &mut [u8],
-        at: usize,
-        len: usize,
+        part: (usize, usize),
+        until: Until<'_>,
     ) -> Result<(), SourceError> {
-        self.read_uncounted(file, offset, dst, at, len)?;
-        self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(())
+        self.read_pieces(self.piece(file, offset, dst, part).into_iter().collect(), until)
     }
 
     /// Fails if the tensor's file has been written to since it was opened.
@@ -181,23 +206,6 @@ impl DiskMap {
             match self.files.as_slice() {
                 [only] => error.at_path(only.path()),
                 _ => error,
-            }
-        })
-    }
-
-    fn read_uncounted(
-        &self,
-        file: FileId,
-        offset: u64,
-        dst: &mut [u8],
-        at: usize,
-        len: usize,
-    ) -> Result<(), SourceError> {
-        let stored = &self.files[file.0 as usize];
-        stored.read(self.mode, &self.pool, dst, at, len, offset).map_err(|e| {
-            match self.name_at(file, offset) {
-                Some(name) => e.at_tensor(name),
-                None => e,
             }
         })
     }
@@ -226,19 +234,21 @@ impl DiskMap {
             let offset = info.offset + first;
             if group.len() == 1 {
                 // What lies before `done` is kept; what follows is slack until its own run is read.
-                self.read_file(info.file, offset, &mut dst[done..], 0, run_bytes)?;
+                self.read_file(info.file, offset, &mut dst[done..], (0, run_bytes), waited_for())?;
                 done += run_bytes;
                 continue;
             }
             scratch.resize((last + runs.bytes - first) as usize, 0);
             let len = scratch.len();
-            self.read_uncounted(info.file, offset, &mut scratch, 0, len)?;
+            self.read_file(info.file, offset, &mut scratch, (0, len), waited_for())?;
             for start in &group {
                 let from = (start - first) as usize;
                 dst[done..done + run_bytes].copy_from_slice(&scratch[from..from + run_bytes]);
                 done += run_bytes;
             }
-            self.bytes_read.fetch_add(runs.bytes * group.len() as u64, Ordering::Relaxed);
+            // What lies between the runs was not asked for.
+            let between = len as u64 - runs.bytes * group.len() as u64;
+            self.bytes_read.fetch_sub(between, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -255,6 +265,9 @@ impl DiskMap {
             return Ok((zeros(len, file.bytes())?, 0));
         }
         if len < LEAST_CONGRUENT_BYTES || self.mode == ReadMode::Buffered || file.map().is_some() {
+            return Ok((vec![0; len], 0));
+        }
+        if self.mode == ReadMode::Auto && file.is_cached(file_at, len) {
             return Ok((vec![0; len], 0));
         }
         let align = file.direct_alignment();

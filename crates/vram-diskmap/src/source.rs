@@ -10,6 +10,7 @@ use vram_types::{
 };
 
 use crate::diskmap::DiskMap;
+use crate::read_many::{Part, Pieces};
 
 impl WeightSource for DiskMap {
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
@@ -27,21 +28,25 @@ impl WeightSource for DiskMap {
         Some(self.files.get(file.0 as usize)?.path())
     }
 
-    /// Performs the requests one after the other on the calling thread; the priority makes no difference.
+    /// Performs the requests by several threads, and through the [line](crate::ReadQueue) of all who read: urgent ones first.
+    /// Short neighbours are read together, and bytes that several requests ask for are read once. Tensors that are
+    /// computed come after all others.
     fn read_many(
         &self,
         requests: &mut [ReadRequest<'_>],
-        _priority: Priority,
+        priority: Priority,
         cancel: &CancelToken,
     ) -> Result<(), SourceError> {
         let mut touched: SmallVec<[(FileId, u64); 4]> = SmallVec::new();
+        let (mut pieces, mut parts) = (Pieces::new(), Vec::new());
         for request in requests {
-            cancel.check()?;
-            let place = self.perform(request)?;
+            let place = self.resolve(request, &mut pieces, &mut parts)?;
             if touched.iter().all(|(file, _)| *file != place.0) {
                 touched.push(place);
             }
         }
+        self.read_pieces(pieces, (priority, cancel))?;
+        self.read_parts(parts, (priority, cancel))?;
         for (file, offset) in touched {
             self.files[file.0 as usize].unchanged().map_err(|e| match self.name_at(file, offset) {
                 Some(name) => e.at_tensor(name),
@@ -71,11 +76,16 @@ impl WeightSource for DiskMap {
 }
 
 impl DiskMap {
-    /// Performs one request. Returns the file that it read, and where.
-    fn perform(&self, request: &mut ReadRequest<'_>) -> Result<(FileId, u64), SourceError> {
+    /// Adds what a request asks: of a file, or of a tensor whose bytes are computed. Returns the file, and where.
+    fn resolve<'r>(
+        &'r self,
+        request: &'r mut ReadRequest<'_>,
+        pieces: &mut Pieces<'r>,
+        parts: &mut Vec<Part<'r>>,
+    ) -> Result<(FileId, u64), SourceError> {
         let len = request.wanted()?.len();
         let at = request.at;
-        match request.target {
+        let (file, offset) = match request.target {
             ReadTarget::File { file, offset } => {
                 let stored = self.files.get(file.0 as usize).ok_or_else(|| {
                     SourceError::new(SourceErrorKind::NotFound, format!("no file has the number {}", file.0))
@@ -83,18 +93,22 @@ impl DiskMap {
                 if !inside(offset, len as u64, stored.bytes()) {
                     return Err(outside(offset, len as u64, stored.bytes()).at_path(stored.path()));
                 }
-                self.read_file(file, offset, request.dst, at, len)?;
-                Ok((file, offset))
+                (file, offset)
             }
             ReadTarget::Tensor { name, offset } => {
                 let info = self.info(name)?;
                 if !inside(offset, len as u64, info.meta.bytes()) {
                     return Err(outside(offset, len as u64, info.meta.bytes()).at_tensor(name));
                 }
-                self.read_part(info, offset, request.dst, at, len)?;
-                Ok((info.file, info.offset))
+                if info.is_computed() {
+                    parts.push(Part { info, offset, dst: request.wanted()? });
+                    return Ok((info.file, info.offset));
+                }
+                (info.file, info.offset + offset)
             }
-        }
+        };
+        pieces.extend(self.piece(file, offset, request.dst, (at, len)));
+        Ok((file, offset))
     }
 }
 

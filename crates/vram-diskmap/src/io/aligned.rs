@@ -23,6 +23,11 @@ impl Aligned {
         Aligned { buffer, start, len, align }
     }
 
+    /// Whether it is as long, and begins as it should.
+    pub(crate) fn fits(&self, len: usize, align: usize) -> bool {
+        self.len >= len && self.align >= align
+    }
+
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..self.start + self.len]
     }
@@ -36,8 +41,9 @@ impl Pool {
     /// Runs `work` with a piece whose bytes begin at a multiple of `align`.
     pub(crate) fn with<R>(&self, align: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
         let kept = self.0.lock().unwrap_or_else(|e| e.into_inner()).pop();
-        let fits = |piece: &Aligned| piece.align >= align;
-        let mut piece = kept.filter(fits).unwrap_or_else(|| Aligned::new(PIECE_BYTES.max(align), align));
+        let len = PIECE_BYTES.max(align);
+        let mut piece =
+            kept.filter(|piece| piece.fits(len, align)).unwrap_or_else(|| Aligned::new(len, align));
         let result = work(piece.bytes());
         let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if kept.len() < MOST_KEPT {

@@ -50,3 +50,14 @@ pub(crate) fn cached(file: &File, offset: u64, bytes: u64) -> Cached {
 pub(crate) fn cached(_file: &File, _offset: u64, _bytes: u64) -> Cached {
     Cached::Unknown
 }
+
+/// Lets the page cache drop a range. Pages that somebody maps or has changed stay, and a system that does not know how keeps all.
+#[cfg(target_os = "linux")]
+pub(crate) fn forget(file: &File, offset: u64, bytes: u64) {
+    let bytes = std::num::NonZeroU64::new(bytes);
+    // Advice that is refused leaves pages to the system, which drops them when it needs room.
+    let _ = rustix::fs::fadvise(file, offset, bytes, rustix::fs::Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn forget(_file: &File, _offset: u64, _bytes: u64) {}

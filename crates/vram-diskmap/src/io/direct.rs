@@ -2,68 +2,76 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Pool, ReadAt, fill};
+use super::handle::{Handle, Wrap};
+use super::{Piece, Pool, ReadAt, fill};
 
 /// What is assumed of a file system that does not tell.
 pub(crate) const DEFAULT_ALIGNMENT: usize = 4096;
 
 /// A second descriptor of the same file, opened at the first direct read.
-#[derive(Default)]
 pub(crate) struct Direct {
-    file: OnceLock<Option<(File, usize)>>,
+    wrap: Option<Wrap>,
+    file: OnceLock<Option<(Handle, usize)>>,
     refused: AtomicBool,
 }
 
 impl Direct {
-    /// The alignment that addresses, offsets and lengths need; `None` if the file cannot be read directly.
-    pub(crate) fn alignment(&self, plain: &File) -> Option<usize> {
-        Some(self.open(plain)?.1)
+    pub(crate) fn new(wrap: Option<Wrap>) -> Direct {
+        Direct { wrap, file: OnceLock::new(), refused: AtomicBool::new(false) }
     }
 
-    /// Fills `dst[at..at + len]` from `offset`, overwriting the rest of `dst` where that saves a copy. Returns how much
-    /// there was, less than `len` only at the end of the file; `None` if the file cannot be read directly.
-    pub(crate) fn read(
-        &self,
-        plain: &File,
-        pool: &Pool,
-        dst: &mut [u8],
-        at: usize,
-        len: usize,
-        offset: u64,
-    ) -> Option<io::Result<usize>> {
-        let (file, align) = self.open(plain)?;
-        let result = Transfer { file, plain, pool, align: *align }.read(dst, at, len, offset);
-        match result {
+    /// The alignment that addresses, offsets and lengths need; `None` if the file cannot be read directly.
+    pub(crate) fn alignment(&self, plain: &Handle, path: &Path) -> Option<usize> {
+        Some(self.open(plain, path)?.1)
+    }
+
+    /// Fills the piece. Returns how much there was, less than its length only at the end of the file; `None` if the file
+    /// cannot be read directly.
+    pub(crate) fn read(&self, plain: &Handle, pool: &Pool, piece: Piece<'_>) -> Option<io::Result<usize>> {
+        let (file, align) = self.open(plain, piece.file.path())?;
+        match (Transfer { file, plain, pool, align: *align }).read(piece) {
             // A file system that opens the file and then refuses the read: never asked again.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
-                self.refused.store(true, Ordering::Relaxed);
+                self.refuse();
                 None
             }
             result => Some(result),
         }
     }
 
-    fn open(&self, plain: &File) -> Option<&(File, usize)> {
+    /// Never asks for a direct read again.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// The descriptor and its alignment; `None` if the file cannot be read directly.
+    pub(crate) fn open(&self, plain: &Handle, path: &Path) -> Option<&(Handle, usize)> {
         if self.refused.load(Ordering::Relaxed) {
             return None;
         }
-        self.file.get_or_init(|| reopen(plain)).as_ref()
+        let open = || {
+            let (file, align) = reopen(plain.file())?;
+            Some((Handle::new(file, path, self.wrap.as_ref()).ok()?, align))
+        };
+        self.file.get_or_init(open).as_ref()
     }
 }
 
 /// One direct read, split into what goes straight to its place and what goes through a bounce buffer.
 struct Transfer<'a> {
-    file: &'a File,
-    plain: &'a File,
+    file: &'a Handle,
+    plain: &'a Handle,
     pool: &'a Pool,
     align: usize,
 }
 
 impl Transfer<'_> {
-    fn read(&self, dst: &mut [u8], at: usize, len: usize, offset: u64) -> io::Result<usize> {
+    fn read(&self, piece: Piece<'_>) -> io::Result<usize> {
+        let Piece { offset, dst, at, len, .. } = piece;
         let align = self.align as u64;
         let before = (offset % align) as usize;
         let base = dst.as_ptr() as usize;

@@ -3,26 +3,25 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use vram_types::{SourceError, SourceErrorKind};
 
 use super::cache::{Cached, cached};
 use super::direct::{DEFAULT_ALIGNMENT, Direct};
-use super::{FileMap, Pool, ReadMode, fill};
-
-/// Below this many bytes a read goes through the page cache: its read-ahead serves the neighbours.
-const LEAST_DIRECT_BYTES: usize = 128 << 10;
-/// Pieces of a partly cached range are not split further.
-const LEAST_SPLIT_BYTES: usize = 1 << 20;
+use super::handle::{Handle, Wrap};
+use super::mount::{FileReading, Mount};
+use super::{FileMap, Piece, ReadMode, Terms, fill};
 
 /// An open file of a checkpoint.
 pub(crate) struct StoredFile {
     path: PathBuf,
-    file: File,
+    pub(super) plain: Handle,
     identity: Identity,
-    direct: Direct,
+    pub(super) direct: Direct,
     map: Option<FileMap>,
+    pub(super) mount: Arc<Mount>,
 }
 
 /// What stays the same as long as nobody touches the file.
@@ -47,7 +46,7 @@ impl Identity {
 }
 
 impl StoredFile {
-    pub(crate) fn open(path: &Path) -> Result<StoredFile, SourceError> {
+    pub(crate) fn open(path: &Path, wrap: Option<&Wrap>) -> Result<StoredFile, SourceError> {
         let at = |e: io::Error| SourceError::io(e).at_path(path);
         let file = File::open(path).map_err(at)?;
         let meta = file.metadata().map_err(at)?;
@@ -55,7 +54,10 @@ impl StoredFile {
             return Err(SourceError::new(SourceErrorKind::Invalid, "not a regular file").at_path(path));
         }
         let identity = Identity::of(&meta);
-        Ok(StoredFile { path: path.to_owned(), file, identity, direct: Direct::default(), map: None })
+        let mount = Mount::of(&file, identity.node.0);
+        let plain = Handle::new(file, path, wrap).map_err(at)?;
+        let direct = Direct::new(wrap.cloned());
+        Ok(StoredFile { path: path.to_owned(), plain, identity, direct, map: None, mount })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -77,47 +79,47 @@ impl StoredFile {
     /// As [`FileMap::new`].
     pub(crate) unsafe fn set_map(&mut self) -> Result<(), SourceError> {
         // SAFETY: the caller's promise is the same.
-        let map = unsafe { FileMap::new(&self.file, self.bytes()) };
+        let map = unsafe { FileMap::new(self.plain.file(), self.bytes()) };
         self.map = Some(map.map_err(|e| SourceError::io(e).at_path(&self.path))?);
         Ok(())
     }
 
     /// The alignment of direct reads, [`DEFAULT_ALIGNMENT`] where there are none.
     pub(crate) fn direct_alignment(&self) -> usize {
-        self.direct.alignment(&self.file).unwrap_or(DEFAULT_ALIGNMENT)
+        self.direct.alignment(&self.plain, &self.path).unwrap_or(DEFAULT_ALIGNMENT)
+    }
+
+    /// Whether the page cache has all of a range, as far as the system tells.
+    pub(crate) fn is_cached(&self, offset: u64, len: usize) -> bool {
+        cached(self.plain.file(), offset, len as u64) == Cached::All
+    }
+
+    /// In which way it is read, and why.
+    pub(crate) fn reading(&self, mode: ReadMode) -> FileReading {
+        self.mount.reading(self, mode)
     }
 
     /// Fills `dst` through the page cache, as headers are read.
     pub(crate) fn read_plain(&self, dst: &mut [u8], offset: u64) -> Result<(), SourceError> {
-        let got = fill(&self.file, dst, offset).map_err(|e| self.failed(e, offset))?;
+        let got = fill(&self.plain, dst, offset);
         self.complete(got, dst.len(), offset)
     }
 
-    /// Fills `dst[at..at + len]`; the rest of `dst` may be overwritten. The caller has checked that it fits.
-    pub(crate) fn read(
-        &self,
-        mode: ReadMode,
-        pool: &Pool,
-        dst: &mut [u8],
-        at: usize,
-        len: usize,
-        offset: u64,
-    ) -> Result<(), SourceError> {
-        if let Some(map) = &self.map {
-            let got = map.copy(&mut dst[at..at + len], offset);
-            return self.complete(got, len, offset);
-        }
-        let got = match mode {
-            ReadMode::Buffered => self.plain(dst, at, len, offset),
-            ReadMode::Direct => self.direct(pool, dst, at, len, offset),
-            ReadMode::Auto => self.auto(pool, dst, at, len, offset),
+    /// Reads a piece of this file on the calling thread. The caller has checked that it fits.
+    pub(crate) fn read(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> Result<(), SourceError> {
+        let (len, offset) = (piece.len, piece.offset);
+        let got = match &self.map {
+            Some(map) => Ok(map.copy(piece.wanted(), offset)),
+            None => self.read_by(terms, piece)?,
         };
-        self.complete(got.map_err(|e| self.failed(e, offset))?, len, offset)
+        self.complete(got, len, offset)
     }
 
     /// Fails if the file has been written to since it was opened.
+    ///
+    /// Asked after the bytes have been read: what was read before a change and what was read after it are both refused.
     pub(crate) fn unchanged(&self) -> Result<(), SourceError> {
-        let meta = self.file.metadata().map_err(|e| SourceError::io(e).at_path(&self.path))?;
+        let meta = self.plain.file().metadata().map_err(|e| SourceError::io(e).at_path(&self.path))?;
         let now = Identity::of(&meta);
         if now.bytes < self.identity.bytes {
             return Err(self.truncated(now.bytes));
@@ -129,107 +131,23 @@ impl StoredFile {
         Ok(())
     }
 
-    fn plain(&self, dst: &mut [u8], at: usize, len: usize, offset: u64) -> io::Result<usize> {
-        fill(&self.file, &mut dst[at..at + len], offset)
-    }
-
-    fn direct(&self, pool: &Pool, dst: &mut [u8], at: usize, len: usize, offset: u64) -> io::Result<usize> {
-        match self.direct.read(&self.file, pool, dst, at, len, offset) {
-            Some(result) => result,
-            None => self.plain(dst, at, len, offset),
-        }
-    }
-
-    fn auto(&self, pool: &Pool, dst: &mut [u8], at: usize, len: usize, offset: u64) -> io::Result<usize> {
-        if len < LEAST_DIRECT_BYTES || self.direct.alignment(&self.file).is_none() {
-            return self.plain(dst, at, len, offset);
-        }
-        match cached(&self.file, offset, len as u64) {
-            Cached::All => self.plain(dst, at, len, offset),
-            Cached::None => self.direct(pool, dst, at, len, offset),
-            Cached::Missing(_) if len >= 2 * LEAST_SPLIT_BYTES => {
-                // Halves on a sector's border, so that the second stays congruent; the slack between them holds wanted bytes.
-                let cut = offset + len as u64 / 2;
-                let half = (cut - cut % DEFAULT_ALIGNMENT as u64 - offset) as usize;
-                let got = self.auto(pool, &mut dst[..at + half], at, half, offset)?;
-                if got < half {
-                    return Ok(got);
-                }
-                let rest = self.auto(pool, &mut dst[at + half..], 0, len - half, offset + half as u64)?;
-                Ok(half + rest)
-            }
-            Cached::Missing(pages) => {
-                let mostly_cold = pages as usize > len / DEFAULT_ALIGNMENT / 2;
-                if mostly_cold {
-                    self.direct(pool, dst, at, len, offset)
-                } else {
-                    self.plain(dst, at, len, offset)
-                }
-            }
-            Cached::Unknown => self.auto_unknown(pool, dst, at, len, offset),
-        }
-    }
-
-    /// Takes what the cache gives without waiting, and the rest past it.
-    #[cfg(target_os = "linux")]
-    fn auto_unknown(
+    /// What came of a read: an error that names file and offset unless all of it is there.
+    pub(crate) fn complete(
         &self,
-        pool: &Pool,
-        dst: &mut [u8],
-        at: usize,
-        len: usize,
+        got: io::Result<usize>,
+        wanted: usize,
         offset: u64,
-    ) -> io::Result<usize> {
-        use rustix::io::{ReadWriteFlags, preadv2};
-
-        let mut done = 0;
-        while done < len {
-            let mut part = [io::IoSliceMut::new(&mut dst[at + done..at + len])];
-            match preadv2(&self.file, &mut part, offset + done as u64, ReadWriteFlags::NOWAIT) {
-                Ok(0) => return Ok(done),
-                Ok(n) => done += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(_) => return self.plain(dst, at, len, offset),
-            }
+    ) -> Result<(), SourceError> {
+        match got {
+            Ok(got) if got < wanted => Err(self.truncated(offset + got as u64).at_offset(offset)),
+            Ok(_) => Ok(()),
+            Err(e) => Err(SourceError::io(e).at_path(&self.path).at_offset(offset)),
         }
-        let rest = len - done;
-        let from = offset + done as u64;
-        // Slack before the rest would overwrite what has just been read with the same bytes: harmless, and needed.
-        let got = match rest {
-            0 => 0,
-            r if r < LEAST_DIRECT_BYTES => self.plain(dst, at + done, rest, from)?,
-            _ => self.direct(pool, dst, at + done, rest, from)?,
-        };
-        Ok(done + got)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn auto_unknown(
-        &self,
-        _: &Pool,
-        dst: &mut [u8],
-        at: usize,
-        len: usize,
-        offset: u64,
-    ) -> io::Result<usize> {
-        self.plain(dst, at, len, offset)
-    }
-
-    fn complete(&self, got: usize, wanted: usize, offset: u64) -> Result<(), SourceError> {
-        if got < wanted {
-            return Err(self.truncated(offset + got as u64).at_offset(offset));
-        }
-        Ok(())
     }
 
     fn truncated(&self, end: u64) -> SourceError {
         let message =
             format!("the file ends at byte {end}, it had {} bytes when it was opened", self.bytes());
         SourceError::new(SourceErrorKind::Truncated, message).at_path(&self.path)
-    }
-
-    fn failed(&self, e: io::Error, offset: u64) -> SourceError {
-        SourceError::io(e).at_path(&self.path).at_offset(offset)
     }
 }

@@ -4,10 +4,12 @@
 #![allow(clippy::single_range_in_vec_init)] // one extent, one range
 
 mod bad;
+mod batches;
 #[cfg(target_os = "linux")]
 mod cold;
 mod counting;
 mod dependencies;
+mod faults;
 mod gguf;
 mod helpers;
 mod hostile;

@@ -8,7 +8,7 @@ use vram_types::{
 
 use crate::helpers::{Written, holds, noise, some_tensors, write};
 
-const MODES: [ReadMode; 3] = [ReadMode::Auto, ReadMode::Buffered, ReadMode::Direct];
+const MODES: [ReadMode; 4] = [ReadMode::Auto, ReadMode::Buffered, ReadMode::Direct, ReadMode::Uring];
 
 fn checkpoint() -> (tempfile::TempDir, std::path::PathBuf, Vec<Written>) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

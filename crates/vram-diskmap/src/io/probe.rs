@@ -1,0 +1,93 @@
+//! A short measurement of the ways in which cold bytes of a file can be read.
+
+use std::fmt;
+use std::time::Instant;
+
+use vram_types::{CancelToken, FileId, Priority};
+
+use super::aligned::Aligned;
+use super::cache::{Cached, cached, forget};
+use super::task::{Task, cut};
+use super::threads::read_all;
+use super::{Piece, Pool, ReadMode, ReadQueue, StoredFile, Terms};
+
+/// Bytes that one measurement reads.
+const STRETCH_BYTES: u64 = 8 << 20;
+/// How often each way is measured. The ways take turns, and the fastest time of each counts.
+const ROUNDS: usize = 2;
+
+/// Bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Probe {
+    pub(crate) direct: f64,
+    pub(crate) buffered: f64,
+    pub(crate) uring: Option<f64>,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "probed: direct {:.2} GB/s, buffered {:.2} GB/s", self.direct / 1e9, self.buffered / 1e9)?;
+        match self.uring {
+            Some(uring) => write!(f, ", io_uring {:.2} GB/s", uring / 1e9),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Measures the mount of a file by reading cold stretches of it, each once; the page cache is left as it was. `None` if the
+/// file has too few of them, cannot be read directly, or is read through something.
+pub(crate) fn probe(file: &StoredFile) -> Option<Probe> {
+    let align = file.direct.alignment(&file.plain, file.path()).filter(|_| file.plain.is_bare())?;
+    let mut modes = vec![ReadMode::Direct, ReadMode::Buffered];
+    if file.reading(ReadMode::Uring).path == super::ReadPath::Uring {
+        modes.push(ReadMode::Uring);
+    }
+    let stretches = cold_stretches(file, modes.len() * ROUNDS)?;
+    let mut memory = Aligned::new(STRETCH_BYTES as usize, align);
+    // Faults of fresh pages are not the disk's.
+    memory.bytes().fill(1);
+    let mut best = vec![0f64; modes.len()];
+    for (i, offset) in stretches.into_iter().enumerate() {
+        let way = i % modes.len();
+        best[way] = best[way].max(rate(file, modes[way], offset, memory.bytes())?);
+    }
+    Some(Probe { direct: best[0], buffered: best[1], uring: best.get(2).copied() })
+}
+
+/// Bytes per second of one stretch; `None` if reading fails, which whoever needs the bytes will find out.
+fn rate(file: &StoredFile, mode: ReadMode, offset: u64, dst: &mut [u8]) -> Option<f64> {
+    // Not in the line of the process: what is measured is the disk, and it is little.
+    let (pool, queue, cancel) = (Pool::default(), ReadQueue::new(2 * STRETCH_BYTES), CancelToken::new());
+    let terms = Terms { mode, pool: &pool, queue: &queue, priority: Priority::Urgent, cancel: &cancel };
+    let start = Instant::now();
+    let len = dst.len();
+    let mut tasks: Vec<Task<'_>> = Vec::new();
+    cut(Piece { id: FileId(0), file, offset, dst, at: 0, len }, &mut tasks);
+    let read = read_all(&terms, tasks);
+    let seconds = start.elapsed().as_secs_f64();
+    if mode == ReadMode::Buffered {
+        forget(file.plain.file(), offset, len as u64);
+    }
+    read.ok().map(|()| len as f64 / seconds.max(1e-9))
+}
+
+/// Where stretches begin of which the page cache holds nothing, spread over the file from its end.
+fn cold_stretches(file: &StoredFile, count: usize) -> Option<Vec<u64>> {
+    let all = file.bytes() / STRETCH_BYTES;
+    let is_cold = |&offset: &u64| cached(file.plain.file(), offset, STRETCH_BYTES) == Cached::None;
+    let step = (all / (4 * count as u64)).max(1) as usize;
+    let found: Vec<u64> =
+        (0..all).rev().step_by(step).map(|i| i * STRETCH_BYTES).filter(is_cold).take(count).collect();
+    (found.len() == count).then_some(found)
+}
+
+/// Bytes of a page, by which the system counts what it holds.
+#[cfg(target_os = "linux")]
+pub(crate) fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn page_bytes() -> u64 {
+    4096
+}
