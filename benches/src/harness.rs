@@ -31,7 +31,16 @@ impl<'a> Subject<'a> {
             run()?;
             Ok(start.elapsed())
         };
-        Subject { name: name.into(), bytes, run: Box::new(timed) }
+        Subject::timed(name, bytes, timed)
+    }
+
+    /// A subject that says itself how long it took.
+    pub(crate) fn timed(
+        name: impl Into<String>,
+        bytes: u64,
+        run: impl FnMut() -> Result<Duration> + 'a,
+    ) -> Subject<'a> {
+        Subject { name: name.into(), bytes, run: Box::new(run) }
     }
 
     /// The same for a run that does it `times` in a row: its time counts for one of them.
@@ -170,6 +179,17 @@ impl Row {
         let (least, median, most) = spread(&ratios);
         let name = &self.subjects[subject].name;
         format!("{name}, over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})")
+    }
+
+    /// How fast one subject is, as a share of the fastest of several others in the same round, in words.
+    pub(crate) fn speed(&self, subject: usize, ceilings: &[usize]) -> String {
+        let at = |i: usize, round: usize| self.subjects[i].seconds[round];
+        let fastest = |round: usize| ceilings.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min);
+        let shares: Vec<f64> = (0..self.rounds).map(|round| fastest(round) / at(subject, round)).collect();
+        let (least, median, most) = spread(&shares);
+        let name = &self.subjects[subject].name;
+        let others: Vec<&str> = ceilings.iter().map(|&i| self.subjects[i].name.as_str()).collect();
+        format!("{name}: {median:.2} ({least:.2} .. {most:.2}) of the speed of {}", others.join(" | "))
     }
 
     fn table(&self) -> String {

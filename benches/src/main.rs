@@ -3,12 +3,17 @@
 //! Every row prints a table of medians and spreads and writes its samples to `target/bench/ROW.json`.
 
 mod ceilings;
+mod extract;
 mod harness;
 mod machine;
 mod memory;
 mod model;
+mod peers;
+mod random;
 mod schedule;
 mod storage;
+mod torch;
+mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,8 +53,23 @@ enum Row {
     All,
     /// What the machine can do: direct reads, memory copies, memory reads
     Ceilings(ceilings::Args),
-    /// Open the 2.27 GB checkpoint and read one tensor, file cached
+    /// Open a file of 20,000 tensors
+    Header,
+    /// Open the 2.27 GB checkpoint, as one file and as 40, and read one tensor, files cached
     OneTensor(model::Args),
+    /// Read all of that checkpoint, which is not in the page cache
+    WholeCold(model::Args),
+    /// Read all of it from the page cache
+    WholeCached(model::Args),
+    /// Read 1,000 tensors here and there in a file that is not in the page cache
+    Random,
+    /// Read one tensor of a PyTorch file of 104 MB: memory and time
+    TorchZip,
+    /// `vram extract` of that checkpoint to fp8: memory and time
+    ExtractFp8(model::Args),
+    /// Reads one tensor and ends; without arguments it ends at once. For rows that measure a process
+    #[command(hide = true)]
+    ReadOne(torch::Child),
     /// Build that model with and without its weights
     SkipInit(model::Args),
     /// Peak memory of `vram forward` under a budget of 128 MiB
@@ -71,7 +91,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         Row::All => {
             ceilings::run(&args.options, &ceilings::Args::default())?;
             let model = model::Args::default();
+            storage::header(&args.options)?;
             storage::one_tensor(&args.options, &model)?;
+            whole::cold(&args.options, &model)?;
+            whole::cached(&args.options, &model)?;
+            random::run(&args.options)?;
+            torch::run(&args.options)?;
+            extract::run(&args.options, &model)?;
             storage::skip(&args.options, &model)?;
             memory::run(&args.options, &model)?;
             model::resident(&args.options, &model)?;
@@ -81,6 +107,13 @@ fn run(args: Args) -> anyhow::Result<()> {
             schedule::real(&args.options, &model)
         }
         Row::Ceilings(row) => ceilings::run(&args.options, &row),
+        Row::Header => storage::header(&args.options),
+        Row::WholeCold(row) => whole::cold(&args.options, &row),
+        Row::WholeCached(row) => whole::cached(&args.options, &row),
+        Row::Random => random::run(&args.options),
+        Row::TorchZip => torch::run(&args.options),
+        Row::ExtractFp8(row) => extract::run(&args.options, &row),
+        Row::ReadOne(child) => torch::child(&child),
         Row::OneTensor(row) => storage::one_tensor(&args.options, &row),
         Row::SkipInit(row) => storage::skip(&args.options, &row),
         Row::Memory(row) => memory::run(&args.options, &row),

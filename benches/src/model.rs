@@ -60,25 +60,40 @@ impl Args {
 
 /// The checkpoint, synthesised on first use by the command itself.
 pub(crate) fn checkpoint(options: &Options, given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
+    match given {
+        Some(path) => Ok(path.to_owned()),
+        None => synthesised(options, 1),
     }
+}
+
+/// The same tensors in so many files: the one file, or the index.
+pub(crate) fn synthesised(options: &Options, shards: usize) -> Result<PathBuf> {
     let (blocks, width) = if options.quick { (6, 1024) } else { (BLOCKS, WIDTH) };
-    let path = options.out.join(format!("controlnet-{blocks}x{width}.safetensors"));
-    if path.exists() {
-        return Ok(path);
+    let (path, made) = match shards {
+        1 => {
+            let path = options.out.join(format!("controlnet-{blocks}x{width}.safetensors"));
+            (path.clone(), path)
+        }
+        _ => {
+            let path = options.out.join(format!("controlnet-{blocks}x{width}-{shards}.safetensors"));
+            (path.clone(), path.with_extension("safetensors.index.json"))
+        }
+    };
+    if made.exists() {
+        return Ok(made);
     }
     std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let vram = std::env::current_exe().context("own path")?.with_file_name("vram");
     ensure!(vram.exists(), "{} is not built: cargo build --release -p vram-cli", vram.display());
     let status = Command::new(&vram)
         .args(["synth", "--arch", "qwen-image-controlnet", "--blocks", &blocks.to_string()])
-        .args(["--width", &width.to_string(), "-o"])
+        .args(["--width", &width.to_string(), "--shards", &shards.to_string(), "-o"])
         .arg(&path)
         .status()
         .with_context(|| vram.display().to_string())?;
     ensure!(status.success(), "vram synth failed");
-    Ok(path)
+    ensure!(made.exists(), "vram synth has not made {}", made.display());
+    Ok(made)
 }
 
 /// A managed model and inputs for it.
@@ -215,7 +230,7 @@ pub(crate) fn drop_cache(path: &Path) -> Result<()> {
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).context("dropping the page cache")
 }
 
-fn warm_cache(path: &Path) -> Result<()> {
+pub(crate) fn warm_cache(path: &Path) -> Result<()> {
     copy_from_cache(path, std::fs::metadata(path)?.len(), 0)
 }
 

@@ -2,75 +2,168 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use safetensors::SafeTensors;
 use vram_alloc::{InitPolicy, skip_init, with_init};
 use vram_diskmap::DiskMap;
 use vram_models::controlnet::{Config, ControlNet};
+use vram_types::FileRange;
 
 use crate::Options;
 use crate::harness::{Subject, measure};
-use crate::model::{Args, checkpoint};
+use crate::model::{Args, checkpoint, synthesised};
+use crate::peers::{self, Mapped};
 
 const TENSOR: &str = "img_in.weight";
 /// So many in one sample, since one takes a fraction of a millisecond.
 const TIMES: u32 = 50;
+const HEADERS: u32 = 5;
 
-/// Opens the file and reads one tensor: ours, the bare reads of the same bytes, and the format's own crate.
+/// Opens a file of 20,000 tensors: the format's own crate, ours, candle.
+pub(crate) fn header(options: &Options) -> Result<()> {
+    let tensors = if options.quick { 2_000 } else { 20_000 };
+    let path = &options.out.join(format!("header-{tensors}.safetensors"));
+    write_header(path, tensors)?;
+    ensure!(DiskMap::open(path)?.len() == tensors, "a tensor is missing");
+    let repeat = |once: &dyn Fn() -> Result<usize>| {
+        for _ in 0..HEADERS {
+            ensure!(once()? == tensors, "a tensor is missing");
+        }
+        Ok(())
+    };
+    let mut subjects = vec![
+        Subject::new("safetensors + memmap2", 0, || {
+            repeat(&|| Ok(Mapped::open(&[path])?.parse()?.iter().map(|file| file.len()).sum()))
+        }),
+        Subject::new("DiskMap, duplicates checked", 0, || repeat(&|| Ok(DiskMap::open(path)?.len()))),
+    ];
+    if peers::candle::SKIPPED.is_none() {
+        subjects.push(Subject::new("candle", 0, || {
+            repeat(&|| peers::candle::load(&[path], &[]).map(|_| tensors))
+        }));
+    }
+    let title = format!("Open a file of {tensors} tensors, cached, {HEADERS} times per sample");
+    let row = measure(options, "header", &title, subjects, skipped())?;
+    row.publish(options)?;
+    println!("reach: DiskMap at most 0.25 of the crate");
+    Ok(())
+}
+
+/// A header as a real model has it, and data that is a hole in the file.
+fn write_header(path: &Path, tensors: usize) -> Result<()> {
+    let mut json = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
+    let mut begin = 0;
+    for i in 0..tensors {
+        let end = begin + 3072 * 2;
+        json.push_str(&format!(
+            ",\"blocks.{}.transformer.attn.{i}.to_add_out.weight\":{{\"dtype\":\"BF16\",\"shape\":[1,3072],\"data_offsets\":[{begin},{end}]}}",
+            i / 6
+        ));
+        begin = end;
+    }
+    json.push('}');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(json.as_bytes());
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
+    std::fs::write(path, &header).with_context(|| path.display().to_string())?;
+    Ok(File::options().write(true).open(path)?.set_len((header.len() + begin) as u64)?)
+}
+
+/// Opens the checkpoint and reads one tensor, as one file and as 40.
 pub(crate) fn one_tensor(options: &Options, args: &Args) -> Result<()> {
-    let path = checkpoint(options, args.given())?;
-    let map = DiskMap::open(&path)?;
+    one_tensor_of(options, "one-tensor", &checkpoint(options, args.given())?)?;
+    if args.given().is_some() {
+        return Ok(());
+    }
+    one_tensor_of(options, "one-tensor-shards", &synthesised(options, 40)?)
+}
+
+/// Ours, the bare reads of the same bytes, and the peers.
+fn one_tensor_of(options: &Options, row: &str, path: &Path) -> Result<()> {
+    let map = DiskMap::open(path)?;
     let tensors = map.len();
     let info = map.tensor(TENSOR).context("the checkpoint has no img_in.weight")?;
     let (range, bytes) = (info.range(), info.meta().bytes());
     let expected = map.get(TENSOR)?.into_bytes();
     let asked = map.bytes_read();
-    let header = asked - bytes;
-    println!("{tensors} tensors; bytes asked for: header {header} + tensor {bytes} = {asked}");
-    ensure!(peer(&path)? == expected, "the crate reads other bytes");
-    let subjects = vec![
-        Subject::new("bare reads of the same bytes", 0, || {
-            repeat(|| bare(&path, header, (range.offset, bytes)))
+    println!("{tensors} tensors; bytes asked for: headers {} + tensor {bytes} = {asked}", asked - bytes);
+    let files: Vec<PathBuf> = map.files().map(Path::to_owned).collect();
+    let index = (files.len() > 1).then(|| path.to_owned());
+    let headers = files.iter().map(|file| header_bytes(file)).collect::<Result<Vec<_>>>()?;
+    ensure!(peers::mapped_one(&files, TENSOR)? == expected, "the crate reads other bytes");
+    let bare_reads = || bare(index.as_deref(), &files, &headers, range);
+    ensure!(bare_reads()? == expected, "the bare reads are not those of the tensor");
+    let mut subjects = vec![
+        Subject::new("bare reads of the same bytes", 0, || repeat(&bare_reads)),
+        Subject::new("DiskMap", 0, || {
+            for _ in 0..TIMES {
+                black_box(DiskMap::open(path)?.get(TENSOR)?);
+            }
+            Ok(())
         }),
-        Subject::new("DiskMap", 0, || repeat(|| Ok(DiskMap::open(&path)?.get(TENSOR)?.into_bytes()))),
-        Subject::new("safetensors + memmap2", 0, || repeat(|| peer(&path))),
+        Subject::new("safetensors + memmap2, all files", 0, || repeat(&|| peers::mapped_one(&files, TENSOR))),
     ];
-    let title = format!("Open {} and read {TENSOR}, file cached, {TIMES} times per sample", path.display());
-    let row = measure(options, "one-tensor", &title, subjects, vec![])?;
-    row.publish(options)?;
-    println!("{}", row.excess(1, 0, f64::from(TIMES) * tensors as f64, "tensor in the file"));
-    println!("{}", row.against_the_larger(1, &[(&[2], 1.0)]));
+    if peers::candle::SKIPPED.is_none() {
+        let files = &files;
+        subjects.push(Subject::new("candle, all files", 0, move || {
+            repeat(&|| peers::candle::load(files, &[TENSOR]).map(|_| Vec::new()))
+        }));
+    }
+    let count = files.len();
+    let title = format!(
+        "Open {} ({count} files) and read {TENSOR}, cached, {TIMES} times per sample",
+        path.display()
+    );
+    let measured = measure(options, row, &title, subjects, skipped())?;
+    measured.publish(options)?;
+    let entries = tensors * if index.is_some() { 2 } else { 1 };
+    let of = if index.is_some() { "tensor and index entry" } else { "tensor in the file" };
+    println!("{}", measured.excess(1, 0, f64::from(TIMES) * entries as f64, of));
+    println!("{}", measured.against_the_larger(1, &[(&[2], 1.0)]));
+    println!("reach: at most 0.6 microseconds, at most 0.5");
     Ok(())
 }
 
-fn repeat(mut once: impl FnMut() -> Result<Vec<u8>>) -> Result<()> {
+fn skipped() -> Vec<String> {
+    peers::candle::SKIPPED.iter().map(|why| (*why).to_owned()).collect()
+}
+
+fn repeat(once: &dyn Fn() -> Result<Vec<u8>>) -> Result<()> {
     for _ in 0..TIMES {
         black_box(once()?);
     }
     Ok(())
 }
 
-/// What any reader must do: open, read the header's length, the header, the tensor.
-fn bare(path: &Path, header: u64, (offset, bytes): (u64, u64)) -> Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let read = |at: u64, len: u64| -> Result<Vec<u8>> {
+/// Length of a file's header, with the eight bytes that say so.
+fn header_bytes(path: &Path) -> Result<u64> {
+    let mut length = [0; 8];
+    rustix::io::pread(File::open(path)?, &mut length, 0)?;
+    Ok(8 + u64::from_le_bytes(length))
+}
+
+/// What any reader must do that looks into every file: open it, read its header's length and its header; the index before, and
+/// the tensor after.
+fn bare(index: Option<&Path>, files: &[PathBuf], headers: &[u64], tensor: FileRange) -> Result<Vec<u8>> {
+    let read = |file: &File, at: u64, len: u64| -> Result<Vec<u8>> {
         let mut buffer = Vec::with_capacity(len as usize);
-        let n = rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut buffer), at)?;
+        let n = rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at)?;
         ensure!(n as u64 == len, "a short read at {at}");
         Ok(buffer)
     };
-    black_box(read(0, 8)?);
-    black_box(read(8, header - 8)?);
-    read(offset, bytes)
-}
-
-fn peer(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path)?;
-    // SAFETY: the checkpoint is this program's own and nobody writes it while a row is measured.
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(SafeTensors::deserialize(&map)?.tensor(TENSOR)?.data().to_vec())
+    if let Some(path) = index {
+        let file = File::open(path)?;
+        black_box(read(&file, 0, file.metadata()?.len())?);
+    }
+    let mut opened = Vec::with_capacity(files.len());
+    for (path, header) in files.iter().zip(headers) {
+        let file = File::open(path)?;
+        black_box(read(&file, 0, 8)?);
+        black_box(read(&file, 8, header - 8)?);
+        opened.push(file);
+    }
+    read(&opened[tensor.file.0 as usize], tensor.offset, tensor.bytes)
 }
 
 /// The 60-block model built inside `skip_init`, and built with its weights initialised.

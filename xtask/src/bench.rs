@@ -29,7 +29,16 @@ pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
         // The rows run the command itself: to make their checkpoint, and for its memory.
         shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "vram-cli"]))?;
         let mut command = shell::cargo();
-        command.args(["run", "--quiet", "--release", "--package", ROWS, "--"]);
+        command.args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            ROWS,
+            "--features",
+            "candle,io-uring",
+            "--",
+        ]);
         if quick {
             command.arg("--quick");
         }

@@ -1,0 +1,196 @@
+//! All of a checkpoint's tensors, from the disk and from the page cache, beside what the machine can do at best.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Result, ensure};
+use vram_diskmap::{DiskMap, ReadMode};
+use vram_types::{CancelToken, FileId, Priority, ReadRequest, WeightSource};
+
+use crate::Options;
+use crate::ceilings::read_direct;
+use crate::harness::{Subject, measure};
+use crate::machine::threads;
+use crate::model::{Args, checkpoint, drop_cache, warm_cache};
+use crate::peers::{self, Mapped};
+
+/// The fastest of `ceilings` here; which of them wins changes from minute to minute.
+const DIRECT: [(usize, u64); 3] = [(2, 2), (4, 1), (4, 2)];
+
+/// Memory for all bytes of a checkpoint that no page fault slows down, and where in it the file's sectors begin.
+struct Target {
+    memory: Vec<u8>,
+    at: usize,
+}
+
+impl Target {
+    fn new(bytes: u64) -> Target {
+        const SECTOR: usize = 4096;
+        let mut memory = vec![0; bytes as usize + 2 * SECTOR];
+        memory.fill(1);
+        let at = memory.as_ptr().align_offset(SECTOR);
+        Target { memory, at }
+    }
+
+    /// Reads all tensors in one batch, each to the place that it has in the file.
+    fn read(&mut self, map: &DiskMap) -> Result<u64> {
+        let mut rest = &mut self.memory[self.at..];
+        let (mut begin, mut bytes) = (0, 0);
+        let mut requests = Vec::with_capacity(map.len());
+        for (_, info) in map.iter() {
+            let range = info.range();
+            let (tensor, after) = rest.split_at_mut((range.end() - begin) as usize);
+            let skipped = (range.offset - begin) as usize;
+            requests.push(ReadRequest::file(FileId(0), range.offset, &mut tensor[skipped..]));
+            (rest, begin, bytes) = (after, range.end(), bytes + range.bytes);
+        }
+        map.read_many(&mut requests, Priority::Urgent, &CancelToken::new())?;
+        Ok(bytes)
+    }
+}
+
+/// The file is not in the page cache when a subject begins.
+pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
+    let path = &checkpoint(options, args.given())?;
+    let weights = std::fs::metadata(path)?.len();
+    let aligned = weights / 4096 * 4096;
+    let target = &std::cell::RefCell::new(Target::new(weights));
+    let mut subjects: Vec<Subject<'_>> = DIRECT
+        .iter()
+        .map(|&(depth, mib)| {
+            Subject::new(format!("direct read, {depth} of {mib} MiB"), aligned, move || {
+                drop_cache(path)?;
+                read_direct(path, aligned, depth, mib << 20)
+            })
+        })
+        .collect();
+    for (name, mode) in modes() {
+        subjects.push(Subject::new(format!("DiskMap, one batch, {name}"), weights, move || {
+            drop_cache(path)?;
+            let map = DiskMap::options().read(mode).open(path)?;
+            target.borrow_mut().read(&map).map(drop)
+        }));
+    }
+    subjects.push(Subject::new("DiskMap, get by get", weights, || {
+        drop_cache(path)?;
+        one_by_one(&DiskMap::open(path)?)
+    }));
+    let first_peer = subjects.len();
+    subjects.extend(peers(path, weights, true));
+    let title = format!("All of {}, cold", path.display());
+    let row = measure(options, "whole-cold", &title, subjects, skipped())?;
+    row.publish(options)?;
+    let map = DiskMap::open(path)?;
+    if let Some(reading) = map.reading(FileId(0)) {
+        println!("{}: {} ({})", reading.file_system.unwrap_or("unknown"), reading.path.name(), reading.why);
+    }
+    for subject in DIRECT.len()..first_peer {
+        println!("{}", row.speed(subject, &[0, 1, 2]));
+    }
+    println!("reach: one batch at least 0.93");
+    Ok(())
+}
+
+/// The file is in the page cache.
+pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
+    let path = &checkpoint(options, args.given())?;
+    let weights = std::fs::metadata(path)?.len();
+    warm_cache(path)?;
+    let target = &std::cell::RefCell::new(Target::new(weights));
+    let source = vec![1u8; weights as usize];
+    let source = &source;
+    let mut subjects = vec![
+        Subject::new("copy from memory to memory by all threads", weights, || {
+            copy(source, &mut target.borrow_mut().memory[..source.len()]);
+            Ok(())
+        }),
+        Subject::new("plain reads of the file by all threads, to the same memory", weights, || {
+            read_plain(path, &mut target.borrow_mut().memory[..source.len()])
+        }),
+        Subject::new("DiskMap, one batch", weights, || {
+            target.borrow_mut().read(&DiskMap::open(path)?).map(drop)
+        }),
+        Subject::new("DiskMap, get by get", weights, || one_by_one(&DiskMap::open(path)?)),
+    ];
+    subjects.extend(peers(path, weights, false));
+    let title = format!("All of {}, in the page cache", path.display());
+    let row = measure(options, "whole-cached", &title, subjects, skipped())?;
+    row.publish(options)?;
+    println!("{}", row.speed(2, &[0]));
+    println!("{}", row.speed(2, &[1]));
+    println!("reach: one batch at least 0.90 of a copy");
+    Ok(())
+}
+
+fn modes() -> Vec<(&'static str, ReadMode)> {
+    let mut modes = vec![("auto", ReadMode::Auto)];
+    if cfg!(feature = "io-uring") {
+        modes.push(("io_uring", ReadMode::Uring));
+    }
+    modes
+}
+
+fn one_by_one(map: &DiskMap) -> Result<()> {
+    for (name, _) in map.iter() {
+        black_box(map.get(name)?);
+    }
+    Ok(())
+}
+
+/// Readers that map the file, made to touch every byte.
+fn peers<'a>(path: &'a Path, weights: u64, cold: bool) -> Vec<Subject<'a>> {
+    let prepare = move || if cold { drop_cache(path) } else { Ok(()) };
+    let mut subjects = vec![Subject::new("safetensors + memmap2, each tensor copied", weights, move || {
+        prepare()?;
+        let map = Mapped::open(&[path])?;
+        for file in map.parse()? {
+            for (_, tensor) in file.iter() {
+                black_box(tensor.data().to_vec());
+            }
+        }
+        Ok(())
+    })];
+    if peers::candle::SKIPPED.is_none() {
+        subjects.push(Subject::new("candle, each tensor loaded", weights, move || {
+            prepare()?;
+            let map = DiskMap::open(path)?;
+            let names: Vec<&str> = map.names().collect();
+            ensure!(peers::candle::load(&[path], &names)? <= weights, "more than there is");
+            Ok(())
+        }));
+    }
+    subjects
+}
+
+fn skipped() -> Vec<String> {
+    peers::candle::SKIPPED.iter().map(|why| (*why).to_owned()).collect()
+}
+
+/// Positioned reads of 1 MiB, with nothing of ours in the way.
+fn read_plain(path: &Path, target: &mut [u8]) -> Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let file = std::fs::File::open(path)?;
+    let chunks = std::sync::Mutex::new(target.chunks_mut(CHUNK).enumerate());
+    let next = || chunks.lock().unwrap_or_else(|e| e.into_inner()).next();
+    let worker = || -> Result<()> {
+        while let Some((i, chunk)) = next() {
+            let n = rustix::io::pread(&file, &mut *chunk, (i * CHUNK) as u64)?;
+            ensure!(n == chunk.len(), "a short read");
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads()).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a reader panicked")))
+    })
+}
+
+fn copy(source: &[u8], target: &mut [u8]) {
+    let part = source.len().div_ceil(threads()).max(1);
+    thread::scope(|scope| {
+        for (from, to) in source.chunks(part).zip(target.chunks_mut(part)) {
+            scope.spawn(move || to.copy_from_slice(from));
+        }
+    });
+}
