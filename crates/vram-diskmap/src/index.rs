@@ -100,15 +100,15 @@ fn weight_map(
             return Err(c.fault("the file is not a string").of(&tensor));
         }
         let file = c.string().map_err(|f| f.of(&tensor))?;
-        if !stays_inside(&file) {
-            let message = format!("the file {} is not inside the index's folder", quoted(&file));
-            return Err(Fault::invalid(at, message).of(&tensor));
-        }
         let name = text.push(&tensor)?;
-        // Neighbours are mostly in the same file, whose name is then kept once.
+        // Neighbours are mostly in the same file, whose name is then checked and kept once.
         let file = match entries.last() {
             Some(&(_, last)) if text.get(last) == file => last,
-            _ => text.push(&file)?,
+            _ if stays_inside(&file) => text.push(&file)?,
+            _ => {
+                let message = format!("the file {} is not inside the index's folder", quoted(&file));
+                return Err(Fault::invalid(at, message).of(&tensor));
+            }
         };
         entries.push((name, file));
         Ok(())
