@@ -250,7 +250,7 @@ impl Fetch {
         Some((weights, done))
     }
 
-    fn expects(&self, unit: UnitId) -> bool {
+    pub(super) fn expects(&self, unit: UnitId) -> bool {
         let len = self.plan.trace.len() as u64;
         len > 0 && self.plan.trace[(self.base % len) as usize] == unit
     }

@@ -98,19 +98,22 @@ fn not_visible() -> Error {
     Error::Unsupported("the device's memory is not host-visible and there is no staging".into())
 }
 
+/// How urgent a read is, and what ends it.
+pub(super) type Until<'a> = (Priority, &'a CancelToken);
+
 impl Read {
     fn bytes(&self) -> u64 {
         self.wanted.end - self.wanted.start
     }
 
     /// Reads it to byte `at` of `dst`.
-    fn to(&self, shared: &Shared, dst: &mut [u8], at: u64, cancel: &CancelToken) -> Result<(), SourceError> {
+    fn to(&self, shared: &Shared, dst: &mut [u8], at: u64, until: Until<'_>) -> Result<(), SourceError> {
         let target = match &self.from {
             From::File { file, offset } => ReadTarget::File { file: *file, offset: *offset },
             From::Tensor { name, offset } => ReadTarget::Tensor { name, offset: *offset },
         };
         let request = ReadRequest { target, bytes: self.bytes(), dst, at: at as usize };
-        shared.source.read_many(&mut [request], Priority::ReadAhead, cancel)
+        shared.source.read_many(&mut [request], until.0, until.1)
     }
 }
 
@@ -120,9 +123,9 @@ impl Fill {
         shared: &Shared,
         staging: Option<&mut StagingSlot>,
         name: &Arc<str>,
-        cancel: &CancelToken,
+        until: Until<'_>,
     ) -> Result<Fetched, Error> {
-        cancel.check()?;
+        until.1.check()?;
         order_after(&*shared.device, &self.part, staging.is_some())?;
         let bytes = self.read.bytes();
         let to = self.read.wanted.start - self.part.range().start;
@@ -130,7 +133,7 @@ impl Fill {
             None => {
                 let start = Instant::now();
                 let dst = self.part.host_mut().ok_or_else(not_visible)?;
-                shared.disk.measure(bytes, || self.read.to(shared, dst, to, cancel))?;
+                shared.disk.measure(bytes, || self.read.to(shared, dst, to, until))?;
                 shared.tell(&Event::Read { unit: name, bytes, span: Span::since(start) });
                 None
             }
@@ -138,7 +141,7 @@ impl Fill {
                 // The slot is congruent to the file, so the same offset modulo the sector keeps the read direct.
                 let at = self.read.wanted.start % shared.source.alignment();
                 Some(slot.bring(shared, name, (at, bytes), (&mut self.part, to), |dst| {
-                    self.read.to(shared, dst, at, cancel)
+                    self.read.to(shared, dst, at, until)
                 })?)
             }
         };
@@ -151,15 +154,15 @@ impl Keep {
         mut self,
         shared: &Shared,
         name: &Arc<str>,
-        cancel: &CancelToken,
+        until: Until<'_>,
     ) -> Result<Fetched, Error> {
         order_after(&*shared.device, &self.part, true)?;
         let mut host = shared.device.stage(self.room)?;
         for read in &self.reads {
-            cancel.check()?;
+            until.1.check()?;
             let start = Instant::now();
             let dst = host.host_mut();
-            shared.disk.measure(read.bytes(), || read.to(shared, dst, read.wanted.start, cancel))?;
+            shared.disk.measure(read.bytes(), || read.to(shared, dst, read.wanted.start, until))?;
             shared.tell(&Event::Read { unit: name, bytes: read.bytes(), span: Span::since(start) });
         }
         let mut uploaded = None;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use vram_device::{Arena, Budget, Device, Reservation, Ticket};
-use vram_types::{CancelToken, WeightSource};
+use vram_types::{CancelToken, Priority, WeightSource};
 
 use super::EngineOptions;
 use super::job::{Job, Place};
@@ -266,6 +266,16 @@ impl Shared {
 impl Fetch {
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
+    }
+
+    /// Whether what a job brings is what the computing thread needs next.
+    pub(super) fn priority(&self, place: Place) -> Priority {
+        let next = match place {
+            Place::Position(position) => position <= self.base,
+            Place::Resident(unit) => self.expects(unit),
+            Place::Stray => true,
+        };
+        if next { Priority::Urgent } else { Priority::ReadAhead }
     }
 
     pub(crate) fn new_load(&mut self) -> u64 {

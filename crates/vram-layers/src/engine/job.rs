@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use vram_device::{Part, Region, Reservation, Staging, Ticket};
-use vram_types::{CancelToken, FileId, HostBytes, SourceError, SourceErrorKind, WeightSource};
+use vram_types::{CancelToken, FileId, HostBytes, Priority, SourceError, SourceErrorKind, WeightSource};
 
 use super::bring::StagingSlot;
 use super::fetch::Shared;
@@ -193,10 +193,16 @@ impl Job {
     }
 
     /// Does it, on a reader thread. `staging` is the thread's own, on devices whose memory the host does not see.
-    pub(crate) fn run(self, shared: &Shared, staging: Option<&mut StagingSlot>) -> Result<Fetched, Error> {
+    pub(crate) fn run(
+        self,
+        shared: &Shared,
+        staging: Option<&mut StagingSlot>,
+        priority: Priority,
+    ) -> Result<Fetched, Error> {
         let Job { name, work, cancel, .. } = self;
+        let until = (priority, &cancel);
         match work {
-            Work::Fill(fill) => fill.run(shared, staging, &name, &cancel),
+            Work::Fill(fill) => fill.run(shared, staging, &name, until),
             Work::Rows(rows) => {
                 let reply = Arc::clone(&rows.reply);
                 match rows.run(shared, staging, &name, &cancel) {
@@ -212,7 +218,7 @@ impl Job {
                 shared.tell(&Event::Read { unit: &name, bytes, span: Span::since(start) });
                 Ok(Fetched::default())
             }
-            Work::Keep(keep) => keep.run(shared, &name, &cancel),
+            Work::Keep(keep) => keep.run(shared, &name, until),
             Work::FromHost(from) => from.run(shared, &name, &cancel),
         }
     }

@@ -39,9 +39,10 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
         }
         if let Some(job) = f.jobs.pop_front() {
             f.busy += 1;
+            let priority = f.priority(job.place);
             drop(f);
             let (place, load, origin) = (job.place, job.load, job.origin());
-            let read = || job.run(shared, staging.as_mut());
+            let read = || job.run(shared, staging.as_mut(), priority);
             let result = catch_unwind(AssertUnwindSafe(read))
                 .unwrap_or_else(|_| Err(origin.panicked(&*shared.source)));
             f = shared.lock();

@@ -8,6 +8,7 @@ mod chain;
 mod common;
 mod departures;
 mod faults;
+mod files;
 mod gather;
 mod joined;
 mod lifetime;
