@@ -1,7 +1,7 @@
 //! Other readers of safetensors files, each used as its documentation shows.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use memmap2::Mmap;
@@ -42,10 +42,12 @@ pub(crate) fn mapped_one<P: AsRef<Path>>(paths: &[P], name: &str) -> Result<Vec<
 /// Candle's memory map, if this was built with it.
 #[cfg(feature = "candle")]
 pub(crate) mod candle {
+    use std::path::PathBuf;
+
     use candle_core::Device;
     use candle_core::safetensors::MmapedSafetensors;
 
-    use super::{Path, PathBuf, Result};
+    use super::{Path, Result};
 
     pub(crate) const SKIPPED: Option<&str> = None;
 
