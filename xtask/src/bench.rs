@@ -6,6 +6,8 @@ use cargo_metadata::TargetKind;
 use crate::shell;
 
 const ROWS: &str = "vram-benches";
+/// A peer, and a way to read, that no other build needs.
+const ROWS_FEATURES: &str = "candle,io-uring";
 
 /// Runs the suites of one package, or all of them.
 pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
@@ -29,16 +31,8 @@ pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
         // The rows run the command itself: to make their checkpoint, and for its memory.
         shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "vram-cli"]))?;
         let mut command = shell::cargo();
-        command.args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            ROWS,
-            "--features",
-            "candle,io-uring",
-            "--",
-        ]);
+        command.args(["run", "--quiet", "--release", "--package", ROWS]);
+        command.args(["--features", ROWS_FEATURES, "--"]);
         if quick {
             command.arg("--quick");
         }

@@ -23,27 +23,26 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         command.arg("--workspace");
     }
     shell::run(command.args(args))?;
-    // Arguments may be for the harness of the tests above, which this target has not.
-    if args.is_empty() { mutations().and_then(|()| shuttle()).and_then(|()| uring()) } else { Ok(()) }
+    // Arguments may be for the harness of the tests above, which not all of these have.
+    if !args.is_empty() {
+        return Ok(());
+    }
+    FEATURES.iter().try_for_each(|(package, features, tests)| {
+        let args = ["test", "--package", package, "--features", features];
+        shell::run(shell::cargo().args(args).args(*tests))
+    })
 }
 
-/// The reader of checkpoints with io_uring; where the system refuses that, its tests run by what replaces it.
-fn uring() -> Result<()> {
-    shell::run(shell::cargo().args(["test", "-p", "vram-diskmap", "--features", "io-uring"]))
-}
-
-/// Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
-fn mutations() -> Result<()> {
-    let args = ["test", "-p", "vram-layers", "--features", "mutations", "--test", "mutations"];
-    shell::run(shell::cargo().args(args))
-}
-
-/// Runs the ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
-fn shuttle() -> Result<()> {
-    let args = ["test", "-p", "vram-layers", "--test", "shuttle", "--features"];
-    shell::run(shell::cargo().args(args).arg("shuttle"))?;
-    shell::run(shell::cargo().args(args).arg("shuttle,mutations"))
-}
+/// What only builds with certain features have: the package, the features, and which of its tests they change.
+const FEATURES: [(&str, &str, &[&str]); 4] = [
+    // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
+    ("vram-layers", "mutations", &["--test", "mutations"]),
+    // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
+    ("vram-layers", "shuttle", &["--test", "shuttle"]),
+    ("vram-layers", "shuttle,mutations", &["--test", "shuttle"]),
+    // Where the system refuses io_uring, these run by what replaces it.
+    ("vram-diskmap", "io-uring", &[]),
+];
 
 type Step = fn() -> Result<()>;
 
@@ -52,17 +51,14 @@ pub(crate) fn run() -> Result<()> {
     let steps: [(&str, Step); 6] = [
         ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
         ("lints", || {
-            let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-            shell::run(shell::cargo().args(args))?;
-            let features = [
-                ("vram-layers", "mutations"),
-                ("vram-layers", "shuttle"),
-                ("vram-layers", "shuttle,mutations"),
-                ("vram-diskmap", "io-uring"),
-            ];
-            features.iter().try_for_each(|(package, features)| {
-                let args = ["clippy", "-p", package, "--features", features, "--all-targets", "--quiet"];
-                shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))
+            let clippy = |args: &[&str]| {
+                let mut command = shell::cargo();
+                command.arg("clippy").args(args).args(["--all-targets", "--quiet", "--", "-D", "warnings"]);
+                shell::run(&mut command)
+            };
+            clippy(&["--workspace"])?;
+            FEATURES.iter().try_for_each(|(package, features, _)| {
+                clippy(&["--package", package, "--features", features])
             })
         }),
         ("tidy", tidy::run),
