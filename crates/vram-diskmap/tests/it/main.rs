@@ -6,11 +6,16 @@
 mod bad;
 #[cfg(target_os = "linux")]
 mod cold;
+mod conversion;
+mod conversion_rules;
+#[cfg(feature = "toml")]
+mod conversion_toml;
 mod counting;
 mod dependencies;
 mod gguf;
 mod helpers;
 mod hostile;
+mod naive;
 mod oracle;
 mod reading;
 mod real;
