@@ -41,7 +41,7 @@ const FEATURES: [(&str, &str, &[&str]); 4] = [
     ("vram-layers", "shuttle", &["--test", "shuttle"]),
     ("vram-layers", "shuttle,mutations", &["--test", "shuttle"]),
     // Where the system refuses io_uring, these run by what replaces it.
-    ("vram-diskmap", "io-uring", &[]),
+    ("vram-diskmap", "toml,io-uring", &[]),
 ];
 
 type Step = fn() -> Result<()>;

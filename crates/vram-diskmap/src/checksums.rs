@@ -51,34 +51,64 @@ impl DiskMap {
     /// # Errors
     /// `Invalid`, naming the tensor, where its bytes are not those that were written; the errors of reading; `Cancelled`.
     pub fn verify(&self, cancel: &CancelToken) -> Result<usize, SourceError> {
-        let mut piece = Vec::new();
-        let mut verified = 0;
-        for info in &self.tensors {
+        self.verify_all(self.tensors.iter(), cancel)
+    }
+
+    /// The same for these tensors alone.
+    ///
+    /// # Errors
+    /// As [`verify`](DiskMap::verify); `NotFound` for a name that is not there.
+    pub fn verify_tensors<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+        cancel: &CancelToken,
+    ) -> Result<usize, SourceError> {
+        let tensors = names.into_iter().map(|name| self.info(name)).collect::<Result<Vec<_>, _>>()?;
+        self.verify_all(tensors, cancel)
+    }
+
+    fn verify_all<'t>(
+        &self,
+        tensors: impl IntoIterator<Item = &'t TensorInfo>,
+        cancel: &CancelToken,
+    ) -> Result<usize, SourceError> {
+        let (mut piece, mut verified) = (Vec::new(), 0);
+        for info in tensors {
             let Some(expected) = self.checksum(info) else { continue };
-            let (range, mut sum) = (info.range(), crc32fast::Hasher::new());
-            let mut at = 0;
-            while at < range.bytes {
-                cancel.check()?;
-                let len = PIECE_BYTES.min(range.bytes - at) as usize;
-                piece.resize(len, 0);
-                let until = (Priority::ReadAhead, cancel);
-                self.read_file(info.file, range.offset + at, &mut piece, (0, len), until)?;
-                sum.update(&piece);
-                at += len as u64;
-            }
-            self.unchanged(info)?;
-            let found = sum.finalize();
-            if found != expected {
-                let message = format!("its checksum is {found:08x}, it was written with {expected:08x}");
-                let path = self.files[info.file.0 as usize].path();
-                return Err(SourceError::new(SourceErrorKind::Invalid, message)
-                    .at_path(path)
-                    .at_tensor(self.names.get(info.name))
-                    .at_offset(range.offset));
-            }
+            self.verify_one(info, expected, &mut piece, cancel)?;
             verified += 1;
         }
         Ok(verified)
+    }
+
+    fn verify_one(
+        &self,
+        info: &TensorInfo,
+        expected: u32,
+        piece: &mut Vec<u8>,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        let (range, mut sum) = (info.range(), crc32fast::Hasher::new());
+        let mut at = 0;
+        while at < range.bytes {
+            cancel.check()?;
+            let len = PIECE_BYTES.min(range.bytes - at) as usize;
+            piece.resize(len, 0);
+            let until = (Priority::ReadAhead, cancel);
+            self.read_file(info.file, range.offset + at, piece, (0, len), until)?;
+            sum.update(piece);
+            at += len as u64;
+        }
+        self.unchanged(info)?;
+        let found = sum.finalize();
+        if found == expected {
+            return Ok(());
+        }
+        let message = format!("its checksum is {found:08x}, it was written with {expected:08x}");
+        Err(SourceError::new(SourceErrorKind::Invalid, message)
+            .at_path(self.files[info.file.0 as usize].path())
+            .at_tensor(self.names.get(info.name))
+            .at_offset(range.offset))
     }
 
     /// An empty tensor has none, and lies where the next one begins.

@@ -56,6 +56,8 @@ pub struct TensorInfo {
     pub(crate) stored: DType,
     /// `None` for elements that are numbers of `stored`.
     pub(crate) block: Option<BlockType>,
+    /// The blocks that `U8` elements are the bytes of.
+    pub(crate) raw: Option<BlockType>,
 }
 
 impl TensorInfo {
@@ -82,6 +84,11 @@ impl TensorInfo {
     /// The quantised blocks that the tensor is decoded from; `None` if it is stored as numbers, or read as raw blocks.
     pub fn block_type(&self) -> Option<BlockType> {
         self.block
+    }
+
+    /// The quantised blocks whose bytes the elements are, as [`raw_blocks`](DiskMapOptions::raw_blocks) asked for.
+    pub fn raw_block(&self) -> Option<BlockType> {
+        self.raw
     }
 
     /// Whether the bytes that are read are not those of the file: converted, decoded, or gathered from strides.
@@ -149,7 +156,7 @@ impl DiskMap {
         DiskMap::options().open_files(paths)
     }
 
-    /// Options for opening: how to read, other names, another dtype.
+    /// Options for opening: how to read, another dtype.
     pub fn options() -> DiskMapOptions {
         DiskMapOptions::default()
     }

@@ -24,8 +24,8 @@ pub struct InspectedTensor {
     pub meta: TensorMeta,
     /// Its file; `None` for a source without files.
     pub file: Option<PathBuf>,
-    /// Its first byte in that file.
-    pub offset: u64,
+    /// Its first byte in that file; `None` if it is computed or lies in several places.
+    pub offset: Option<u64>,
 }
 
 /// All tensors of one dtype.
@@ -49,7 +49,10 @@ pub fn inspect(source: &dyn WeightSource) -> Inspection {
         .map(|(name, l)| InspectedTensor {
             name: name.to_owned(),
             file: path(l.storage.file),
-            offset: l.storage.offset,
+            offset: match l.ranges.as_slice() {
+                [range] => Some(range.offset),
+                _ => None,
+            },
             meta: l.meta,
         })
         .collect();

@@ -58,6 +58,7 @@ mod checksums;
 mod compact;
 mod computed;
 mod contents;
+mod conversion;
 mod convert;
 mod diskmap;
 mod extract;
@@ -84,6 +85,7 @@ mod write;
 mod zip;
 
 pub use blocks::BlockType;
+pub use conversion::{Conversion, ConversionError, ConversionErrorKind, Converted, Names, Rule};
 pub use diskmap::{DiskMap, TensorInfo};
 pub use extract::{Extract, ExtractProgress, Extracted, extract};
 pub use fill::{Fill, NewFile, NewTensor, write_files};

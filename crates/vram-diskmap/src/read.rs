@@ -33,6 +33,17 @@ pub struct HostTensor {
 }
 
 impl HostTensor {
+    /// A tensor that `fill` writes into zeros.
+    pub(crate) fn filled(
+        meta: TensorMeta,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), SourceError>,
+    ) -> Result<HostTensor, SourceError> {
+        let len = memory(meta.bytes())?;
+        let mut buffer = zeros(len, 0)?;
+        fill(&mut buffer)?;
+        Ok(HostTensor { meta, buffer, at: 0, len })
+    }
+
     /// Dtype and shape.
     pub fn meta(&self) -> &TensorMeta {
         &self.meta

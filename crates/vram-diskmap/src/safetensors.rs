@@ -37,6 +37,7 @@ pub(crate) fn read(
             named_at: entry.named_at,
             strides: None,
             block: None,
+            raw: None,
         })
         .collect();
     Ok(Contents { tensors, metadata, lenient, bytes_read: data, ..Contents::default() })

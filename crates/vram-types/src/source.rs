@@ -227,6 +227,41 @@ pub trait WeightSource: Send + Sync {
     fn bytes_read(&self) -> u64;
 }
 
+impl<S: WeightSource + ?Sized> WeightSource for Arc<S> {
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        (**self).names()
+    }
+
+    fn locate(&self, name: &str) -> Option<Located> {
+        (**self).locate(name)
+    }
+
+    fn file(&self, file: FileId) -> Option<&Path> {
+        (**self).file(file)
+    }
+
+    fn read_many(
+        &self,
+        requests: &mut [ReadRequest<'_>],
+        priority: Priority,
+        cancel: &CancelToken,
+    ) -> Result<(), SourceError> {
+        (**self).read_many(requests, priority, cancel)
+    }
+
+    fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
+        (**self).map(range)
+    }
+
+    fn alignment(&self) -> u64 {
+        (**self).alignment()
+    }
+
+    fn bytes_read(&self) -> u64 {
+        (**self).bytes_read()
+    }
+}
+
 /// Conveniences over any [`WeightSource`].
 pub trait WeightSourceExt: WeightSource {
     /// Where a tensor is, or an error that names it.

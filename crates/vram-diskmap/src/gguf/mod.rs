@@ -199,7 +199,11 @@ impl List<'_> {
         let named_at = u32::try_from(at).unwrap_or(0);
         let name = self.names.push(name)?;
         let file = self.id;
-        let info = TensorInfo { meta, offset, name, file, named_at, strides: None, stored, block };
+        let raw = match kind {
+            Kind::Blocks(raw) if block.is_none() => Some(raw),
+            _ => None,
+        };
+        let info = TensorInfo { meta, offset, name, file, named_at, strides: None, stored, block, raw };
         self.contents.tensors.push(info);
         Ok(())
     }

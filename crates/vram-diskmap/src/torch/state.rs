@@ -234,7 +234,8 @@ impl<P: Places> Walk<'_, P> {
         let name = self.names.push(name)?;
         let stored = meta.dtype();
         let named_at = u32::try_from(at).unwrap_or(0);
-        let info = TensorInfo { meta, offset, name, file: self.file, named_at, stored, block: None, strides };
+        let (file, block, raw) = (self.file, None, None);
+        let info = TensorInfo { meta, offset, name, file, named_at, stored, block, raw, strides };
         Ok(self.allowance.push(&mut self.contents.tensors, info)?)
     }
 }

@@ -7,12 +7,17 @@ mod bad;
 mod batches;
 #[cfg(target_os = "linux")]
 mod cold;
+mod conversion;
+mod conversion_rules;
+#[cfg(feature = "toml")]
+mod conversion_toml;
 mod counting;
 mod dependencies;
 mod faults;
 mod gguf;
 mod helpers;
 mod hostile;
+mod naive;
 mod oracle;
 mod reading;
 mod real;
