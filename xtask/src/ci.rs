@@ -34,7 +34,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 }
 
 /// What only builds with certain features have: the package, the features, and which of its tests they change.
-const FEATURES: [(&str, &str, &[&str]); 4] = [
+const FEATURES: [(&str, &str, &[&str]); 5] = [
     // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
     ("vram-layers", "mutations", &["--test", "mutations"]),
     // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
@@ -42,13 +42,15 @@ const FEATURES: [(&str, &str, &[&str]); 4] = [
     ("vram-layers", "shuttle,mutations", &["--test", "shuttle"]),
     // Where the system refuses io_uring, these run by what replaces it.
     ("vram-diskmap", "toml,io-uring", &[]),
+    // Without an adapter they say so.
+    ("vram-device", "wgpu", &["--test", "wgpu"]),
 ];
 
 type Step = fn() -> Result<()>;
 
 /// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
 pub(crate) fn run() -> Result<()> {
-    let steps: [(&str, Step); 6] = [
+    let steps: [(&str, Step); 7] = [
         ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
         ("lints", || {
             let clippy = |args: &[&str]| {
@@ -66,6 +68,7 @@ pub(crate) fn run() -> Result<()> {
             let args = ["doc", "--workspace", "--no-deps", "--quiet"];
             shell::run(shell::cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))
         }),
+        ("features", features),
         ("package", package),
         ("outside", outside),
     ];
@@ -84,6 +87,20 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// The default build pulls in no crate of a GPU, and the feature does.
+fn features() -> Result<()> {
+    let has = |features: &[&str]| -> Result<bool> {
+        let mut command = shell::cargo();
+        let tree =
+            shell::stdout(command.args(["tree", "-e", "features", "-p", "vram-stream"]).args(features))?;
+        eprintln!("{tree}");
+        Ok(["wgpu v", "cudarc v"].iter().any(|name| tree.contains(name)))
+    };
+    ensure!(!has(&[])?, "the default build pulls in a GPU crate");
+    ensure!(has(&["--features", "wgpu"])?, "the feature wgpu pulls in no wgpu");
     Ok(())
 }
 

@@ -13,17 +13,55 @@ pub struct Backend {
     pub name: &'static str,
     /// Its device with default options, or why there is none.
     pub device: Result<Arc<dyn Kernels>, DeviceError>,
+    /// Descriptions of all that can be chosen by place, as in `wgpu:1`.
+    pub adapters: Vec<String>,
 }
 
-impl Backend {
-    /// A backend that this build is without.
-    fn missing(name: &'static str) -> Backend {
-        let reason = "this version has no such backend yet".to_owned();
-        Backend {
-            name,
-            device: Err(DeviceError::Unavailable { what: format!("the {name} backend"), reason }),
-        }
+/// The device of a name: a backend's (`cpu`, `wgpu`), with the adapter behind a colon where there are several, by its
+/// place or a part of its name (`wgpu:1`, `wgpu:3090`). Options are the default ones.
+///
+/// # Errors
+/// [`DeviceError::Unavailable`] with the reason, also for a backend that this build is without.
+///
+/// ```
+/// let cpu = vram_device::open("cpu")?;
+/// assert_eq!(cpu.info().backend, "cpu");
+/// assert!(vram_device::open("toaster").is_err());
+/// # Ok::<(), vram_device::DeviceError>(())
+/// ```
+pub fn open(name: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
+    let (backend, which) = name.split_once(':').unwrap_or((name, ""));
+    match (backend, which) {
+        ("cpu", "") => Ok(Arc::new(Cpu::new(Default::default())?)),
+        ("wgpu", which) => wgpu(which),
+        ("cuda", _) => Err(missing(backend, "this version has no such backend yet")),
+        _ => Err(missing(name, "there are cpu, cuda and wgpu")),
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
+    let Ok(adapter) = which.parse();
+    Ok(Arc::new(crate::wgpu::Wgpu::new(crate::wgpu::WgpuOptions { adapter, ..Default::default() })?))
+}
+
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<String> {
+    crate::wgpu::adapters()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapters() -> Vec<String> {
+    Vec::new()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
+    Err(missing("wgpu", "this build is without the feature wgpu"))
+}
+
+fn missing(name: &str, reason: &str) -> DeviceError {
+    DeviceError::Unavailable { what: format!("the {name} backend"), reason: reason.to_owned() }
 }
 
 /// All backends, each asked for its device; those that this build is without say so. The CPU is the first and starts
@@ -38,8 +76,12 @@ impl Backend {
 /// }
 /// ```
 pub fn backends() -> Vec<Backend> {
-    let cpu = Cpu::new(Default::default()).map(|cpu| -> Arc<dyn Kernels> { Arc::new(cpu) });
-    vec![Backend { name: "cpu", device: cpu }, Backend::missing("cuda"), Backend::missing("wgpu")]
+    ["cpu", "cuda", "wgpu"]
+        .map(|name| {
+            let adapters = if name == "wgpu" { adapters() } else { Vec::new() };
+            Backend { name, device: open(name), adapters }
+        })
+        .into()
 }
 
 #[cfg(test)]
@@ -50,7 +92,10 @@ mod tests {
     fn a_device_has_its_backends_name_and_a_missing_one_a_reason() {
         let all = backends();
         assert!(all[0].device.is_ok());
-        for Backend { name, device } in all {
+        for Backend { name, device, adapters } in all {
+            // A device of an adapter is one of those that can be chosen.
+            assert!(name == "wgpu" || adapters.is_empty());
+            assert!(name != "wgpu" || device.is_err() || !adapters.is_empty());
             match device {
                 Ok(device) => assert_eq!(device.info().backend, name),
                 Err(error) => assert!(error.to_string().contains(name), "{error}"),

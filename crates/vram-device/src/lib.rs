@@ -3,8 +3,9 @@
 //!
 //! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
 //! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
-//! real work; [`sim::Sim`] is a device with a clock of its own that shows whether an order is missing; [`conformance`] is
-//! the suite that every backend passes.
+//! real work; [`sim::Sim`] is a device with a clock of its own that shows whether an order is missing; with the feature
+//! `wgpu` the module of that name has every card that Vulkan, Metal or DX12 reaches; [`conformance`] is the suite that
+//! every backend passes.
 //!
 //! ```
 //! use vram_device::{Budget, Device, Lifetime, Tier, cpu::Cpu};
@@ -32,8 +33,10 @@ mod memory;
 pub mod sim;
 mod sync;
 mod view;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
-pub use backends::{Backend, backends};
+pub use backends::{Backend, backends, open};
 pub use budget::{Budget, BudgetExceeded, Lifetime, Reservation, Tier, Usage};
 pub use device::{Device, DeviceInfo, MemoryInfo, Queue, Ticket, Topology};
 pub use error::DeviceError;

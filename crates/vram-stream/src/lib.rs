@@ -67,8 +67,8 @@
 //!
 //! # Features
 //!
-//! None yet: the CPU is always there. The backends for `cuda` and `wgpu` will be features of these names, passed down
-//! to [`device`].
+//! The CPU is always there. With `wgpu`, so is every card that Vulkan, Metal or DX12 reaches: `device::open("wgpu")`. The
+//! backend for `cuda` will be a feature of that name.
 #![forbid(unsafe_code)]
 
 mod load;

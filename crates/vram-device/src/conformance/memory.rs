@@ -18,8 +18,8 @@ fn exact(device: &dyn Kernels) -> Result<(), Fault> {
     let buffer = device.allocate(budget.reserve(Lifetime::Weights, 4097)?)?;
     ensure(buffer.bytes() == 4097 && budget.used() == 4097, || format!("{buffer:?} of {budget:?}"))?;
     let region = buffer.into_region();
-    let staging = device.stage(budget.reserve(Lifetime::Pass, 5000)?)?;
-    ensure(staging.bytes() == 5000 && staging.host().len() == 5000, || format!("{staging:?}"))?;
+    let mut staging = device.stage(budget.reserve(Lifetime::Pass, 5000)?)?;
+    ensure(staging.bytes() == 5000 && staging.host_mut().len() == 5000, || format!("{staging:?}"))?;
     ensure(budget.used() == 9097, || format!("{budget:?}"))?;
     ensure(budget.reserve(Lifetime::Pass, 904).is_err(), || "a budget was passed".into())?;
     let nothing = device.allocate(budget.reserve(Lifetime::Session, 0)?)?.into_region();

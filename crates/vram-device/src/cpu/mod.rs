@@ -110,7 +110,9 @@ impl Device for Cpu {
         let out = |what, offset, bytes, available| DeviceError::OutOfRange { what, offset, bytes, available };
         let bytes = range.end.saturating_sub(range.start);
         let from = src
+            .region()
             .host()
+            .unwrap_or_default()
             .get(range.start as usize..range.end as usize)
             .ok_or_else(|| out("the source of an upload", range.start, bytes, src.bytes()))?;
         let available = dst.range().end - dst.range().start;

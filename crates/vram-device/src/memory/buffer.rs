@@ -12,13 +12,21 @@ use crate::{Region, Reservation};
 /// # Safety
 /// If [`host`](RawBuffer::host) gives a pointer, it must be the same for the buffer's whole life, valid for reads and
 /// writes of [`bytes`](RawBuffer::bytes) initialised bytes from any thread, and no safe code of the implementor may
-/// read or write through it: [`Region`]s decide who may.
+/// read or write through it: [`Region`]s decide who may. The same holds for what [`map`](RawBuffer::map) gives, but only
+/// until the [`Staging`] over the buffer is next borrowed for something else, as
+/// [`upload`](crate::Device::upload) does, or dropped.
 pub unsafe trait RawBuffer: Any + Send + Sync {
     /// Size in bytes.
     fn bytes(&self) -> u64;
 
     /// Where the host sees the memory; `None` where it does not.
     fn host(&self) -> Option<NonNull<u8>>;
+
+    /// Where the host may write staging now. Memory that the host sees only between copies is brought back into its
+    /// sight, for which the call may wait until the device is done with it.
+    fn map(&self) -> Option<NonNull<u8>> {
+        self.host()
+    }
 
     /// For the backend to find its own type again.
     fn as_any(&self) -> &dyn Any;
@@ -69,13 +77,15 @@ impl fmt::Debug for Buffer {
 }
 
 /// Host memory from which a device copies asynchronously (pinned, mapped, or plain where that is no slower).
+///
+/// It can be written and copied from, and not read: the memory may be mapped for writing alone, and only between copies.
 #[derive(Debug)]
 pub struct Staging(Region);
 
 impl Staging {
     /// Staging over a buffer that the host sees; `None` if the host does not see it.
     pub fn new(buffer: Buffer) -> Option<Staging> {
-        buffer.raw().host()?;
+        buffer.raw().map()?;
         Some(Staging(buffer.into_region()))
     }
 
@@ -84,14 +94,9 @@ impl Staging {
         self.0.bytes()
     }
 
-    /// The bytes.
-    pub fn host(&self) -> &[u8] {
-        self.0.host().unwrap_or_default()
-    }
-
     /// The bytes, to be written. Only once the tickets of all uploads from here are done.
     pub fn host_mut(&mut self) -> &mut [u8] {
-        self.0.host_mut().unwrap_or_default()
+        self.0.map_mut().unwrap_or_default()
     }
 
     /// The memory as a region, for backends.

@@ -83,6 +83,15 @@ impl Region {
         Some(unsafe { std::slice::from_raw_parts_mut(pointer, len) })
     }
 
+    /// The bytes of staging, mapped if they were not.
+    pub(super) fn map_mut(&mut self) -> Option<&mut [u8]> {
+        let base = self.memory.as_ref()?.raw().map()?;
+        let len = self.bytes() as usize;
+        // SAFETY: `base` is valid for the buffer's length until the staging is used for something else (RawBuffer's
+        // contract), which the borrow of `self` rules out, and the range lies inside the buffer (invariant 2).
+        Some(unsafe { std::slice::from_raw_parts_mut(base.as_ptr().add(self.range.start as usize), len) })
+    }
+
     /// Gives the range back while work up to `ticket` may still use it; whoever gets the range next is told by
     /// [`after`](Region::after).
     pub fn retire(mut self, ticket: Ticket) {

@@ -312,7 +312,7 @@ impl Device for Sim {
         let outside =
             |available| DeviceError::OutOfRange { what: FROM, offset: range.start, bytes, available };
         let staging = self.staging(src).ok_or_else(|| outside(0))?;
-        let host = src.host();
+        let host = src.region().host().unwrap_or_default();
         let indices = range.start as usize..range.end as usize;
         let from = host.get(indices).ok_or_else(|| outside(src.bytes()))?.to_vec();
         let part = dst.range();

@@ -1,0 +1,228 @@
+//! Device memory, staging that is mapped between copies, and what is read back.
+
+use std::any::Any;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ::wgpu::{BufferUsages, BufferViewMut, MapMode, PollType};
+
+use super::context::{Context, create_buffer};
+use crate::{DeviceError, Queue, RawBuffer};
+
+/// Bytes of device memory as the allocator of the device counts them, staging included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WgpuUsage {
+    /// Bytes of all buffers.
+    pub allocated: u64,
+    /// Bytes taken from the driver: those of the blocks in which buffers lie.
+    pub reserved: u64,
+}
+
+impl Context {
+    pub(super) fn usage(&self) -> Option<WgpuUsage> {
+        let report = self.device.generate_allocator_report()?;
+        Some(WgpuUsage { allocated: report.total_allocated_bytes, reserved: report.total_reserved_bytes })
+    }
+}
+
+/// An allocation that kernels see.
+pub(super) struct DeviceBuffer {
+    pub(super) context: Arc<Context>,
+    pub(super) buffer: ::wgpu::Buffer,
+    bytes: u64,
+}
+
+impl DeviceBuffer {
+    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceBuffer, DeviceError> {
+        context.alive()?;
+        if bytes > context.max_allocation {
+            let reason = format!("the adapter allows buffers of {} bytes", context.max_allocation);
+            return Err(DeviceError::OutOfMemory { bytes, reason });
+        }
+        // Or what was given back to the budget already would still take memory beside the new.
+        if context.dropped.swap(0, Ordering::AcqRel) > 0 {
+            context.idle()?;
+        }
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let buffer = create_buffer(&context.device, bytes, usage, false)?;
+        Ok(DeviceBuffer { context: Arc::clone(context), buffer, bytes })
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        // Work that was issued keeps the memory until it is done.
+        self.context.dropped.fetch_add(self.buffer.size(), Ordering::AcqRel);
+    }
+}
+
+// SAFETY: the host does not see it, so that there is no pointer to promise anything of.
+unsafe impl RawBuffer for DeviceBuffer {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn host(&self) -> Option<NonNull<u8>> {
+        None
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Staging: the host sees it until it is copied from, and again after the next call of `map`.
+pub(super) struct MappedBuffer {
+    context: Arc<Context>,
+    buffer: ::wgpu::Buffer,
+    bytes: u64,
+    // Its lock comes before the stream's.
+    state: Mutex<State>,
+}
+
+enum State {
+    Mapped(BufferViewMut),
+    /// Copied from, last by this operation.
+    Copied(u64),
+    /// Memory to write to although the device is lost, so that who writes need not know; the next copy says so.
+    Astray(Vec<u8>),
+}
+
+impl MappedBuffer {
+    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<MappedBuffer, DeviceError> {
+        context.alive()?;
+        if bytes > context.max_allocation {
+            let reason = format!("the adapter allows buffers of {} bytes", context.max_allocation);
+            return Err(DeviceError::OutOfMemory { bytes, reason });
+        }
+        let usage = BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC;
+        let buffer = create_buffer(&context.device, bytes, usage, true)?;
+        let view = view(&buffer)?;
+        let state = Mutex::new(State::Mapped(view));
+        Ok(MappedBuffer { context: Arc::clone(context), buffer, bytes, state })
+    }
+
+    pub(super) fn is_of(&self, context: &Context) -> bool {
+        self.context.id == context.id
+    }
+
+    /// Takes the memory out of the host's sight and calls `encode`, which gives the last operation that copies from it.
+    pub(super) fn copy_from(
+        &self,
+        encode: impl FnOnce(&::wgpu::Buffer) -> Result<u64, DeviceError>,
+    ) -> Result<u64, DeviceError> {
+        let mut state = self.state();
+        if let State::Astray(_) = *state {
+            self.context.alive()?;
+            let reason = "its memory could not be mapped again".to_owned();
+            return Err(DeviceError::Failed { what: "staging", reason });
+        }
+        if let State::Mapped(_) = *state {
+            // The view goes first: a buffer is not unmapped under one.
+            *state = State::Copied(0);
+            self.buffer.unmap();
+        }
+        let last = encode(&self.buffer)?;
+        *state = State::Copied(last);
+        Ok(last)
+    }
+
+    /// Maps it again once operation `last` is done.
+    fn map_after(&self, last: u64) -> Result<BufferViewMut, DeviceError> {
+        let context = &self.context;
+        context.wait(context.name(Queue::Copy, last))?;
+        map(context, &self.buffer, MapMode::Write)?;
+        view(&self.buffer)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is changed in one step each.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: `host` gives nothing. What `map` gives lies in a view of the whole mapped buffer, which is kept in `state` until
+// `copy_from`, and so until `upload` or the drop of the staging: wgpu keeps the mapping, which it has zeroed or which holds
+// what was written, for as long. Or it lies in a vector that is never touched again. Nothing here writes through either.
+unsafe impl RawBuffer for MappedBuffer {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn host(&self) -> Option<NonNull<u8>> {
+        None
+    }
+
+    fn map(&self) -> Option<NonNull<u8>> {
+        let mut state = self.state();
+        if let State::Copied(last) = *state {
+            *state = match self.map_after(last) {
+                Ok(view) => State::Mapped(view),
+                Err(_) => State::Astray(vec![0; usize::try_from(self.bytes).ok()?]),
+            };
+        }
+        match &mut *state {
+            State::Mapped(view) => Some(view.slice(..).as_raw_element_ptr()),
+            State::Astray(bytes) => NonNull::new(bytes.as_mut_ptr()),
+            State::Copied(_) => None,
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Memory that the adapter copies to for the host to read.
+pub(super) struct Readback(pub(super) ::wgpu::Buffer);
+
+impl Readback {
+    /// What is read back at a time, in bytes.
+    pub(super) const BYTES: u64 = 4 << 20;
+
+    pub(super) fn new(device: &::wgpu::Device) -> Result<Readback, DeviceError> {
+        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+        Ok(Readback(create_buffer(device, Readback::BYTES, usage, false)?))
+    }
+
+    /// Copies out what operations have brought here that are done.
+    pub(super) fn read(&self, context: &Context, skip: usize, to: &mut [u8]) -> Result<(), DeviceError> {
+        map(context, &self.0, MapMode::Read)?;
+        let view = self.0.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        match view.get(skip..skip + to.len()) {
+            Some(from) => to.copy_from_slice(from),
+            None => return Err(failed("less was mapped than was asked for".into())),
+        }
+        drop(view);
+        self.0.unmap();
+        Ok(())
+    }
+}
+
+/// Maps a buffer that no operation under way uses.
+fn map(context: &Context, buffer: &::wgpu::Buffer, mode: MapMode) -> Result<(), DeviceError> {
+    let (tell, told) = channel();
+    buffer.map_async(mode, .., move |mapped| {
+        // Nobody listens after an error.
+        let _ = tell.send(mapped);
+    });
+    loop {
+        context.poll(PollType::Poll)?;
+        match told.try_recv() {
+            Ok(mapped) => return mapped.map_err(|e| failed(e.to_string())),
+            // Another thread polls at the same time and is about to say so.
+            Err(TryRecvError::Empty) => std::thread::yield_now(),
+            Err(TryRecvError::Disconnected) => return Err(failed("the device gave no answer".into())),
+        }
+    }
+}
+
+fn view(buffer: &::wgpu::Buffer) -> Result<BufferViewMut, DeviceError> {
+    buffer.get_mapped_range_mut(..).map_err(|e| failed(e.to_string()))
+}
+
+fn failed(reason: String) -> DeviceError {
+    DeviceError::Failed { what: "mapping memory", reason }
+}

@@ -1,0 +1,147 @@
+//! What kernels see: tensors as pieces of buffers, and their checks.
+
+use vram_types::{DType, Shape};
+
+use super::context::Context;
+use crate::{DeviceError, View, ViewMut};
+
+/// Some bytes of a buffer, which may begin anywhere.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub(super) buffer: &'a ::wgpu::Buffer,
+    pub(super) at: u64,
+    pub(super) bytes: u64,
+    pub(super) dtype: DType,
+}
+
+/// What is bound for an operand: whole words from an aligned place on.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    pub(super) buffer: &'a ::wgpu::Buffer,
+    pub(super) at: u64,
+    pub(super) bytes: u64,
+    /// Where in it the operand begins, in bytes.
+    pub(super) skip: u32,
+}
+
+impl Context {
+    /// What a kernel reads.
+    pub(super) fn read<'a>(&self, kernel: &'static str, view: &View<'a>) -> Result<Operand<'a>, DeviceError> {
+        let found = view.region().and_then(|(region, at)| Some((self.own(region)?, region.offset() + at)));
+        let (raw, at) = found.ok_or_else(|| foreign(kernel))?;
+        Ok(Operand { buffer: &raw.buffer, at, bytes: view.meta().bytes(), dtype: view.dtype() })
+    }
+
+    /// What a kernel writes, whose elements must lie at multiples of their size.
+    pub(super) fn write<'a>(
+        &self,
+        kernel: &'static str,
+        view: &'a mut ViewMut<'_>,
+    ) -> Result<Operand<'a>, DeviceError> {
+        let (bytes, dtype) = (view.meta().bytes(), view.dtype());
+        let (region, at) = view.region();
+        let at = region.offset() + at;
+        let raw = self.own(region).ok_or_else(|| foreign(kernel))?;
+        if !(at * 8).is_multiple_of(u64::from(dtype.bits())) {
+            return Err(DeviceError::shape(kernel, format!("y begins in the middle of an element, at {at}")));
+        }
+        Ok(Operand { buffer: &raw.buffer, at, bytes, dtype })
+    }
+
+    /// Elements of `row_bytes` bytes that fit what a kernel can see at once, one at least.
+    pub(super) fn rows_at_once(&self, kernel: &'static str, row_bytes: u64) -> Result<u64, DeviceError> {
+        // An operand may begin anywhere after an aligned place and end anywhere in a word.
+        let room = self.max_binding.saturating_sub(self.alignment + 4);
+        match room.checked_div(row_bytes) {
+            Some(0) => Err(DeviceError::shape(
+                kernel,
+                format!("{row_bytes} bytes that belong together are more than the adapter binds, {room}"),
+            )),
+            Some(rows) => Ok(rows),
+            None => Ok(u64::MAX),
+        }
+    }
+
+    /// The window on bytes `from..from + bytes` of an operand.
+    pub(super) fn window<'a>(
+        &self,
+        kernel: &'static str,
+        of: &Operand<'a>,
+        from: u64,
+        bytes: u64,
+    ) -> Result<Window<'a>, DeviceError> {
+        let begin = of.at + from;
+        let at = begin / self.alignment * self.alignment;
+        let end = (begin + bytes.max(4)).next_multiple_of(4).min(of.buffer.size());
+        let window = Window { buffer: of.buffer, at, bytes: end - at, skip: (begin - at) as u32 };
+        if window.bytes > self.max_binding || end < begin + bytes {
+            let what = format!("{bytes} bytes are bound at once, and the adapter binds {}", self.max_binding);
+            return Err(DeviceError::shape(kernel, what));
+        }
+        Ok(window)
+    }
+
+    /// The window on all of an operand.
+    pub(super) fn whole<'a>(
+        &self,
+        kernel: &'static str,
+        of: &Operand<'a>,
+    ) -> Result<Window<'a>, DeviceError> {
+        self.window(kernel, of, 0, of.bytes)
+    }
+}
+
+impl Window<'_> {
+    /// Where the operand begins in the window, in elements of so many bytes.
+    pub(super) fn skip_elements(&self, size: u64) -> u32 {
+        self.skip / size as u32
+    }
+}
+
+/// Bytes of an element that activations may have.
+pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
+    match dtype {
+        DType::F32 => Ok(4),
+        DType::BF16 | DType::F16 => Ok(2),
+        _ => Err(DeviceError::DType { kernel, dtype }),
+    }
+}
+
+/// Bytes of an element that weights may have.
+pub(super) fn stored(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
+    match dtype {
+        DType::F8_E4M3 | DType::F8_E5M2 | DType::F8_E4M3FNUZ | DType::F8_E5M2FNUZ | DType::F8_E8M0 => Ok(1),
+        _ => activation(kernel, dtype),
+    }
+}
+
+pub(super) fn same(kernel: &'static str, x: &View<'_>, y: &ViewMut<'_>) -> Result<(), DeviceError> {
+    if x.shape() != y.shape() || x.dtype() != y.dtype() {
+        return Err(DeviceError::shape(
+            kernel,
+            format!("x is {} {} and y is {} {}", x.dtype(), x.shape(), y.dtype(), y.shape()),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn vector(
+    kernel: &'static str,
+    what: &str,
+    view: &View<'_>,
+    width: usize,
+) -> Result<(), DeviceError> {
+    if view.shape().dims() != [width] {
+        return Err(DeviceError::mismatch(kernel, what, &Shape::from([width]), view.shape()));
+    }
+    stored(kernel, view.dtype()).map(drop)
+}
+
+/// A number of elements as kernels count them.
+pub(super) fn count(kernel: &'static str, n: usize) -> Result<u32, DeviceError> {
+    u32::try_from(n).map_err(|_| DeviceError::shape(kernel, format!("{n} elements are more than it counts")))
+}
+
+fn foreign(kernel: &'static str) -> DeviceError {
+    DeviceError::shape(kernel, "the memory is of another device")
+}

@@ -1,0 +1,139 @@
+//! The one queue: work is encoded as it is issued and submitted in bundles, in that order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ::wgpu::{BufferUsages, CommandEncoder, SubmissionIndex};
+
+use super::context::{Context, create_buffer};
+use super::operand::Window;
+use super::pipeline::Pipeline;
+use crate::DeviceError;
+
+/// Operations that are encoded before they are submitted unasked: enough to make submitting cheap, few enough for the
+/// device to begin while the host still encodes.
+const BUNDLE: u64 = 32;
+
+/// Bytes of parameters in a bundle.
+const PARAMETER_BYTES: u64 = 256 << 10;
+
+/// Where the parameters of an operation may begin: what every adapter allows.
+const PARAMETER_ALIGN: usize = 256;
+
+/// What was issued.
+pub(super) struct Stream {
+    // Invariants:
+    // 1. The encoder holds the operations `submitted + 1 ..= issued`, in that order, and nothing is encoded or submitted
+    //    elsewhere: so that no operation ever overtakes another.
+    // 2. `parameters` are those of the same operations; they are written before them in the queue's own order, which is
+    //    after the operations of the submission before have read theirs.
+    encoder: Option<CommandEncoder>,
+    parameters: Vec<u8>,
+    buffer: ::wgpu::Buffer,
+    issued: u64,
+    submitted: u64,
+    /// Submissions that are not known to be done: the last operation of each.
+    in_flight: VecDeque<(u64, SubmissionIndex)>,
+}
+
+/// One run of a kernel.
+pub(super) struct Dispatch<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    /// What it sees, by binding.
+    pub(super) windows: &'a [Window<'a>],
+    pub(super) parameters: &'a [u32],
+    pub(super) groups: [u32; 3],
+}
+
+impl Stream {
+    pub(super) fn new(device: &::wgpu::Device) -> Result<Stream, DeviceError> {
+        let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        Ok(Stream {
+            encoder: None,
+            parameters: Vec::with_capacity(PARAMETER_BYTES as usize),
+            buffer: create_buffer(device, PARAMETER_BYTES, usage, false)?,
+            issued: 0,
+            submitted: 0,
+            in_flight: VecDeque::new(),
+        })
+    }
+
+    /// The last operation.
+    pub(super) fn last(&self) -> u64 {
+        self.issued
+    }
+
+    /// What the next operation is encoded into; [`issued`](Stream::issued) must follow.
+    pub(super) fn encoder(&mut self, device: &::wgpu::Device) -> &mut CommandEncoder {
+        self.encoder.get_or_insert_with(|| device.create_command_encoder(&Default::default()))
+    }
+
+    /// Counts what has just been encoded as an operation.
+    pub(super) fn issued(&mut self, context: &Context) -> Result<u64, DeviceError> {
+        self.issued += 1;
+        if self.issued - self.submitted >= BUNDLE {
+            self.submit(context)?;
+        }
+        Ok(self.issued)
+    }
+
+    /// Encodes a kernel.
+    pub(super) fn dispatch(
+        &mut self,
+        context: &Context,
+        Dispatch { pipeline, windows, parameters, groups }: Dispatch<'_>,
+    ) -> Result<u64, DeviceError> {
+        if groups.contains(&0) {
+            return Ok(self.issued);
+        }
+        let size = (parameters.len() * 4).next_multiple_of(PARAMETER_ALIGN);
+        if self.parameters.len() + size > PARAMETER_BYTES as usize {
+            self.submit(context)?;
+        }
+        let at = self.parameters.len();
+        self.parameters.extend(parameters.iter().flat_map(|word| word.to_le_bytes()));
+        self.parameters.resize(at + size, 0);
+        let group = pipeline.bind(&context.device, (&self.buffer, at as u64, size as u64), windows);
+        let mut pass = self.encoder(&context.device).begin_compute_pass(&Default::default());
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        let [x, y, z] = groups;
+        pass.dispatch_workgroups(x, y, z);
+        drop(pass);
+        self.issued(context)
+    }
+
+    /// Submits all that has been encoded.
+    pub(super) fn submit(&mut self, context: &Context) -> Result<(), DeviceError> {
+        let Some(encoder) = self.encoder.take() else { return Ok(()) };
+        if !self.parameters.is_empty() {
+            context.queue.write_buffer(&self.buffer, 0, &self.parameters);
+            self.parameters.clear();
+        }
+        let index = context.queue.submit([encoder.finish()]);
+        self.submitted = self.issued;
+        let (done, through) = (Arc::clone(&context.done), self.issued);
+        context.queue.on_submitted_work_done(move || {
+            done.fetch_max(through, Ordering::AcqRel);
+        });
+        self.in_flight.push_back((through, index));
+        let done = context.done.load(Ordering::Acquire);
+        while self.in_flight.front().is_some_and(|(through, _)| *through <= done) {
+            self.in_flight.pop_front();
+        }
+        context.alive()
+    }
+
+    /// Submits what has to be for an operation to be done, and says with which submission it is; `None` if it is done.
+    pub(super) fn submit_until(
+        &mut self,
+        context: &Context,
+        value: u64,
+    ) -> Result<Option<(u64, SubmissionIndex)>, DeviceError> {
+        if value > self.submitted {
+            self.submit(context)?;
+        }
+        Ok(self.in_flight.iter().find(|(through, _)| *through >= value).cloned())
+    }
+}

@@ -1,0 +1,43 @@
+// A group for each row; 64 partial sums, added pairwise.
+
+struct Parameters { rows: u32, width: u32, x: u32, weight: u32, bias: u32, y: u32, eps: f32 }
+@group(0) @binding(0) var<uniform> p: Parameters;
+
+const THREADS = 64u;
+var<workgroup> partial: array<f32, THREADS>;
+
+fn total(value: f32, thread: u32) -> f32 {
+    partial[thread] = value;
+    workgroupBarrier();
+    for (var n = THREADS / 2u; n > 0u; n /= 2u) {
+        if (thread < n) { partial[thread] += partial[thread + n]; }
+        workgroupBarrier();
+    }
+    let sum = partial[0];
+    workgroupBarrier();
+    return sum;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = group.y * groups.x + group.x;
+    if (row >= p.rows) { return; }
+    let first = row * p.width;
+    let m = moments(first, thread);
+    // Words that lie in the row as a whole are written as such.
+    let begin = p.y + first;
+    let end = begin + p.width;
+    for (var i = (begin & ~1u) + thread * 2u; i < end; i += THREADS * 2u) {
+        if (i >= begin && i + 1u < end) {
+            put2(i, normal(first, i - begin, m), normal(first, i + 1u - begin, m));
+        } else if (i >= begin) {
+            put(i, normal(first, i - begin, m));
+        } else {
+            put(i + 1u, normal(first, 0u, m));
+        }
+    }
+}
