@@ -96,6 +96,9 @@ pub(crate) struct Engine {
     /// Most host memory for staging what is on its way to the device; the CPU reads in place and needs little
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub(crate) host_budget: ByteSize,
+    /// Apply the rules of this file to the checkpoint first, as extract and inspect do
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) convert: Option<std::path::PathBuf>,
     /// How weights are read from disk
     #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     pub(crate) read: Read,

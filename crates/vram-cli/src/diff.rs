@@ -198,6 +198,6 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         writeln!(out, "cannot be read and was not compared: {name}")?;
     }
     let equal = if document.equal { "equal" } else { "different" };
-    writeln!(out, "{equal}; {} tensors compared", document.compared)?;
+    writeln!(out, "{equal}; {} compared", output::count(document.compared, "tensor"))?;
     out.flush()
 }

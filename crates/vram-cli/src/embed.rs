@@ -2,20 +2,20 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use tokenizers::{Tokenizer, TruncationParams};
 use vram_diskmap::DiskMap;
 use vram_stream::models::bert::{Bert, Config};
-use vram_stream::{Managed, ModuleMap, RunOptions, WeightSource, enable_vram_management, skip_init};
+use vram_stream::{Managed, ModuleMap, RunOptions, enable_vram_management, skip_init};
 
 use crate::args::Engine;
+use crate::checkpoint::Checkpoint;
 use crate::engine::{explain, leave_free};
+use crate::output;
 use crate::report::RunReport;
 use crate::watch::Watch;
-use crate::{checkpoint, output};
 
 /// Tokens that share a pass, unless the budget asks for fewer.
 const TOKENS: usize = 1024;
@@ -44,8 +44,8 @@ struct Document {
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let config_json = read(&args.model.join("config.json"))?;
-    let source: Arc<dyn WeightSource> =
-        Arc::new(checkpoint::open(DiskMap::options(), &args.model, args.engine.read)?);
+    let convert = args.engine.convert.as_deref();
+    let source = Checkpoint::open(DiskMap::options(), &args.model, args.engine.read, convert)?.into_source();
     let at_model = || args.model.display().to_string();
     let config = Config::read(&*source, &config_json).with_context(at_model)?;
     let sequences = tokenize(&args.model, config.positions, &args.texts)?;

@@ -1,19 +1,20 @@
 //! `vram extract`: tensors of any readable checkpoint into new safetensors files, in bounded memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use globset::GlobMatcher;
 use serde::Serialize;
 use vram_diskmap::{DiskMap, Extract};
-use vram_types::{ByteSize, CancelToken, DType, FileId};
+use vram_types::{ByteSize, CancelToken, DType, FileId, WeightSource, WeightSourceExt};
 
 use crate::args::{Read, at_least_one};
+use crate::checkpoint::{self, Checkpoint};
 use crate::progress::Progress;
-use crate::{checkpoint, output, writer};
+use crate::{output, writer};
 
-/// Copy tensors of a checkpoint into a new safetensors file, cast if asked, in bounded memory
+/// Copy tensors of a checkpoint into a new safetensors file, converted and cast if asked, in bounded memory
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Only tensors whose name matches, as in 'blocks.0.*'; may be given more than once
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
     tensors: Vec<GlobMatcher>,
+    /// Apply the rules of this file first: other names, parts, wholes, shapes and dtypes; --tensors means the new names
+    #[arg(long, value_name = "FILE.toml")]
+    convert: Option<PathBuf>,
     /// Cast floating-point tensors, as f32, bf16, f16 or f8_e4m3; quantised blocks become f32 if nothing is asked for
     #[arg(long, value_name = "D")]
     dtype: Option<DType>,
@@ -66,28 +70,29 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let map = open(args)?;
-    ensure!(!map.is_empty(), "{}: no tensor matches", args.path.display());
+    let mut options = DiskMap::options().lenient(args.lenient);
+    // What is asked for as a whole is cast as it is read; else a tensor that nobody asks for might have no cast.
+    if let Some(dtype) = args.dtype.filter(|_| args.convert.is_none() && args.tensors.is_empty()) {
+        options = options.dtype(dtype);
+    }
+    let checkpoint = Checkpoint::open(options, &args.path, args.read, args.convert.as_deref())?;
+    let (map, source) = (checkpoint.map(), checkpoint.source());
+    let names: Vec<&str> = source.names().filter(|name| checkpoint::wanted(&args.tensors, name)).collect();
+    if names.is_empty() {
+        return Err(checkpoint::none_matches(&args.tensors, &args.path, source));
+    }
     for what in map.leniencies() {
         eprintln!("let pass: {what}");
     }
-    let left_out: Vec<String> = map.unreadable().map(|(name, why)| format!("{name}: {why}")).collect();
+    let left_out = left_out(args, map);
     for what in &left_out {
         eprintln!("left out, because it cannot be read: {what}");
     }
-    let metadata: BTreeMap<String, String> =
-        (0..map.files().len()).flat_map(|i| map.metadata(FileId(i as u32))).collect();
-    let mut extract = Extract::new(&map).metadata(metadata).checksums(args.checksums);
-    if let Some(threads) = args.threads {
-        extract = extract.threads(threads);
-    }
-    if let Some(ByteSize(most)) = args.shard_size {
-        extract = extract.shard_bytes(most);
-    }
+    let extract = extraction(args, &checkpoint, &names);
     writer::may_write(extract.files(&args.output)?.iter().map(PathBuf::as_path), args.force)?;
-    let verified = if args.verify { verify(&map, &args.path)? } else { 0 };
+    let verified = if args.verify { verify(&checkpoint, &names, &args.path)? } else { 0 };
 
-    let progress = Progress::new("extracting", map.iter().map(|(_, info)| info.meta().bytes()).sum());
+    let progress = Progress::new("extracting", bytes(source, &names, args.dtype)?);
     let mut before = 0;
     let done = extract.run(&args.output, &CancelToken::new(), &mut |so_far| {
         progress.add(so_far.bytes_done - before);
@@ -109,28 +114,61 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             left_out,
         });
     }
-    eprintln!(
-        "{}: {} tensors, {} in {seconds:.2} s",
-        done.output.display(),
-        done.tensors,
-        ByteSize(done.bytes)
-    );
+    let (tensors, bytes) = (output::count(done.tensors, "tensor"), ByteSize(done.bytes));
+    eprintln!("{}: {tensors}, {bytes} in {seconds:.2} s", done.output.display());
     Ok(())
 }
 
-fn open(args: &Args) -> Result<DiskMap> {
-    let patterns = args.tensors.clone();
-    let wanted = move |name: &str| patterns.is_empty() || patterns.iter().any(|p| p.is_match(name));
-    let mut options =
-        DiskMap::options().lenient(args.lenient).rename(move |name| wanted(name).then(|| name.to_owned()));
-    if let Some(dtype) = args.dtype {
-        options = options.dtype(dtype);
+fn extraction<'a>(args: &Args, checkpoint: &'a Checkpoint, names: &[&'a str]) -> Extract<'a> {
+    let map = checkpoint.map();
+    let metadata: BTreeMap<String, String> =
+        (0..map.files().len()).flat_map(|i| map.metadata(FileId(i as u32))).collect();
+    let mut extract = Extract::new(checkpoint.source())
+        .names(names.iter().copied())
+        .metadata(metadata)
+        .checksums(args.checksums);
+    if let Some(threads) = args.threads {
+        extract = extract.threads(threads);
     }
-    Ok(checkpoint::open(options, &args.path, args.read)?)
+    if let Some(dtype) = args.dtype {
+        extract = extract.dtype(dtype);
+    }
+    if let Some(ByteSize(most)) = args.shard_size {
+        extract = extract.shard_bytes(most);
+    }
+    extract
 }
 
-fn verify(map: &DiskMap, path: &Path) -> Result<usize> {
-    let verified = map.verify(&CancelToken::new())?;
+/// Tensors that cannot be read and are asked for; under --convert, where new names say nothing of them, all of them.
+fn left_out(args: &Args, map: &DiskMap) -> Vec<String> {
+    let is_asked_for = |name: &str| args.convert.is_some() || checkpoint::wanted(&args.tensors, name);
+    map.unreadable()
+        .filter(|(name, _)| is_asked_for(name))
+        .map(|(name, why)| format!("{name}: {why}"))
+        .collect()
+}
+
+/// Bytes that will be written.
+fn bytes(source: &dyn WeightSource, names: &[&str], dtype: Option<DType>) -> Result<u64> {
+    let mut sum = 0u64;
+    for name in names {
+        let meta = source.require(name)?.meta;
+        let cast = dtype.filter(|_| meta.dtype().is_float()).and_then(|to| to.bytes_of(meta.elements()));
+        sum = sum.saturating_add(cast.unwrap_or(meta.bytes()));
+    }
+    Ok(sum)
+}
+
+/// Holds what is asked for to its checksums, or what that is made of.
+fn verify(checkpoint: &Checkpoint, names: &[&str], path: &Path) -> Result<usize> {
+    let cancel = CancelToken::new();
+    let verified = match checkpoint {
+        Checkpoint::Plain(map) => map.verify_tensors(names.iter().copied(), &cancel)?,
+        Checkpoint::Converted(converted) => {
+            let made_of: BTreeSet<&str> = names.iter().flat_map(|name| converted.made_of(name)).collect();
+            converted.source().verify_tensors(made_of, &cancel)?
+        }
+    };
     ensure!(verified > 0, "{}: no tensor has a checksum to be held to", path.display());
     Ok(verified)
 }

@@ -15,10 +15,11 @@ use vram_types::{DType, Shape, TensorMeta};
 
 use crate::arch::{Arch, beside};
 use crate::args::Engine;
+use crate::checkpoint::Checkpoint;
 use crate::engine::{explain, leave_free};
+use crate::output;
 use crate::report::RunReport;
 use crate::watch::Watch;
-use crate::{checkpoint, output};
 
 /// Run a known architecture on the tensors of a file
 #[derive(Clone, Debug, clap::Args)]
@@ -40,8 +41,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let map = checkpoint::open(DiskMap::options(), &args.weights, args.engine.read)?;
-    let source: Arc<dyn WeightSource> = Arc::new(map);
+    let convert = args.engine.convert.as_deref();
+    let checkpoint = Checkpoint::open(DiskMap::options(), &args.weights, args.engine.read, convert)?;
+    let source = checkpoint.into_source();
     let at_weights = || args.weights.display().to_string();
     let inputs = DiskMap::open(&args.input)?;
     let report = match args.arch {

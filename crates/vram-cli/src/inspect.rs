@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use globset::GlobMatcher;
 use serde::Serialize;
-use vram_diskmap::{BlockType, DiskMap};
-use vram_types::{ByteSize, FileId};
+use vram_diskmap::{BlockType, Converted, DiskMap};
+use vram_types::{ByteSize, FileId, WeightSource};
 
-use crate::{checkpoint, output};
+use crate::args::Read;
+use crate::checkpoint::{self, Checkpoint};
+use crate::output;
 
 /// List the tensors of checkpoints: name, dtype, shape, bytes, file and offset; reads headers only
 #[derive(Clone, Debug, clap::Args)]
@@ -21,6 +23,9 @@ pub(crate) struct Args {
     /// Only tensors whose name matches, as in 'blocks.0.*'
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
     tensors: Option<GlobMatcher>,
+    /// Show what the rules of this file make of each checkpoint, and of which tensors
+    #[arg(long, value_name = "FILE.toml")]
+    convert: Option<PathBuf>,
     /// Let pass what real safetensors files get wrong (bytes that belong to no tensor, blanks) and say what it was
     #[arg(long)]
     lenient: bool,
@@ -79,50 +84,57 @@ struct Tensor<'a> {
     /// In the file.
     bytes: u64,
     file: &'a Path,
-    offset: u64,
+    /// Nothing for what rules put together: it does not lie in one place.
+    offset: Option<u64>,
+    /// Of which tensors of the files rules make it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    made_of: Vec<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
 struct Total {
     dtype: &'static str,
-    tensors: u64,
+    tensors: usize,
     bytes: u64,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let options = DiskMap::options().lenient(args.lenient);
-    let maps = args.paths.iter().map(|path| options.open(path)).collect::<Result<Vec<_>, _>>()?;
-    let mut document = collect(&maps, args.tensors.as_ref());
+    let open = |path: &PathBuf| {
+        let options = DiskMap::options().lenient(args.lenient);
+        Checkpoint::open(options, path, Read::Auto, args.convert.as_deref())
+    };
+    let checkpoints = args.paths.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let mut document = collect(&checkpoints, args.tensors.as_ref());
     if args.metadata {
-        document.metadata = maps.iter().flat_map(metadata).collect();
+        document.metadata = checkpoints.iter().map(Checkpoint::map).flat_map(metadata).collect();
     }
     if json { output::json(&document) } else { Ok(print(&document)?) }
 }
 
-fn collect<'a>(maps: &'a [DiskMap], pattern: Option<&GlobMatcher>) -> Document<'a> {
-    let mut tensors = Vec::new();
-    let mut totals = BTreeMap::<&str, Total>::new();
-    for map in maps {
-        let files: Vec<&Path> = map.files().collect();
-        for (name, info) in map.iter().filter(|(name, _)| pattern.is_none_or(|p| p.is_match(name))) {
-            let dtype = info.block_type().map_or(info.dtype().name(), BlockType::name);
-            let range = info.range();
-            let file = files.get(range.file.0 as usize).copied().unwrap_or(Path::new(""));
-            let total = totals.entry(dtype).or_insert(Total { dtype, tensors: 0, bytes: 0 });
-            total.tensors += 1;
-            total.bytes += range.bytes;
-            let (shape, bytes, offset) = (&info.shape()[..], range.bytes, range.offset);
-            tensors.push(Tensor { name, dtype, shape, bytes, file, offset });
+fn collect<'a>(checkpoints: &'a [Checkpoint], pattern: Option<&GlobMatcher>) -> Document<'a> {
+    let mut tensors: Vec<Tensor<'_>> = Vec::new();
+    for checkpoint in checkpoints {
+        match checkpoint {
+            Checkpoint::Plain(map) => tensors.extend(stored(map)),
+            Checkpoint::Converted(converted) => tensors.extend(made(converted)),
         }
+    }
+    tensors.retain(|tensor| pattern.is_none_or(|p| p.is_match(tensor.name)));
+    let mut totals = BTreeMap::<&str, Total>::new();
+    for &Tensor { dtype, bytes, .. } in &tensors {
+        let total = totals.entry(dtype).or_insert(Total { dtype, tensors: 0, bytes: 0 });
+        total.tensors += 1;
+        total.bytes += bytes;
     }
     let mut totals: Vec<Total> = totals.into_values().collect();
     totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     let bytes = totals.iter().map(|t| t.bytes).sum();
+    let maps = || checkpoints.iter().map(Checkpoint::map);
     let unreadable =
-        maps.iter().flat_map(DiskMap::unreadable).map(|(name, why)| Unreadable { name, why }).collect();
-    let leniencies = maps.iter().flat_map(DiskMap::leniencies).collect();
-    let bytes_read = maps.iter().map(DiskMap::bytes_read).sum();
-    let reading = maps.iter().flat_map(reading).collect();
+        maps().flat_map(DiskMap::unreadable).map(|(name, why)| Unreadable { name, why }).collect();
+    let leniencies = maps().flat_map(DiskMap::leniencies).collect();
+    let bytes_read = maps().map(DiskMap::bytes_read).sum();
+    let reading = maps().flat_map(reading).collect();
     Document { tensors, totals, bytes, bytes_read, reading, unreadable, leniencies, metadata: Vec::new() }
 }
 
@@ -138,6 +150,31 @@ fn reading(map: &DiskMap) -> impl Iterator<Item = Reading<'_>> {
             cached_bytes: reading.cached_bytes,
             bytes: std::fs::metadata(file).ok().map(|meta| meta.len()),
         })
+    })
+}
+
+/// Tensors as the files have them.
+fn stored(map: &DiskMap) -> impl Iterator<Item = Tensor<'_>> {
+    map.iter().map(|(name, info)| {
+        let dtype = info.block_type().map_or(info.dtype().name(), BlockType::name);
+        let range = info.range();
+        let file = map.file(range.file).unwrap_or(Path::new(""));
+        let (shape, bytes, offset) = (&info.shape()[..], range.bytes, Some(range.offset));
+        Tensor { name, dtype, shape, bytes, file, offset, made_of: Vec::new() }
+    })
+}
+
+/// Tensors as rules make them.
+fn made(converted: &Converted) -> impl Iterator<Item = Tensor<'_>> {
+    converted.iter().map(|(name, located)| {
+        let (dtype, shape) = (located.meta.dtype().name(), &located.meta.shape()[..]);
+        let file = converted.file(located.storage.file).unwrap_or(Path::new(""));
+        let offset = match located.ranges.as_slice() {
+            [range] => Some(range.offset),
+            _ => None,
+        };
+        let bytes = located.meta.bytes();
+        Tensor { name, dtype, shape, bytes, file, offset, made_of: converted.made_of(name) }
     })
 }
 
@@ -163,7 +200,8 @@ fn print(document: &Document<'_>) -> io::Result<()> {
             tensor.dtype.to_owned(),
             format!("[{shape}]"),
             ByteSize(tensor.bytes).to_string(),
-            tensor.offset.to_string(),
+            tensor.offset.map_or("-".to_owned(), |offset| offset.to_string()),
+            made_of(&tensor.made_of),
         ]);
     }
     table(&mut out, &mut rows)?;
@@ -180,10 +218,10 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         writeln!(out, "{key} = {}", shortened(value))?;
     }
     for Total { dtype, tensors, bytes } in &document.totals {
-        writeln!(out, "{tensors} tensors of {dtype}, {}", ByteSize(*bytes))?;
+        writeln!(out, "{} of {dtype}, {}", output::count(*tensors, "tensor"), ByteSize(*bytes))?;
     }
-    let (count, bytes) = (document.tensors.len(), ByteSize(document.bytes));
-    writeln!(out, "{count} tensors in all, {bytes}; read {} to know it", ByteSize(document.bytes_read))?;
+    let (count, bytes) = (output::count(document.tensors.len(), "tensor"), ByteSize(document.bytes));
+    writeln!(out, "{count} in all, {bytes}; read {} to know it", ByteSize(document.bytes_read))?;
     out.flush()
 }
 
@@ -198,6 +236,16 @@ fn said(reading: &Reading<'_>, with_path: bool) -> String {
     text + &format!("the rest is read {} ({})", reading.path, reading.why)
 }
 
+/// The tensors that one is made of, the first few by name.
+fn made_of(names: &[&str]) -> String {
+    const MOST: usize = 3;
+    let shown = names.iter().take(MOST).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// A value on a line of its own, cut where it is long.
 fn shortened(value: &str) -> String {
     const MOST: usize = 200;
@@ -208,10 +256,11 @@ fn shortened(value: &str) -> String {
 }
 
 /// Prints and forgets the rows.
-fn table(out: &mut impl Write, rows: &mut Vec<[String; 5]>) -> io::Result<()> {
+fn table(out: &mut impl Write, rows: &mut Vec<[String; 6]>) -> io::Result<()> {
     if !rows.is_empty() {
-        rows.insert(0, ["  tensor", "dtype", "shape", "size", "offset"].map(str::to_owned));
-        output::columns(out, rows, [false, false, false, true, true])?;
+        let made_of = if rows.iter().any(|row| !row[5].is_empty()) { "made of" } else { "" };
+        rows.insert(0, ["  tensor", "dtype", "shape", "size", "offset", made_of].map(str::to_owned));
+        output::columns(out, rows, [false, false, false, true, true, false])?;
         rows.clear();
     }
     Ok(())

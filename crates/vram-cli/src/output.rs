@@ -41,6 +41,11 @@ pub(crate) fn columns<const N: usize>(
     Ok(())
 }
 
+/// So many of something, as `1 tensor` or `2 tensors`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// A time with three digits that count.
 pub(crate) fn seconds(seconds: f64) -> String {
     let (value, unit) = match seconds {
@@ -59,6 +64,11 @@ pub(crate) fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "tensor")), ["0 tensors", "1 tensor", "2 tensors"]);
+    }
 
     #[test]
     fn times_have_three_digits() {

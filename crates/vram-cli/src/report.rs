@@ -124,8 +124,7 @@ fn evictions(passes: &[PassReport]) -> Vec<String> {
         *count += 1;
     }
     let line = |(reason, (bytes, count)): (_, (u64, usize))| {
-        let units = if count == 1 { "unit" } else { "units" };
-        format!("evicted for {reason}: {count} {units}, {}", ByteSize(bytes))
+        format!("evicted for {reason}: {}, {}", output::count(count, "unit"), ByteSize(bytes))
     };
     sums.into_iter().map(line).collect()
 }

@@ -106,7 +106,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     if json {
         return output::json(&document);
     }
-    eprintln!("{}: {} tensors, {} in {seconds:.2} s", output.display(), weights.len(), ByteSize(bytes));
+    let tensors = output::count(weights.len(), "tensor");
+    eprintln!("{}: {tensors}, {} in {seconds:.2} s", output.display(), ByteSize(bytes));
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn with_golden() -> tempfile::TempDir {
     dir
 }
 
-fn minilm() -> Option<PathBuf> {
+pub(crate) fn minilm() -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let places =
         [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];

@@ -1,6 +1,7 @@
 //! The command as a person or a script meets it: exit codes, JSON, and what errors say.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod convert;
 mod engine;
 mod plan;
 
