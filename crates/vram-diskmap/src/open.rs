@@ -20,14 +20,11 @@ use crate::io::{Pool, ReadAt, ReadMode, ReadQueue, StoredFile, Wrap};
 use crate::names::{Names, Table, count};
 use crate::strides::Strides;
 
-type Rename = dyn Fn(&str) -> Option<String> + Send + Sync;
-
 /// How a [`DiskMap`] is opened.
 #[derive(Default)]
 pub struct DiskMapOptions {
     mode: ReadMode,
     dtype: Option<DType>,
-    rename: Option<Box<Rename>>,
     reading: Reading,
     queue: Option<Arc<ReadQueue>>,
     wrap: Option<Wrap>,
@@ -81,21 +78,10 @@ impl DiskMapOptions {
         self
     }
 
-    /// Gives tensors other names than the files do; those for which `rename` gives `None` are left out.
-    #[must_use]
-    pub fn rename(
-        mut self,
-        rename: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
-    ) -> DiskMapOptions {
-        self.rename = Some(Box::new(rename));
-        self
-    }
-
     /// Opens a file, an index or a folder; see [`DiskMap::open`].
     ///
     /// # Errors
-    /// As [`DiskMap::open`]; `Invalid` also where two tensors are renamed to one name, `Unsupported` where a tensor has no
-    /// conversion to the dtype asked for.
+    /// As [`DiskMap::open`]; `Unsupported` also where a tensor has no conversion to the dtype asked for.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<DiskMap, SourceError> {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(|e| SourceError::io(e).at_path(path))?;
@@ -171,11 +157,8 @@ impl DiskMapOptions {
     }
 
     fn finish(&self, mut loading: Loading) -> Result<DiskMap, SourceError> {
-        let mut table = loading.table(|_| None)?;
+        let table = loading.table()?;
         loading.unreadable_twice(&table)?;
-        if let Some(rename) = &self.rename {
-            table = loading.rename(rename)?;
-        }
         if let Some(to) = self.dtype {
             loading.convert(to)?;
         }
@@ -219,7 +202,6 @@ impl fmt::Debug for DiskMapOptions {
         f.debug_struct("DiskMapOptions")
             .field("read", &self.mode)
             .field("dtype", &self.dtype)
-            .field("renames", &self.rename.is_some())
             .field("reading", &self.reading)
             .field("reads_through", &self.wrap.is_some())
             .finish_non_exhaustive()
@@ -288,43 +270,21 @@ impl Loading {
         Ok(())
     }
 
-    /// The table of all names; an error if two are equal. `original` gives a renamed tensor's name in its file.
-    fn table(&self, original: impl Fn(u32) -> Option<String>) -> Result<Table, SourceError> {
+    /// The table of all names; an error if two are equal.
+    fn table(&self) -> Result<Table, SourceError> {
         let numbers = count(self.tensors.len()).map_err(Fault::into_error)?;
         Table::build(numbers, |i| self.name(i)).map_err(|(first, second)| {
             let (a, b) = (&self.tensors[first as usize], &self.tensors[second as usize]);
             let path = |info: &TensorInfo| self.files[info.file.0 as usize].path();
-            let message = match (original(first), original(second)) {
-                (Some(a), Some(b)) => format!("both {} and {} are renamed to it", quoted(&a), quoted(&b)),
-                _ if a.file == b.file => "the file has a tensor of this name twice".to_owned(),
-                _ => format!("{} has a tensor of the same name", path(a).display()),
+            let message = match a.file == b.file {
+                true => "the file has a tensor of this name twice".to_owned(),
+                false => format!("{} has a tensor of the same name", path(a).display()),
             };
             SourceError::new(SourceErrorKind::Invalid, message)
                 .at_path(path(b))
                 .at_tensor(self.name(second))
                 .at_offset(u64::from(a.named_at.max(b.named_at)))
         })
-    }
-
-    fn rename(&mut self, rename: &Rename) -> Result<Table, SourceError> {
-        let old = std::mem::take(&mut self.names);
-        for mut tensor in std::mem::take(&mut self.unreadable) {
-            if let Some(name) = rename(old.get(tensor.name)) {
-                tensor.name = self.names.push(&name).map_err(Fault::into_error)?;
-                self.unreadable.push(tensor);
-            }
-        }
-        let mut originals = Vec::with_capacity(self.tensors.len());
-        let mut kept = Vec::with_capacity(self.tensors.len());
-        for mut info in self.tensors.drain(..) {
-            if let Some(name) = rename(old.get(info.name)) {
-                originals.push(info.name);
-                info.name = self.names.push(&name).map_err(Fault::into_error)?;
-                kept.push(info);
-            }
-        }
-        self.tensors = kept;
-        self.table(|i| originals.get(i as usize).map(|&name| old.get(name).to_owned()))
     }
 
     fn convert(&mut self, to: DType) -> Result<(), SourceError> {
@@ -365,7 +325,7 @@ impl Loading {
 
     /// Names a tensor of the index that no file has, or that a file has twice.
     fn missing(&self, path: &Path, index: &Index) -> Result<(), SourceError> {
-        let table = self.table(|_| None)?;
+        let table = self.table()?;
         match index.tensors().find(|name| table.find(name, |i| self.name(i)).is_none()) {
             None => Ok(()),
             Some(name) => {

@@ -192,13 +192,12 @@ fn conversion_while_reading() {
     if let Err(e) = error {
         assert_eq!((e.kind(), e.tensor()), (SourceErrorKind::Unsupported, Some("half bytes")));
     }
-    let keep = |name: &str| (name != "half bytes").then(|| name.to_owned());
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("m.safetensors");
     write(&path, &tensors[..7]);
     let plain = DiskMap::open(&path).unwrap();
     for to in [DType::F32, DType::BF16, DType::F16] {
-        let map = DiskMap::options().dtype(to).rename(keep).open(&path).unwrap();
+        let map = DiskMap::options().dtype(to).open(&path).unwrap();
         assert_eq!(map.get("ids").unwrap(), plain.get("ids").unwrap());
         for name in ["a.weight", "a.bias", "scalar", "empty", "big"] {
             let stored = plain.get(name).unwrap();
@@ -226,21 +225,6 @@ fn conversion_while_reading() {
         let slice = map.get_slice("big", &[3..5, 10..20]).unwrap();
         assert_eq!((slice.meta().dtype(), slice.meta().elements()), (to, 20));
     }
-}
-
-#[test]
-fn renaming_and_leaving_out() {
-    let (_dir, path, tensors) = checkpoint();
-    let map = DiskMap::options()
-        .rename(|name| name.strip_prefix("a.").map(|rest| format!("b.{rest}")))
-        .open(&path)
-        .unwrap();
-    assert_eq!(map.len(), 2);
-    assert!(map.get("b.weight").unwrap().bytes() == tensors[0].3);
-    assert!(!map.contains("a.weight"));
-    let error = DiskMap::options().rename(|_| Some("same".to_owned())).open(&path).unwrap_err();
-    assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Invalid, Some("same")));
-    assert!(error.message().contains("renamed"), "{error}");
 }
 
 #[test]
