@@ -90,3 +90,100 @@ fn the_index_and_the_shards_must_agree() {
         "model-1.safetensors has a tensor of the same name",
     );
 }
+
+const TORCH_SHARDS: [(&str, &str); 2] =
+    [("dtypes.pt", "pytorch_model-00001-of-00002.bin"), ("layouts.pt", "pytorch_model-00002-of-00002.bin")];
+
+/// Two files of PyTorch's, named as `transformers` names them, and their index.
+fn sharded_torch(dir: &Path) {
+    let mut map = serde_json::Map::new();
+    for (file, shard) in TORCH_SHARDS {
+        let from = crate::torch::folder().join(file);
+        for name in DiskMap::open(&from).unwrap().names() {
+            map.insert(name.to_owned(), shard.into());
+        }
+        std::fs::copy(from, dir.join(shard)).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(dir.join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn shards_of_pytorch_are_one_checkpoint() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    sharded_torch(dir.path());
+    let index = dir.path().join("pytorch_model.bin.index.json");
+    for map in [DiskMap::open(&index).unwrap(), DiskMap::open(dir.path()).unwrap()] {
+        assert_eq!(map.files().len(), 2);
+        let mut tensors = 0;
+        for (file, _) in TORCH_SHARDS {
+            let expected = crate::torch::folder().join(format!("{file}.expected.safetensors"));
+            for (name, info) in DiskMap::open(&expected).unwrap().iter() {
+                let right = DiskMap::open(&expected).unwrap().get(name).unwrap();
+                assert!(
+                    map.tensor(name).unwrap().meta() == info.meta() && map.get(name).unwrap() == right,
+                    "{name}"
+                );
+                tensors += 1;
+            }
+        }
+        assert_eq!(map.len(), tensors);
+        // Strides of the second file are its own, behind those of the first.
+        let first = map.require("square").unwrap();
+        assert_eq!(first.storage.file, FileId(1));
+    }
+}
+
+#[test]
+fn the_index_and_pytorch_s_shards_must_agree() {
+    use SourceErrorKind::{Invalid, NotFound};
+    let check = |spoil: &dyn Fn(&Path, &str) -> Option<String>,
+                 kind,
+                 tensor: Option<&str>,
+                 file: &str,
+                 says: &str| {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        sharded_torch(dir.path());
+        let index = dir.path().join("pytorch_model.bin.index.json");
+        let text = std::fs::read_to_string(&index).unwrap();
+        if let Some(spoilt) = spoil(dir.path(), &text) {
+            assert_ne!(spoilt, text);
+            std::fs::write(&index, spoilt).unwrap();
+        }
+        let (got, error) = refused(&DiskMap::options(), dir.path());
+        assert_eq!((got, error.tensor()), (kind, tensor), "{error}");
+        assert!(error.path().unwrap().ends_with(file) && error.to_string().contains(says), "{error}");
+    };
+    let [(_, one), (_, two)] = TORCH_SHARDS;
+    let index = "pytorch_model.bin.index.json";
+    let gone = |dir: &Path, _: &str| {
+        std::fs::remove_file(dir.join(two)).unwrap();
+        None
+    };
+    check(&gone, NotFound, None, two, "");
+    let is_in_two = format!(r#""square":"{two}""#);
+    let wrong = |_: &Path, text: &str| Some(text.replace(&is_in_two, &format!(r#""square":"{one}""#)));
+    check(
+        &wrong,
+        Invalid,
+        Some("square"),
+        two,
+        "the index says that this tensor is in \"pytorch_model-00001",
+    );
+    let unknown = |_: &Path, text: &str| Some(text.replace(r#""square":"#, r#""sqare":"#));
+    check(&unknown, Invalid, Some("square"), two, "the index does not name this tensor");
+    let extra =
+        |_: &Path, text: &str| Some(text.replace(&is_in_two, &format!(r#"{is_in_two},"more":"{one}""#)));
+    check(&extra, Invalid, Some("more"), index, "which does not have it");
+    let twice = |_: &Path, text: &str| Some(text.replace(&is_in_two, &format!("{is_in_two},{is_in_two}")));
+    check(&twice, Invalid, Some("square"), index, "twice");
+    // Both files have these names, and the index cannot say both.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    sharded_torch(dir.path());
+    std::fs::copy(dir.path().join(one), dir.path().join(two)).unwrap();
+    let (kind, error) = refused(&DiskMap::options(), dir.path());
+    assert_eq!(kind, Invalid);
+    assert!(error.path().unwrap().ends_with(two) && error.message().contains("the index says"), "{error}");
+    let error = DiskMap::open_files([dir.path().join(one), dir.path().join(two)]).unwrap_err();
+    assert!(error.kind() == Invalid && error.message().contains("has a tensor of the same name"), "{error}");
+}
