@@ -21,6 +21,7 @@ if zipfile.is_zipfile(sys.argv[1]):
 PY
     done ;;
     gguf) cp "$tests"/gguf/*.gguf "$corpus" ;;
+    conversion) sed -n '/^```toml$/,/^```$/{/^```/d;p}' ../docs/formats.md > "$corpus"/every-rule ;;
     *) echo "no target $target" >&2; exit 2 ;;
 esac
 host=$(rustc -vV | sed -n 's/^host: //p')
