@@ -160,7 +160,7 @@ impl Context {
         x: Option<&View<'_>>,
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
-        let elements = y.meta().elements() as u64;
+        let elements = y.meta().elements();
         let y = self.write(name, y)?;
         let size = activation(name, y.dtype)?;
         let x = x.map(|x| self.read(name, x)).transpose()?;
@@ -247,7 +247,7 @@ impl Context {
             return Err(DeviceError::shape(NAME, "there are no keys to attend to"));
         }
         let scores = Operand { dtype: DType::F32, ..self.write(NAME, scratch)? };
-        if scores.at % 4 != 0 {
+        if !scores.at.is_multiple_of(4) {
             return Err(DeviceError::shape(NAME, "the scratch does not begin at a multiple of 4 bytes"));
         }
         let (k, v) = (self.whole(NAME, &k)?, self.whole(NAME, &v)?);
