@@ -24,6 +24,7 @@
 
 mod backends;
 mod budget;
+mod checks;
 pub mod conformance;
 pub mod cpu;
 mod device;

@@ -1,11 +1,13 @@
 //! [`Kernels`] on the CPU: views resolved to slices, shapes checked, and the plain functions called.
 
+use vram_types::DType;
 use vram_types::cast::cast;
-use vram_types::{DType, Shape};
 
 use super::Cpu;
 use super::kernels::{self, KernelError};
-use crate::{Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut};
+use crate::{
+    Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut, checks,
+};
 
 impl Kernels for Cpu {
     fn scope(&self, forward: &mut (dyn FnMut() + Send)) {
@@ -43,24 +45,8 @@ impl Kernels for Cpu {
     fn linear(&self, args: &LinearArgs<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "linear";
         let (m, k) = (args.x.shape().rows(), args.x.shape().last());
-        let &[n, inner] = args.weight.shape().dims() else {
-            return Err(DeviceError::shape(
-                NAME,
-                format!("a weight of shape {} is no matrix", args.weight.shape()),
-            ));
-        };
-        if inner != k {
-            return Err(DeviceError::shape(NAME, format!("a weight of {inner} inputs is given {k}")));
-        }
-        if y.shape().rows() != m || y.dtype() != args.x.dtype() {
-            let what =
-                format!("y is {} {} where {m} rows of {} are needed", y.dtype(), y.shape(), args.x.dtype());
-            return Err(DeviceError::shape(NAME, what));
-        }
+        let n = checks::linear(NAME, args, y)?;
         let bias = match &args.bias {
-            Some(bias) if bias.shape().dims() != [n] => {
-                return Err(DeviceError::mismatch(NAME, "the bias", &Shape::from([n]), bias.shape()));
-            }
             Some(bias) => Some((read(NAME, bias)?, bias.dtype())),
             None => None,
         };
@@ -87,7 +73,7 @@ impl Kernels for Cpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "rms_norm";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         let width = x.shape().last();
         let weight = vector(NAME, "the weight", weight, width)?;
         kernels::rms_norm(
@@ -112,7 +98,7 @@ impl Kernels for Cpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "layer_norm";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         let width = x.shape().last();
         let weight = vector(NAME, "the weight", weight, width)?;
         let bias = vector(NAME, "the bias", bias, width)?;
@@ -142,7 +128,7 @@ impl Kernels for Cpu {
 
     fn binary(&self, op: Binary, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "binary";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         let (from, to) = (read(NAME, x)?, write(NAME, y)?);
         match op {
             Binary::Add => kernels::add(self.isa, from, to, x.dtype(), Some(&self.pool)),
@@ -158,20 +144,8 @@ impl Kernels for Cpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "attention";
-        same(NAME, &args.q, y)?;
+        checks::attention(NAME, args, y)?;
         let width = args.q.shape().last();
-        for (what, view) in [("k", &args.k), ("v", &args.v)] {
-            if view.shape().last() != width || view.dtype() != args.q.dtype() {
-                return Err(DeviceError::mismatch(NAME, what, args.q.shape(), view.shape()));
-            }
-        }
-        if args.k.shape() != args.v.shape() {
-            return Err(DeviceError::mismatch(NAME, "v", args.k.shape(), args.v.shape()));
-        }
-        if args.heads == 0 || !width.is_multiple_of(args.heads) {
-            let what = format!("a width of {width} does not divide into {} heads", args.heads);
-            return Err(DeviceError::shape(NAME, what));
-        }
         let call = kernels::AttentionArgs {
             q: read(NAME, &args.q)?,
             q_stride: width,
@@ -196,11 +170,8 @@ impl Kernels for Cpu {
 
     fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "gather";
-        let expected = table.shape().with_first(ids.len());
-        if y.shape() != &expected {
-            return Err(DeviceError::mismatch(NAME, "y", &expected, y.shape()));
-        }
-        let width = expected.iter().skip(1).product();
+        checks::gather(NAME, table, ids.len(), y)?;
+        let width = y.shape().iter().skip(1).product();
         let act = y.dtype();
         let table = (read(NAME, table)?, table.dtype());
         kernels::gather_rows(self.isa, table, width, ids, write(NAME, y)?, act, Some(&self.pool))
@@ -209,9 +180,7 @@ impl Kernels for Cpu {
 
     fn cast(&self, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "cast";
-        if x.shape() != y.shape() {
-            return Err(DeviceError::mismatch(NAME, "y", x.shape(), y.shape()));
-        }
+        checks::cast(NAME, x, y)?;
         let to = y.dtype();
         let (src, dst) = (read(NAME, x)?, write(NAME, y)?);
         Ok(self.pool.install(|| cast(src, x.dtype(), dst, to))?)
@@ -230,25 +199,13 @@ fn foreign(kernel: &'static str) -> DeviceError {
     DeviceError::shape(kernel, "the memory is of another device")
 }
 
-fn same(kernel: &'static str, x: &View<'_>, y: &ViewMut<'_>) -> Result<(), DeviceError> {
-    if x.shape() != y.shape() || x.dtype() != y.dtype() {
-        return Err(DeviceError::shape(
-            kernel,
-            format!("x is {} {} and y is {} {}", x.dtype(), x.shape(), y.dtype(), y.shape()),
-        ));
-    }
-    Ok(())
-}
-
 fn vector<'a>(
     kernel: &'static str,
     what: &str,
     view: &View<'a>,
     width: usize,
 ) -> Result<(&'a [u8], DType), DeviceError> {
-    if view.shape().dims() != [width] {
-        return Err(DeviceError::mismatch(kernel, what, &Shape::from([width]), view.shape()));
-    }
+    checks::vector(kernel, what, view, width)?;
     Ok((read(kernel, view)?, view.dtype()))
 }
 

@@ -1,11 +1,11 @@
 //! [`Kernels`]: shapes and dtypes checked, and the kernels called.
 
-use vram_types::Shape;
-
 use super::Wgpu;
-use super::operand::{activation, same, stored, vector};
+use super::operand::{activation, stored, vector};
 use super::pipeline::Kind;
-use crate::{Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut};
+use crate::{
+    Activation, AttentionArgs, Binary, DeviceError, Kernels, LinearArgs, ScratchFor, View, ViewMut, checks,
+};
 
 impl Kernels for Wgpu {
     fn scratch_bytes(&self, kernel: ScratchFor<'_>) -> u64 {
@@ -28,26 +28,9 @@ impl Kernels for Wgpu {
 
     fn linear(&self, args: &LinearArgs<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "linear";
-        let (m, k) = (args.x.shape().rows(), args.x.shape().last());
-        let &[n, inner] = args.weight.shape().dims() else {
-            let what = format!("a weight of shape {} is no matrix", args.weight.shape());
-            return Err(DeviceError::shape(NAME, what));
-        };
-        if inner != k {
-            return Err(DeviceError::shape(NAME, format!("a weight of {inner} inputs is given {k}")));
-        }
-        if y.shape().rows() != m || y.dtype() != args.x.dtype() {
-            let what =
-                format!("y is {} {} where {m} rows of {} are needed", y.dtype(), y.shape(), args.x.dtype());
-            return Err(DeviceError::shape(NAME, what));
-        }
-        let columns = y.shape().last();
-        if args.first_output.checked_add(n).is_none_or(|end| end > columns) {
-            let what = format!("{n} outputs from {} on do not fit {columns} columns", args.first_output);
-            return Err(DeviceError::shape(NAME, what));
-        }
+        checks::linear(NAME, args, y)?;
         if let Some(bias) = &args.bias {
-            vector(NAME, "the bias", bias, n)?;
+            stored(NAME, bias.dtype())?;
         }
         activation(NAME, y.dtype())?;
         stored(NAME, args.weight.dtype())?;
@@ -62,7 +45,7 @@ impl Kernels for Wgpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "rms_norm";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         vector(NAME, "the weight", weight, x.shape().last())?;
         self.context.norm((NAME, Kind::RmsNorm), x, &[weight], eps, y)
     }
@@ -76,7 +59,7 @@ impl Kernels for Wgpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "layer_norm";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         vector(NAME, "the weight", weight, x.shape().last())?;
         vector(NAME, "the bias", bias, x.shape().last())?;
         self.context.norm((NAME, Kind::LayerNorm), x, &[weight, bias], eps, y)
@@ -92,7 +75,7 @@ impl Kernels for Wgpu {
 
     fn binary(&self, op: Binary, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "binary";
-        same(NAME, x, y)?;
+        checks::same(NAME, x, y)?;
         let kind = match op {
             Binary::Add => Kind::Add,
             Binary::Mul => Kind::Mul,
@@ -107,20 +90,7 @@ impl Kernels for Wgpu {
         y: &mut ViewMut<'_>,
     ) -> Result<(), DeviceError> {
         const NAME: &str = "attention";
-        same(NAME, &args.q, y)?;
-        let width = args.q.shape().last();
-        for (what, view) in [("k", &args.k), ("v", &args.v)] {
-            if view.shape().last() != width || view.dtype() != args.q.dtype() {
-                return Err(DeviceError::mismatch(NAME, what, args.q.shape(), view.shape()));
-            }
-        }
-        if args.k.shape() != args.v.shape() {
-            return Err(DeviceError::mismatch(NAME, "v", args.k.shape(), args.v.shape()));
-        }
-        if args.heads == 0 || !width.is_multiple_of(args.heads) {
-            let what = format!("a width of {width} does not divide into {} heads", args.heads);
-            return Err(DeviceError::shape(NAME, what));
-        }
+        checks::attention(NAME, args, y)?;
         let needed = self.scratch_bytes(ScratchFor::Attention { k: args.k.meta(), heads: args.heads });
         if scratch.meta().bytes() < needed {
             let what = format!("{} bytes of scratch where {needed} are needed", scratch.meta().bytes());
@@ -131,10 +101,7 @@ impl Kernels for Wgpu {
 
     fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "gather";
-        let expected: Shape = table.shape().with_first(ids.len());
-        if y.shape() != &expected {
-            return Err(DeviceError::mismatch(NAME, "y", &expected, y.shape()));
-        }
+        checks::gather(NAME, table, ids.len(), y)?;
         let rows = table.shape().first().copied().unwrap_or(0) as u64;
         if let Some(&bad) = ids.iter().find(|&&id| u64::from(id) >= rows) {
             let (what, offset) = ("a row of a table", u64::from(bad));
@@ -145,9 +112,7 @@ impl Kernels for Wgpu {
 
     fn cast(&self, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "cast";
-        if x.shape() != y.shape() {
-            return Err(DeviceError::mismatch(NAME, "y", x.shape(), y.shape()));
-        }
+        checks::cast(NAME, x, y)?;
         self.context.elements((NAME, Kind::Cast), Some(x), y)
     }
 }

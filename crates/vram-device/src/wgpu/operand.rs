@@ -1,9 +1,9 @@
 //! What kernels see: tensors as pieces of buffers, and their checks.
 
-use vram_types::{DType, Shape};
+use vram_types::DType;
 
 use super::context::Context;
-use crate::{DeviceError, View, ViewMut};
+use crate::{DeviceError, View, ViewMut, checks};
 
 /// Some bytes of a buffer, which may begin anywhere.
 #[derive(Clone, Copy)]
@@ -115,25 +115,14 @@ pub(super) fn stored(kernel: &'static str, dtype: DType) -> Result<u64, DeviceEr
     }
 }
 
-pub(super) fn same(kernel: &'static str, x: &View<'_>, y: &ViewMut<'_>) -> Result<(), DeviceError> {
-    if x.shape() != y.shape() || x.dtype() != y.dtype() {
-        return Err(DeviceError::shape(
-            kernel,
-            format!("x is {} {} and y is {} {}", x.dtype(), x.shape(), y.dtype(), y.shape()),
-        ));
-    }
-    Ok(())
-}
-
+/// A weight or a bias of so many elements.
 pub(super) fn vector(
     kernel: &'static str,
     what: &str,
     view: &View<'_>,
     width: usize,
 ) -> Result<(), DeviceError> {
-    if view.shape().dims() != [width] {
-        return Err(DeviceError::mismatch(kernel, what, &Shape::from([width]), view.shape()));
-    }
+    checks::vector(kernel, what, view, width)?;
     stored(kernel, view.dtype()).map(drop)
 }
 

@@ -79,11 +79,15 @@ impl Key {
         text += match self.kind {
             Kind::Bytes => include_str!("shaders/bytes.wgsl"),
             Kind::Matmul { rows: _ } => include_str!("shaders/matmul.wgsl"),
-            Kind::RmsNorm | Kind::LayerNorm => include_str!("shaders/norm.wgsl"),
-            Kind::Softmax => include_str!("shaders/softmax.wgsl"),
-            Kind::Gather => include_str!("shaders/gather.wgsl"),
+            Kind::RmsNorm | Kind::LayerNorm => {
+                concat!(include_str!("shaders/total.wgsl"), include_str!("shaders/norm.wgsl"))
+            }
+            Kind::Softmax => {
+                concat!(include_str!("shaders/total.wgsl"), include_str!("shaders/softmax.wgsl"))
+            }
+            Kind::Gather => concat!(include_str!("shaders/each.wgsl"), include_str!("shaders/gather.wgsl")),
             Kind::Gelu | Kind::Silu | Kind::Add | Kind::Mul | Kind::Cast => {
-                include_str!("shaders/elements.wgsl")
+                concat!(include_str!("shaders/each.wgsl"), include_str!("shaders/elements.wgsl"))
             }
         };
         text += &self.special();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vram_device::cpu::{Cpu, CpuOptions};
 use vram_device::{Budget, Kernels, Queue, Tier};
 use vram_layers::{Engine, EngineOptions, Error, LayerId, LayerSpec, Pass, PassRequest, Split};
-use vram_types::{DType, TensorMeta, WeightSource};
+use vram_types::{DType, SourceError, TensorMeta, WeightSource};
 
 use crate::source::{Layout, MemorySource};
 
@@ -150,4 +150,12 @@ pub fn options(budget: u64, ring: Option<u64>, readers: usize) -> EngineOptions 
     options.readers = readers;
     options.host_budget = Budget::new(Tier::Host, 1 << 20);
     options
+}
+
+/// What the source said.
+pub fn source_error(error: &Error) -> &SourceError {
+    match error {
+        Error::Source(e) => e,
+        other => panic!("not an error of the source: {other:?}"),
+    }
 }

@@ -13,7 +13,7 @@ use vram_layers::{
 use vram_types::{CancelToken, DType, ReadRequest, ReadTarget, SourceError, SourceErrorKind, WeightSource};
 
 use crate::chain::{BlockCase, Chain, ModelCase, StepCase};
-use crate::common::{Raw, bytes, cpu, in_time, options};
+use crate::common::{Raw, bytes, cpu, in_time, options, source_error};
 use crate::source::{Before, Layout, MemorySource};
 
 #[derive(Debug)]
@@ -83,13 +83,6 @@ fn quiet() {
 }
 
 const ALL: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-
-fn source_error(error: &Error) -> &SourceError {
-    match error {
-        Error::Source(e) => e,
-        other => panic!("not an error of the source: {other:?}"),
-    }
-}
 
 #[test]
 fn every_read_may_fail_once() {

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use vram_device::Budget;
 use vram_diskmap::{DiskMap, ReadAt, ReadQueue, SafetensorsWriter};
-use vram_layers::{Error, Split};
-use vram_types::{DType, SourceError, SourceErrorKind, TensorMeta, WeightSource};
+use vram_layers::{Engine, Error, Split};
+use vram_types::{DType, SourceErrorKind, TensorMeta, WeightSource};
 
-use crate::common::{Raw, in_time, options};
+use crate::common::{Raw, in_time, options, source_error};
 use crate::source::Layout;
 
 const ALL: [usize; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -59,10 +60,41 @@ fn open<F: Fn() -> io::Result<()> + Send + Sync + 'static>(
     Arc::new(DiskMap::options().queue(Arc::clone(queue)).read_through(wrap).open(path).unwrap())
 }
 
-fn source_error(error: &Error) -> &SourceError {
-    match error {
-        Error::Source(e) => e,
-        other => panic!("not an error of the source: {other:?}"),
+/// An engine over a file to which something happened in a pass, and what that pass said.
+struct Failed {
+    raw: Raw,
+    engine: Engine,
+    error: Error,
+    budget: Budget,
+    queue: Arc<ReadQueue>,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Failed {
+    /// `event` happens at read `n`. `pass` compares every byte of every layer that a pass did give.
+    fn at_read<F>(n: usize, event: impl FnOnce(PathBuf) -> F) -> Failed
+    where
+        F: Fn() -> io::Result<()> + Send + Sync + 'static,
+    {
+        let (dir, path, raw) = layers();
+        let queue = Arc::new(ReadQueue::new(1 << 20));
+        let source = open(&path, &queue, n, event(path.clone()));
+        let options = options(BUDGET, Some(1 << 20), 3);
+        let budget = options.budget.clone();
+        let engine = raw.engine_over(source, options, false);
+        let failed = (0..8).find_map(|_| raw.pass(&engine, &ALL).err());
+        let error = failed.unwrap_or_else(|| panic!("read {n} was never made"));
+        let said = source_error(&error);
+        assert_eq!(said.path(), Some(path.as_path()), "{said}");
+        assert!(said.tensor().is_some_and(|t| t.starts_with("layer.")), "{said}");
+        Failed { raw, engine, error, budget, queue, path, _dir: dir }
+    }
+
+    /// Ends the engine, and nothing is held any more.
+    fn end(self) {
+        drop(self.engine);
+        assert_eq!((self.budget.used(), self.queue.bytes_in_flight()), (0, 0), "{}", self.path.display());
     }
 }
 
@@ -70,22 +102,13 @@ fn source_error(error: &Error) -> &SourceError {
 fn a_disk_that_fails_once_fails_one_pass() {
     for n in 0..16 {
         in_time(&format!("read {n}"), move || {
-            let (_dir, path, raw) = layers();
-            let queue = Arc::new(ReadQueue::new(1 << 20));
-            let source = open(&path, &queue, n, || Err(io::Error::from_raw_os_error(5)));
-            let options = options(BUDGET, Some(1 << 20), 3);
-            let budget = options.budget.clone();
-            let engine = raw.engine_over(source, options, false);
-            let failed = (0..8).find_map(|_| raw.pass(&engine, &ALL).err());
-            let failed = failed.unwrap_or_else(|| panic!("read {n} was never made"));
-            let e = source_error(&failed);
-            assert_eq!((e.kind(), e.path()), (SourceErrorKind::Io, Some(path.as_path())), "{e}");
-            assert!(e.offset().is_some() && e.tensor().is_some_and(|t| t.starts_with("layer.")), "{e}");
+            let failed = Failed::at_read(n, |_| || Err(io::Error::from_raw_os_error(5)));
+            let said = source_error(&failed.error);
+            assert!(said.kind() == SourceErrorKind::Io && said.offset().is_some(), "{said}");
             for _ in 0..3 {
-                raw.pass(&engine, &ALL).unwrap();
+                failed.raw.pass(&failed.engine, &ALL).unwrap();
             }
-            drop(engine);
-            assert_eq!((budget.used(), queue.bytes_in_flight()), (0, 0));
+            failed.end();
         });
     }
 }
@@ -94,27 +117,13 @@ fn a_disk_that_fails_once_fails_one_pass() {
 fn a_file_that_is_cut_short_in_a_pass_is_an_error_and_never_zeros() {
     for n in [0, 1, 5, 11] {
         in_time(&format!("read {n}"), move || {
-            let (_dir, path, raw) = layers();
-            let queue = Arc::new(ReadQueue::new(1 << 20));
-            let cut = path.clone();
-            let source =
-                open(&path, &queue, n, move || OpenOptions::new().write(true).open(&cut)?.set_len(1 << 20));
-            let options = options(BUDGET, Some(1 << 20), 3);
-            let budget = options.budget.clone();
-            let engine = raw.engine_over(source, options, false);
-            // `check` compares every byte of every layer that a pass did give.
-            let failed = (0..8).find_map(|_| raw.pass(&engine, &ALL).err());
-            let failed = failed.unwrap_or_else(|| panic!("read {n} was never made"));
-            let e = source_error(&failed);
-            assert_eq!((e.kind(), e.path()), (SourceErrorKind::Truncated, Some(path.as_path())), "{e}");
-            assert!(e.tensor().is_some_and(|t| t.starts_with("layer.")), "{e}");
+            let cut = |path| move || OpenOptions::new().write(true).open(&path)?.set_len(1 << 20);
+            let failed = Failed::at_read(n, cut);
+            assert_eq!(source_error(&failed.error).kind(), SourceErrorKind::Truncated);
             // What is not there stays an error.
-            assert_eq!(
-                source_error(&raw.pass(&engine, &ALL).unwrap_err()).kind(),
-                SourceErrorKind::Truncated
-            );
-            drop(engine);
-            assert_eq!((budget.used(), queue.bytes_in_flight()), (0, 0));
+            let again = failed.raw.pass(&failed.engine, &ALL).unwrap_err();
+            assert_eq!(source_error(&again).kind(), SourceErrorKind::Truncated);
+            failed.end();
         });
     }
 }

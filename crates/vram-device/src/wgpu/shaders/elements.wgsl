@@ -1,18 +1,7 @@
-// A word of y for each thread.
+// Each element of y is a function of what it was and of its place.
 
 struct Parameters { elements: u32, x: u32, y: u32 }
-@group(0) @binding(0) var<uniform> p: Parameters;
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let word = p.y / PER_WORD + id.y * groups.x * 64u + id.x;
-    if (word * PER_WORD >= p.y + p.elements) { return; }
-    var bits = words[word];
-    for (var j = 0u; j < PER_WORD; j++) {
-        let i = word * PER_WORD + j;
-        if (i >= p.y && i < p.y + p.elements) {
-            bits = replaced(bits, j, element(i - p.y, value(bits, j)));
-        }
-    }
-    words[word] = bits;
+fn filled(bits: u32, j: u32, i: u32) -> u32 {
+    return replaced(bits, j, element(i, value(bits, j)));
 }

@@ -1,22 +1,7 @@
-// A group for each row; 64 partial sums, added pairwise.
+// A group for each row.
 
 struct Parameters { rows: u32, width: u32, x: u32, weight: u32, bias: u32, y: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
-
-const THREADS = 64u;
-var<workgroup> partial: array<f32, THREADS>;
-
-fn total(value: f32, thread: u32) -> f32 {
-    partial[thread] = value;
-    workgroupBarrier();
-    for (var n = THREADS / 2u; n > 0u; n /= 2u) {
-        if (thread < n) { partial[thread] += partial[thread + n]; }
-        workgroupBarrier();
-    }
-    let sum = partial[0];
-    workgroupBarrier();
-    return sum;
-}
 
 @compute @workgroup_size(64)
 fn main(

@@ -3,9 +3,6 @@
 struct Parameters { rows: u32, width: u32, y: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 
-const THREADS = 64u;
-var<workgroup> partial: array<f32, THREADS>;
-
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -33,13 +30,7 @@ fn main(
         put(first + i, e);
         sum += e;
     }
-    partial[thread] = sum;
-    workgroupBarrier();
-    for (var n = THREADS / 2u; n > 0u; n /= 2u) {
-        if (thread < n) { partial[thread] += partial[thread + n]; }
-        workgroupBarrier();
-    }
-    let scale = 1.0 / partial[0];
+    let scale = 1.0 / total(sum, thread);
     for (var i = thread; i < p.width; i += THREADS) {
         put(first + i, bitcast<f32>(old(first + i)) * scale);
     }
