@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Options;
 use crate::harness::{Subject, measure};
-use crate::machine::threads;
+use crate::machine::{Huge, threads};
 
 /// What a direct read must be aligned to; the largest that disks in use ask for.
 const SECTOR: u64 = 4096;
@@ -100,9 +100,8 @@ pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize, chunk: u64) -> 
     let file = open_direct(path)?;
     let next = AtomicU64::new(0);
     let worker = || -> Result<()> {
-        let mut memory = vec![0u8; (chunk + SECTOR) as usize];
-        let aligned = memory.as_ptr().align_offset(SECTOR as usize);
-        let buffer = &mut memory[aligned..aligned + chunk as usize];
+        let mut memory = Huge::new(chunk as usize)?;
+        let buffer = memory.bytes();
         loop {
             let at = next.fetch_add(chunk, Ordering::Relaxed);
             if at >= bytes {

@@ -33,18 +33,22 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     let largest = std::cell::Cell::new(0);
     let largest = &largest;
     let direct = |depth: usize, mib: u64| {
-        Subject::new(format!("direct read, {depth} of {mib} MiB"), aligned, move || {
+        Subject::timed(format!("direct read, {depth} of {mib} MiB"), aligned, move || {
             settle(path, output)?;
-            read_direct(path, aligned, depth, mib << 20)
+            let start = Instant::now();
+            read_direct(path, aligned, depth, mib << 20)?;
+            Ok(start.elapsed())
         })
     };
     let subjects = vec![
         direct(2, 2),
         direct(4, 1),
         Subject::new("the cast alone, all threads", weights, || cast_all(weights)),
-        Subject::new("plain writes of as many bytes", weights / 2, || {
+        Subject::timed("plain writes of as many bytes", weights / 2, || {
             settle(path, output)?;
-            write_all(output, weights / 2)
+            let start = Instant::now();
+            write_all(output, weights / 2)?;
+            Ok(start.elapsed())
         }),
         Subject::timed("vram extract --dtype f8_e4m3", weights, || {
             settle(path, output)?;

@@ -19,6 +19,7 @@ use crate::Options;
 use crate::ceilings::read_direct;
 use crate::harness::{Subject, measure};
 use crate::model::{Args, Runner, checkpoint, drop_cache, open};
+use crate::whole::print_reading;
 
 /// Budgets in percent of the weights.
 const BUDGETS: [u64; 4] = [10, 25, 50, 75];
@@ -99,6 +100,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
         let title = format!("Streamed from a cold file, {tokens} tokens, bf16, several budgets");
         let row = measure(options, &format!("schedule-{tokens}"), &title, subjects, vec![])?;
         row.publish(options)?;
+        print_reading(path)?;
         for (i, ((_, runner), share)) in streamed.iter().zip(shares).enumerate() {
             let plan = runner.model.engine().plan();
             let (both, streamed) = (3 + 2 * i, 4 + 2 * i);

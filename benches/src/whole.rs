@@ -11,7 +11,7 @@ use vram_types::{CancelToken, FileId, Priority, ReadRequest, WeightSource};
 use crate::Options;
 use crate::ceilings::read_direct;
 use crate::harness::{Subject, measure};
-use crate::machine::threads;
+use crate::machine::{Huge, threads};
 use crate::model::{Args, checkpoint, drop_cache, warm_cache};
 use crate::peers::{self, Mapped};
 
@@ -20,22 +20,19 @@ const DIRECT: [(usize, u64); 3] = [(2, 2), (4, 1), (4, 2)];
 
 /// Memory for all bytes of a checkpoint that no page fault slows down, and where in it the file's sectors begin.
 struct Target {
-    memory: Vec<u8>,
-    at: usize,
+    memory: Huge,
 }
 
 impl Target {
-    fn new(bytes: u64) -> Target {
-        const SECTOR: usize = 4096;
-        let mut memory = vec![0; bytes as usize + 2 * SECTOR];
-        memory.fill(1);
-        let at = memory.as_ptr().align_offset(SECTOR);
-        Target { memory, at }
+    fn new(bytes: u64) -> Result<Target> {
+        let mut memory = Huge::new(bytes as usize)?;
+        memory.bytes().fill(1);
+        Ok(Target { memory })
     }
 
     /// Reads all tensors in one batch, each to the place that it has in the file.
     fn read(&mut self, map: &DiskMap) -> Result<u64> {
-        let mut rest = &mut self.memory[self.at..];
+        let mut rest = self.memory.bytes();
         let (mut begin, mut bytes) = (0, 0);
         let mut requests = Vec::with_capacity(map.len());
         for (_, info) in map.iter() {
@@ -55,7 +52,7 @@ pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
     let path = &checkpoint(options, args.given())?;
     let weights = std::fs::metadata(path)?.len();
     let aligned = weights / 4096 * 4096;
-    let target = &std::cell::RefCell::new(Target::new(weights));
+    let target = &std::cell::RefCell::new(Target::new(weights)?);
     let mut subjects: Vec<Subject<'_>> = DIRECT
         .iter()
         .map(|&(depth, mib)| {
@@ -81,10 +78,7 @@ pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
     let title = format!("All of {}, cold", path.display());
     let row = measure(options, "whole-cold", &title, subjects, skipped())?;
     row.publish(options)?;
-    let map = DiskMap::open(path)?;
-    if let Some(reading) = map.reading(FileId(0)) {
-        println!("{}: {} ({})", reading.file_system.unwrap_or("unknown"), reading.path.name(), reading.why);
-    }
+    print_reading(path)?;
     for subject in DIRECT.len()..first_peer {
         println!("{}", row.speed(subject, &[0, 1, 2]));
     }
@@ -97,16 +91,17 @@ pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
     let path = &checkpoint(options, args.given())?;
     let weights = std::fs::metadata(path)?.len();
     warm_cache(path)?;
-    let target = &std::cell::RefCell::new(Target::new(weights));
-    let source = vec![1u8; weights as usize];
-    let source = &source;
+    let target = &std::cell::RefCell::new(Target::new(weights)?);
+    let mut source = Huge::new(weights as usize)?;
+    source.bytes().fill(1);
+    let source = &*source.bytes();
     let mut subjects = vec![
         Subject::new("copy from memory to memory by all threads", weights, || {
-            copy(source, &mut target.borrow_mut().memory[..source.len()]);
+            copy(source, &mut target.borrow_mut().memory.bytes()[..source.len()]);
             Ok(())
         }),
         Subject::new("plain reads of the file by all threads, to the same memory", weights, || {
-            read_plain(path, &mut target.borrow_mut().memory[..source.len()])
+            read_plain(path, &mut target.borrow_mut().memory.bytes()[..source.len()])
         }),
         Subject::new("DiskMap, one batch", weights, || {
             target.borrow_mut().read(&DiskMap::open(path)?).map(drop)
@@ -120,6 +115,14 @@ pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
     println!("{}", row.speed(2, &[0]));
     println!("{}", row.speed(2, &[1]));
     println!("reach: one batch at least 0.90 of a copy");
+    Ok(())
+}
+
+/// By which way this process has read what was cold of a file.
+pub(crate) fn print_reading(path: &Path) -> Result<()> {
+    if let Some(reading) = DiskMap::open(path)?.reading(FileId(0)) {
+        println!("{}: {} ({})", reading.file_system.unwrap_or("unknown"), reading.path.name(), reading.why);
+    }
     Ok(())
 }
 

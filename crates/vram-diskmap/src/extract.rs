@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use vram_types::{
-    CancelToken, DType, SourceError, SourceErrorKind, TensorMeta, WeightSource, WeightSourceExt,
+    CancelToken, DType, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind, TensorMeta,
+    WeightSource, WeightSourceExt,
 };
 
 use crate::convert;
 use crate::fill::{NewFile, NewTensor, write_files};
+use crate::io::{HUGE_PAGE, Pool};
 use crate::write::{CHECKSUMS, quote, write_whole};
 
 /// Copies tensors of a source into a new safetensors file, or several with an index; cast if asked.
@@ -69,6 +71,15 @@ pub struct Extracted {
 struct Way {
     from: TensorMeta,
     to: TensorMeta,
+    /// Where in a file it begins, if it lies there as it is.
+    place: Option<u64>,
+}
+
+/// What all pieces share.
+struct Reading<'a> {
+    pool: Pool,
+    align: usize,
+    cancel: &'a CancelToken,
 }
 
 impl<'a> Extract<'a> {
@@ -144,13 +155,15 @@ impl<'a> Extract<'a> {
     ) -> Result<Extracted, SourceError> {
         let (files, ways) = self.plan(out)?;
         let bytes_total = files.iter().map(NewFile::tensor_bytes).fold(0, u64::saturating_add);
+        let align = usize::try_from(self.source.alignment()).unwrap_or(1);
+        let reading = Reading { pool: Pool::keeping(self.threads), align, cancel };
         let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
             cancel.check()?;
             let way = ways.get(tensor.name.as_str()).ok_or_else(|| {
                 SourceError::new(SourceErrorKind::NotFound, "not a tensor of this copy")
                     .at_tensor(&tensor.name)
             })?;
-            self.fill(&tensor.name, way, at, piece)
+            self.fill(&reading, &tensor.name, way, at, piece)
         };
         let mut bytes_done = 0;
         write_files(&files, self.threads, cancel, &fill, &mut |tensor, bytes| {
@@ -172,7 +185,12 @@ impl<'a> Extract<'a> {
         let mut shards: Vec<Vec<NewTensor>> = vec![Vec::new()];
         let mut held = 0u64;
         for name in names {
-            let from = self.source.require(name)?.meta;
+            let located = self.source.require(name)?;
+            let place = match located.ranges.as_slice() {
+                [only] => Some(only.offset),
+                _ => None,
+            };
+            let from = located.meta;
             let to = target(&from, self.dtype).map_err(|e| e.at_tensor(name))?;
             let full = self.shard_bytes.is_some_and(|most| held.saturating_add(to.bytes()) > most);
             if full && held > 0 {
@@ -183,7 +201,7 @@ impl<'a> Extract<'a> {
             if let Some(shard) = shards.last_mut() {
                 shard.push(NewTensor { name: name.to_owned(), meta: to.clone() });
             }
-            ways.insert(name, Way { from, to });
+            ways.insert(name, Way { from, to, place });
         }
         let count = shards.len();
         let files = shards.into_iter().enumerate().map(|(i, tensors)| NewFile {
@@ -195,7 +213,14 @@ impl<'a> Extract<'a> {
         Ok((files.collect(), ways))
     }
 
-    fn fill(&self, name: &str, way: &Way, at: u64, piece: &mut [u8]) -> Result<(), SourceError> {
+    fn fill(
+        &self,
+        reading: &Reading<'_>,
+        name: &str,
+        way: &Way,
+        at: u64,
+        piece: &mut [u8],
+    ) -> Result<(), SourceError> {
         let (from, to) = (way.from.dtype(), way.to.dtype());
         if from == to {
             return self.source.read_range(name, at..at + piece.len() as u64, piece);
@@ -205,10 +230,17 @@ impl<'a> Extract<'a> {
             |bytes: u64| bytes / u64::from(to.layout().block_bytes) * u64::from(to.layout().block_elements);
         let stored = |bytes: u64| from.bytes_of(elements(bytes)).unwrap_or(way.from.bytes());
         let (begin, end) = (stored(at), stored(at + piece.len() as u64));
-        let mut source = vec![0; (end - begin) as usize];
-        self.source.read_range(name, begin..end, &mut source)?;
-        convert::cast(&source, from, piece, to)
-            .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(name))
+        let len = (end - begin) as usize;
+        // Congruent to the file, with room for whole sectors: a direct read then goes straight to where it is cast from.
+        let skip = way.place.map_or(0, |place| ((place + begin) % reading.align as u64) as usize);
+        let room = (skip + len).next_multiple_of(reading.align);
+        reading.pool.with(room.max(HUGE_PAGE), HUGE_PAGE.max(reading.align), |memory| {
+            let target = ReadTarget::Tensor { name, offset: begin };
+            let request = ReadRequest { target, bytes: len as u64, dst: &mut memory[..room], at: skip };
+            self.source.read_many(&mut [request], Priority::Urgent, reading.cancel)?;
+            convert::cast(&memory[skip..skip + len], from, piece, to)
+                .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(name))
+        })
     }
 }
 

@@ -9,8 +9,9 @@ use vram_types::{CancelToken, SourceError, SourceErrorKind, TensorMeta};
 
 use crate::write::SafetensorsWriter;
 
-/// Bytes that a thread fills at a time, at most. A multiple of every dtype's elements.
-const MOST_PIECE_BYTES: u64 = PIECE_UNIT * 340;
+/// Bytes that a thread fills at a time, at most. A multiple of every dtype's elements; twice as many, and the sectors at their
+/// ends, fit a huge page.
+const MOST_PIECE_BYTES: u64 = PIECE_UNIT * 84;
 /// Pieces are multiples of this: whole elements of every dtype.
 const PIECE_UNIT: u64 = 12 << 10;
 /// All pieces together, of which each thread has three: one being filled, one waiting, one being written.
@@ -124,9 +125,13 @@ fn fill_in_order(
             let (give_back, spare) = mpsc::channel::<Vec<u8>>();
             scope.spawn(move || {
                 for piece in pieces.iter().skip(lane).step_by(threads) {
+                    // Never made shorter, so that no byte is cleared twice.
                     let mut bytes = spare.try_recv().unwrap_or_default();
-                    bytes.resize(piece.bytes, 0);
-                    let done = fill(piece.tensor, piece.at, &mut bytes).map(|()| bytes);
+                    if bytes.len() < piece.bytes {
+                        bytes.resize(piece.bytes, 0);
+                    }
+                    let filled_part = &mut bytes[..piece.bytes];
+                    let done = fill(piece.tensor, piece.at, filled_part).map(|()| bytes);
                     let failed = done.is_err();
                     // Nobody takes it any more once writing has failed.
                     if filled.send(done).is_err() || failed {
@@ -143,7 +148,7 @@ fn fill_in_order(
                 SourceError::new(SourceErrorKind::Cancelled, message).at_tensor(&piece.tensor.name)
             };
             let bytes = take.recv().map_err(gone)??;
-            write(piece, &bytes)?;
+            write(piece, &bytes[..piece.bytes])?;
             // The thread may be done; then the piece is simply freed.
             let _ = give_back.send(bytes);
         }

@@ -129,7 +129,7 @@ impl DiskMapOptions {
     }
 
     fn open_index(&self, path: &Path) -> Result<DiskMap, SourceError> {
-        let file = StoredFile::open(path, self.wrap.as_ref())?;
+        let file = StoredFile::open(path, self.mode, self.wrap.as_ref())?;
         let invalid = |f: Fault| f.into_error().at_path(path);
         if file.bytes() > MOST_HEADER_BYTES {
             let message = format!("an index of {} bytes; at most {MOST_HEADER_BYTES} are read", file.bytes());
@@ -153,7 +153,8 @@ impl DiskMapOptions {
     }
 
     fn loading(&self) -> Loading {
-        Loading { reading: self.reading, wrap: self.wrap.clone(), ..Loading::default() }
+        let (mode, reading, wrap) = (self.mode, self.reading, self.wrap.clone());
+        Loading { mode, reading, wrap, ..Loading::default() }
     }
 
     fn finish(&self, mut loading: Loading) -> Result<DiskMap, SourceError> {
@@ -219,6 +220,7 @@ struct Loading {
     lenient: Vec<String>,
     checksums: Checksums,
     names: Names,
+    mode: ReadMode,
     reading: Reading,
     wrap: Option<Wrap>,
     bytes_read: u64,
@@ -227,7 +229,7 @@ struct Loading {
 impl Loading {
     /// Opens a file and reads what it says of its tensors.
     fn file(&mut self, path: &Path) -> Result<(), SourceError> {
-        let file = StoredFile::open(path, self.wrap.as_ref())?;
+        let file = StoredFile::open(path, self.mode, self.wrap.as_ref())?;
         let id = FileId(self.files.len() as u32);
         let mut contents = format::read(&file, id, self.reading, &mut self.names)?;
         checksums::collect(&contents.metadata, id, &contents.tensors, &mut self.checksums)

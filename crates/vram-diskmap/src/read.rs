@@ -10,7 +10,7 @@ use crate::computed::cannot;
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
 use crate::fault::Fault;
-use crate::io::ReadMode;
+use crate::io::{self, ReadMode};
 use crate::read_many::{Part, Until, waited_for};
 use crate::slice::Runs;
 
@@ -276,13 +276,13 @@ impl DiskMap {
             return Ok((zeros(len, file.bytes())?, 0));
         }
         if len < LEAST_CONGRUENT_BYTES || self.mode == ReadMode::Buffered || file.map().is_some() {
-            return Ok((vec![0; len], 0));
+            return Ok((io::zeroed(len), 0));
         }
         if self.mode == ReadMode::Auto && file.is_cached(file_at, len) {
-            return Ok((vec![0; len], 0));
+            return Ok((io::zeroed(len), 0));
         }
         let align = file.direct_alignment();
-        let buffer = vec![0; len + 2 * align];
+        let buffer = io::zeroed(len + 2 * align);
         let base = buffer.as_ptr() as usize % align;
         let at = (file_at as usize % align + align - base) % align;
         Ok((buffer, at))
@@ -292,7 +292,7 @@ impl DiskMap {
 /// Memory for a tensor whose size is not bounded by that of its file: expanded ones are as large as the file claims.
 fn zeros(len: usize, file_bytes: u64) -> Result<Vec<u8>, SourceError> {
     if len as u64 / MOST_EXPANSION <= file_bytes {
-        return Ok(vec![0; len]);
+        return Ok(io::zeroed(len));
     }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|e| {

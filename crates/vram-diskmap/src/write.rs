@@ -17,7 +17,7 @@ const DATA_ALIGNMENT: usize = 4096;
 /// Where in the metadata the checksums are: a CRC-32 of eight hexadecimal digits for each tensor that is not empty.
 pub(crate) const CHECKSUMS: &str = "vram.crc32";
 /// Small writes are gathered up to this many bytes.
-const BUFFER_BYTES: usize = 1 << 20;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Writes one safetensors file: all tensors are declared first, then their bytes follow in that order.
 ///

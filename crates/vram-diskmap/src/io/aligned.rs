@@ -1,11 +1,15 @@
-//! Memory that begins at a multiple of a sector, in a bounded number of reused pieces.
+//! Memory that begins at a multiple of a sector, in huge pages where there are any, in a bounded number of reused pieces.
 
 use std::sync::Mutex;
 
 /// Bytes of one bounce buffer: long enough that the disk, not the call, sets the speed.
-const PIECE_BYTES: usize = 1 << 20;
-/// Pieces kept for the next reader.
+pub(crate) const BOUNCE_BYTES: usize = 1 << 20;
+/// Pieces that a pool keeps for the next reader, unless it is told.
 const MOST_KEPT: usize = 4;
+/// What the system maps at once where it can: a buffer of this length and alignment is one page.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+/// Memory is not asked to be in huge pages below this: it need not hold a whole one.
+const LEAST_HUGE_BYTES: usize = 2 * HUGE_PAGE;
 
 /// A buffer of which a part begins at a multiple of an alignment.
 pub(crate) struct Aligned {
@@ -18,7 +22,7 @@ pub(crate) struct Aligned {
 impl Aligned {
     /// `len` bytes that begin at a multiple of `align`, a power of two.
     pub(crate) fn new(len: usize, align: usize) -> Aligned {
-        let buffer = vec![0; len + align];
+        let buffer = zeroed(len + align);
         let start = buffer.as_ptr().align_offset(align).min(align);
         Aligned { buffer, start, len, align }
     }
@@ -33,20 +37,57 @@ impl Aligned {
     }
 }
 
-/// Bounce buffers that readers borrow and return.
-#[derive(Default)]
-pub(crate) struct Pool(Mutex<Vec<Aligned>>);
+/// Zeros that no page has been given for yet, in huge pages where the system has them: a disk then gets its addresses in one
+/// piece instead of 512, and the first touch takes one fault instead of 512.
+pub(crate) fn zeroed(len: usize) -> Vec<u8> {
+    let buffer = vec![0; len];
+    if len >= LEAST_HUGE_BYTES {
+        ask_for_huge_pages(&buffer);
+    }
+    buffer
+}
+
+/// Only a hint: without huge pages everything works, a little slower.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(buffer: &[u8]) {
+    let page = rustix::param::page_size();
+    let skip = buffer.as_ptr().align_offset(page);
+    let Some(len) = buffer.len().checked_sub(skip).map(|len| len / page * page) else { return };
+    let first = buffer.as_ptr().wrapping_add(skip);
+    // SAFETY: whole pages inside of a live buffer of ours; MADV_HUGEPAGE says how they are to be backed and changes no byte,
+    // and where they are given back to the allocator it stays as harmless.
+    let _ = unsafe { rustix::mm::madvise(first.cast_mut().cast(), len, rustix::mm::Advice::LinuxHugepage) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_buffer: &[u8]) {}
+
+/// Buffers that readers borrow and return.
+pub(crate) struct Pool {
+    kept: Mutex<Vec<Aligned>>,
+    most: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool::keeping(MOST_KEPT)
+    }
+}
 
 impl Pool {
-    /// Runs `work` with a piece whose bytes begin at a multiple of `align`.
-    pub(crate) fn with<R>(&self, align: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
-        let kept = self.0.lock().unwrap_or_else(|e| e.into_inner()).pop();
-        let len = PIECE_BYTES.max(align);
+    /// Keeps at most so many pieces that nobody uses.
+    pub(crate) fn keeping(most: usize) -> Pool {
+        Pool { kept: Mutex::default(), most }
+    }
+
+    /// Runs `work` with at least `len` bytes that begin at a multiple of `align`.
+    pub(crate) fn with<R>(&self, len: usize, align: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+        let kept = self.kept.lock().unwrap_or_else(|e| e.into_inner()).pop();
         let mut piece =
             kept.filter(|piece| piece.fits(len, align)).unwrap_or_else(|| Aligned::new(len, align));
         let result = work(piece.bytes());
-        let mut kept = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        if kept.len() < MOST_KEPT {
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
+        if kept.len() < self.most {
             kept.push(piece);
         }
         result

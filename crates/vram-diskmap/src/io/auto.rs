@@ -4,14 +4,16 @@ use std::io;
 
 use vram_types::SourceError;
 
-use super::cache::{self, Cached, cached};
+use super::cache::{Cached, bring, cached};
 use super::direct::DEFAULT_ALIGNMENT;
 use super::mount::ReadPath;
 use super::queue::Permit;
 use super::{Piece, ReadMode, StoredFile, Terms, fill};
 
-/// Below this many bytes a read goes through the page cache: its read-ahead serves the neighbours.
+/// Below this many bytes a read goes through the page cache, which is asked for the neighbours as well.
 pub(crate) const LEAST_DIRECT_BYTES: usize = 128 << 10;
+/// What is brought from where a short read begins: hardly more time of a disk than a page, and the next short reads find it.
+const BROUGHT_BYTES: u64 = 64 << 10;
 /// Pieces of a partly cached range are not split further.
 const LEAST_SPLIT_BYTES: usize = 1 << 20;
 
@@ -22,7 +24,7 @@ impl StoredFile {
     /// Reads a piece as the mode says. Less than its length only at the end of the file.
     pub(super) fn read_by(&self, terms: &Terms<'_>, piece: Piece<'_>) -> Got {
         match terms.mode {
-            _ if piece.len < LEAST_DIRECT_BYTES && terms.mode == ReadMode::Auto => Ok(self.plain(piece)),
+            ReadMode::Auto if piece.len < LEAST_DIRECT_BYTES => Ok(self.short(piece)),
             ReadMode::Auto => self.auto(terms, piece),
             ReadMode::Buffered => {
                 let _permit = terms.enter(piece.len)?;
@@ -34,6 +36,14 @@ impl StoredFile {
                 Ok(self.direct(terms, piece))
             }
         }
+    }
+
+    fn short(&self, piece: Piece<'_>) -> io::Result<usize> {
+        let (file, len) = (self.plain.file(), piece.len as u64);
+        if !matches!(cached(file, piece.offset, len), Cached::All | Cached::Unknown) {
+            bring(file, piece.offset, len.max(BROUGHT_BYTES));
+        }
+        self.plain(piece)
     }
 
     fn plain(&self, mut piece: Piece<'_>) -> io::Result<usize> {
@@ -81,9 +91,8 @@ impl StoredFile {
             self.mount.has_read(self, piece.len as u64);
             return Ok(result);
         }
-        let (offset, len) = (piece.offset, piece.len as u64);
-        let got = self.plain(piece);
-        cache::forget(self.plain.file(), offset, len);
+        let len = piece.len as u64;
+        let got = self.pass_through(piece);
         self.mount.has_read(self, len);
         Ok(got)
     }

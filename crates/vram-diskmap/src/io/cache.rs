@@ -61,3 +61,26 @@ pub(crate) fn forget(file: &File, offset: u64, bytes: u64) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn forget(_file: &File, _offset: u64, _bytes: u64) {}
+
+/// From now on reads of this descriptor bring no more into the page cache than they ask for.
+///
+/// Read-ahead is not only waste here: whoever reads what it brought keeps it going, window after window, and in the end
+/// nothing of the file is read past the cache.
+#[cfg(target_os = "linux")]
+pub(crate) fn end_read_ahead(file: &File) {
+    // A file system that does not know the advice reads ahead: slower, and otherwise as well.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn end_read_ahead(_file: &File) {}
+
+/// Begins to bring a range into the page cache, without waiting for it.
+#[cfg(target_os = "linux")]
+pub(crate) fn bring(file: &File, offset: u64, bytes: u64) {
+    // Where it is refused, the read that follows brings what it needs.
+    let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(bytes), rustix::fs::Advice::WillNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn bring(_file: &File, _offset: u64, _bytes: u64) {}

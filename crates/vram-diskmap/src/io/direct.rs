@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::aligned::BOUNCE_BYTES;
 use super::handle::{Handle, Wrap};
 use super::{Piece, Pool, ReadAt, fill};
 
@@ -127,7 +128,7 @@ impl Transfer<'_> {
         if dst.is_empty() {
             return Ok(0);
         }
-        self.pool.with(self.align, |piece| {
+        self.pool.with(BOUNCE_BYTES.max(self.align), self.align, |piece| {
             let mut done = 0;
             while done < dst.len() {
                 let from = offset + done as u64;

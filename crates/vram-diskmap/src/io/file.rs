@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use vram_types::{SourceError, SourceErrorKind};
 
-use super::cache::{Cached, cached};
+use super::cache::{self, Cached, cached};
 use super::direct::{DEFAULT_ALIGNMENT, Direct};
 use super::handle::{Handle, Wrap};
 use super::mount::{FileReading, Mount};
@@ -46,7 +46,8 @@ impl Identity {
 }
 
 impl StoredFile {
-    pub(crate) fn open(path: &Path, wrap: Option<&Wrap>) -> Result<StoredFile, SourceError> {
+    /// Opens a file that will be read in that mode.
+    pub(crate) fn open(path: &Path, mode: ReadMode, wrap: Option<&Wrap>) -> Result<StoredFile, SourceError> {
         let at = |e: io::Error| SourceError::io(e).at_path(path);
         let file = File::open(path).map_err(at)?;
         let meta = file.metadata().map_err(at)?;
@@ -55,6 +56,9 @@ impl StoredFile {
         }
         let identity = Identity::of(&meta);
         let mount = Mount::of(&file, identity.node.0);
+        if mode != ReadMode::Buffered {
+            cache::end_read_ahead(&file);
+        }
         let plain = Handle::new(file, path, wrap).map_err(at)?;
         let direct = Direct::new(wrap.cloned());
         Ok(StoredFile { path: path.to_owned(), plain, identity, direct, map: None, mount })
@@ -103,6 +107,14 @@ impl StoredFile {
     pub(crate) fn read_plain(&self, dst: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let got = fill(&self.plain, dst, offset);
         self.complete(got, dst.len(), offset)
+    }
+
+    /// Reads through the page cache what it does not hold, and lets it forget that again.
+    pub(super) fn pass_through(&self, mut piece: Piece<'_>) -> io::Result<usize> {
+        let (offset, len) = (piece.offset, piece.len as u64);
+        let got = fill(&self.plain, piece.wanted(), offset);
+        cache::forget(self.plain.file(), offset, len);
+        got
     }
 
     /// Reads a piece of this file on the calling thread. The caller has checked that it fits.

@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use vram_types::{CancelToken, FileId, Priority};
 
-use super::aligned::Aligned;
-use super::cache::{Cached, cached, forget};
+use super::aligned::{Aligned, HUGE_PAGE};
+use super::cache::{Cached, cached};
 use super::task::{Task, cut};
-use super::threads::read_all;
+use super::threads::{read_all, share};
 use super::{Piece, Pool, ReadMode, ReadQueue, StoredFile, Terms};
 
 /// Bytes that one measurement reads.
 const STRETCH_BYTES: u64 = 8 << 20;
-/// How often each way is measured. The ways take turns, and the fastest time of each counts.
+/// How often each way is measured; the ways take turns.
 const ROUNDS: usize = 2;
 
 /// Bytes per second.
@@ -43,15 +43,19 @@ pub(crate) fn probe(file: &StoredFile) -> Option<Probe> {
         modes.push(ReadMode::Uring);
     }
     let stretches = cold_stretches(file, modes.len() * ROUNDS)?;
-    let mut memory = Aligned::new(STRETCH_BYTES as usize, align);
+    // In huge pages, as memory that is meant for much is.
+    let mut memory = Aligned::new(STRETCH_BYTES as usize, align.max(HUGE_PAGE));
     // Faults of fresh pages are not the disk's.
     memory.bytes().fill(1);
-    let mut best = vec![0f64; modes.len()];
+    let mut rates = vec![Vec::new(); modes.len()];
     for (i, offset) in stretches.into_iter().enumerate() {
         let way = i % modes.len();
-        best[way] = best[way].max(rate(file, modes[way], offset, memory.bytes())?);
+        rates[way].push(rate(file, modes[way], offset, memory.bytes())?);
     }
-    Some(Probe { direct: best[0], buffered: best[1], uring: best.get(2).copied() })
+    // Who has the disk besides may be fast or slow at any moment: another way is taken if its slowest is worth it.
+    let slowest = |way: usize| rates.get(way).map(|r| r.iter().copied().fold(f64::INFINITY, f64::min));
+    let direct = rates[0].iter().copied().fold(0.0, f64::max);
+    Some(Probe { direct, buffered: slowest(1)?, uring: slowest(2) })
 }
 
 /// Bytes per second of one stretch; `None` if reading fails, which whoever needs the bytes will find out.
@@ -63,11 +67,15 @@ fn rate(file: &StoredFile, mode: ReadMode, offset: u64, dst: &mut [u8]) -> Optio
     let len = dst.len();
     let mut tasks: Vec<Task<'_>> = Vec::new();
     cut(Piece { id: FileId(0), file, offset, dst, at: 0, len }, &mut tasks);
-    let read = read_all(&terms, tasks);
+    let read = match mode {
+        // As `Auto` would.
+        ReadMode::Buffered => share(tasks, len, |task| match task {
+            Task::One(piece) => file.pass_through(piece).map(drop).map_err(drop),
+            Task::Joint(_) => Err(()),
+        }),
+        _ => read_all(&terms, tasks).map_err(drop),
+    };
     let seconds = start.elapsed().as_secs_f64();
-    if mode == ReadMode::Buffered {
-        forget(file.plain.file(), offset, len as u64);
-    }
     read.ok().map(|()| len as f64 / seconds.max(1e-9))
 }
 

@@ -2,6 +2,7 @@
 
 use vram_types::{FileId, SourceError};
 
+use super::aligned::BOUNCE_BYTES;
 use super::direct::DEFAULT_ALIGNMENT;
 use super::{Piece, StoredFile, Terms};
 
@@ -74,7 +75,7 @@ impl<'a> Task<'a> {
         let Some((_, file, offset)) = self.begins() else { return Ok(()) };
         match self {
             Task::One(piece) => file.read(terms, piece),
-            Task::Joint(mut joint) => terms.pool.with(DEFAULT_ALIGNMENT, |buffer| {
+            Task::Joint(mut joint) => terms.pool.with(BOUNCE_BYTES, DEFAULT_ALIGNMENT, |buffer| {
                 let at = (offset % DEFAULT_ALIGNMENT as u64) as usize;
                 let (id, len) = (FileId(0), joint.len);
                 file.read(terms, Piece { id, file, offset, dst: buffer, at, len })?;

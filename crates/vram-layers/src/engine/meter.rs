@@ -34,6 +34,14 @@ impl Meter {
     /// What was measured since the last time, if it says anything.
     pub(crate) fn take(&self) -> Option<Link> {
         let mut reading = self.reading();
+        // What is under way now counts up to now: readers who are never idle between two passes have been busy all along.
+        let now = Instant::now();
+        if let Some(since) = reading.since.replace(now) {
+            reading.busy += now - since;
+        }
+        if reading.active == 0 {
+            reading.since = None;
+        }
         if reading.bytes < ENOUGH_BYTES || reading.busy.is_zero() {
             return None;
         }
@@ -72,5 +80,51 @@ impl Drop for UnderWay<'_> {
         {
             reading.busy += since.elapsed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleep(bytes: u64, meter: &Meter, wait: Duration) {
+        meter
+            .measure(bytes, || {
+                std::thread::sleep(wait);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn transfers_that_are_under_way_all_the_time_are_timed() {
+        let meter = &Meter::default();
+        let wait = Duration::from_millis(60);
+        std::thread::scope(|scope| {
+            let long = scope.spawn(|| sleep(0, meter, 4 * wait));
+            while meter.reading().active == 0 {
+                std::thread::yield_now();
+            }
+            sleep(ENOUGH_BYTES, meter, wait);
+            let first = meter.take().unwrap().bytes_per_second;
+            assert!(first <= ENOUGH_BYTES as f64 / wait.as_secs_f64(), "{first} bytes per second");
+            // The time before the first look is not counted twice.
+            let since = Instant::now();
+            sleep(ENOUGH_BYTES, meter, wait);
+            let second = meter.take().unwrap().bytes_per_second;
+            let least = ENOUGH_BYTES as f64 / since.elapsed().as_secs_f64();
+            assert!(second > 0.99 * least, "{second} of {least} bytes per second");
+            long.join().unwrap();
+        });
+        assert!(meter.take().is_none(), "no bytes since");
+    }
+
+    #[test]
+    fn nothing_is_told_of_too_little() {
+        let meter = Meter::default();
+        sleep(ENOUGH_BYTES - 1, &meter, Duration::from_millis(1));
+        assert!(meter.take().is_none());
+        sleep(1, &meter, Duration::from_millis(1));
+        assert!(meter.take().is_some());
     }
 }
