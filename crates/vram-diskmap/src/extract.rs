@@ -112,7 +112,7 @@ impl<'a> Extract<'a> {
         self
     }
 
-    /// How many threads read and cast; one more writes.
+    /// How many threads read, cast and write.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Extract<'a> {
         self.threads = threads;

@@ -74,6 +74,7 @@ mod io;
 mod json;
 mod names;
 mod open;
+mod placed;
 mod read;
 mod read_many;
 mod safetensors;

@@ -40,25 +40,33 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SafetensorsWriter {
-    out: BufWriter<File>,
-    path: PathBuf,
+    pub(crate) out: BufWriter<File>,
+    pub(crate) path: PathBuf,
     partial: Partial,
     /// Each tensor and where it ends in the data.
     ends: Vec<(String, u64)>,
     /// The tensor that the next byte belongs to.
     current: usize,
-    written: u64,
+    pub(crate) written: u64,
     total: u64,
     sync: bool,
-    checksums: Option<Checksums>,
+    pub(crate) checksums: Option<Checksums>,
 }
 
 /// Checksums as they come to be, and where in the header they go.
-struct Checksums {
+pub(crate) struct Checksums {
     /// Offset in the file of the first one's first digit.
     at: u64,
     current: crc32fast::Hasher,
     done: String,
+}
+
+impl Checksums {
+    fn tensor_ends(&mut self) {
+        let sum = std::mem::take(&mut self.current).finalize();
+        let blank = if self.done.is_empty() { "" } else { " " };
+        self.done.push_str(&format!("{blank}{sum:08x}"));
+    }
 }
 
 /// The file before it has its name; removed unless it gets it.
@@ -181,11 +189,25 @@ impl SafetensorsWriter {
             }
             let begin = number.checked_sub(1).and_then(|n| self.ends.get(n)).map_or(0, |(_, end)| *end);
             if *end > begin {
-                let sum = std::mem::take(&mut checksums.current).finalize();
-                let blank = if checksums.done.is_empty() { "" } else { " " };
-                checksums.done.push_str(&format!("{blank}{sum:08x}"));
+                checksums.tensor_ends();
             }
             number += 1;
+        }
+    }
+
+    /// Takes the checksums of bytes that are in their places, sorted by those.
+    pub(crate) fn set_sums(&mut self, sums: Vec<(u64, crc32fast::Hasher)>) {
+        let Some(checksums) = &mut self.checksums else { return };
+        let mut sums = sums.into_iter().peekable();
+        let mut begin = 0;
+        for (_, end) in &self.ends {
+            while let Some((_, sum)) = sums.next_if(|(at, _)| at < end) {
+                checksums.current.combine(&sum);
+            }
+            if *end > begin {
+                checksums.tensor_ends();
+            }
+            begin = *end;
         }
     }
 
