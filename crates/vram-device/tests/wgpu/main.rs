@@ -4,6 +4,7 @@
 mod casts;
 mod limits;
 mod loss;
+mod oom;
 mod order;
 mod transfer;
 mod util;
