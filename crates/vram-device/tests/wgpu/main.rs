@@ -6,6 +6,7 @@ mod limits;
 mod loss;
 mod oom;
 mod order;
+mod random;
 mod transfer;
 mod util;
 
