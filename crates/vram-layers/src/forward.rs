@@ -148,7 +148,8 @@ impl<'p, 'e> Forward<'p, 'e> {
         bindings: &'p Bindings,
         host_budget: &'p Budget,
     ) -> Forward<'p, 'e> {
-        Forward::dry_in(Arena::measuring(), None, kernels, dtype, bindings, host_budget)
+        let arena = Arena::measuring_within(kernels.info().max_allocation);
+        Forward::dry_in(arena, None, kernels, dtype, bindings, host_budget)
     }
 
     /// A dry run in an arena that others measure in as well.
@@ -229,9 +230,14 @@ impl<'p, 'e> Forward<'p, 'e> {
     /// As [`tensor`](Forward::tensor).
     pub fn tensor_of(&mut self, meta: TensorMeta) -> Result<Tensor, Error> {
         let region = match &mut self.mode {
-            Mode::Dry { arena, .. } => arena
-                .alloc(meta.bytes(), ALIGN)
-                .ok_or_else(|| Error::Shape(format!("an activation of shape {} overflows", meta.shape())))?,
+            Mode::Dry { arena, .. } => arena.alloc(meta.bytes(), ALIGN).ok_or_else(|| {
+                let most = self.kernels.info().max_allocation;
+                Error::Shape(format!(
+                    "an activation of shape {} has {} bytes, and the device has at most {most} in one piece",
+                    meta.shape(),
+                    meta.bytes()
+                ))
+            })?,
             Mode::Real(pass) => pass.alloc(meta.bytes())?,
             Mode::Joined(pass) => lock(pass).alloc(meta.bytes())?,
         };

@@ -143,7 +143,7 @@ impl<M: Module> Managed<M> {
         forward: impl Fn(&M, &mut Forward<'_, '_>, usize) -> Result<R, Error> + Sync,
     ) -> Result<Vec<R>, Error> {
         let (kernels, bindings, host) = (&*self.device, &self.bindings, &self.host_limit);
-        let arena = Arena::measuring();
+        let arena = Arena::measuring_within(kernels.info().max_allocation);
         let traces = in_turns(count, |seat, index| {
             let mut dry = Forward::dry_in(arena.clone(), Some(seat), kernels, self.dtype, bindings, host);
             drop(forward(&self.model, &mut dry, index)?);

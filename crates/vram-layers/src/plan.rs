@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use vram_device::Topology;
+use vram_device::{DeviceError, Topology};
 
 use crate::costs::{Costs, nanos};
 use crate::partition::{Partition, Unit, partition};
@@ -47,6 +47,8 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) sector: u64,
     pub(crate) costs: &'a Costs,
     pub(crate) topology: Topology,
+    /// Bytes that the device allocates at once: of the ring, and of a unit that stays.
+    pub(crate) max_allocation: u64,
     pub(crate) host: HostRoom,
     pub(crate) smallest: &'a Smallest,
 }
@@ -143,11 +145,18 @@ pub(crate) struct Planned {
 pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let used: HashSet<LayerId> = input.trace.iter().copied().collect();
     let available = input.budget.checked_sub(input.workspace);
-    let natural = partition(input.layers, &used, u64::MAX, input.sector)?;
+    let natural = partition(input.layers, &used, input.max_allocation, input.sector)?;
     let (tables, streamed) = weigh(&natural, &used);
     let may = |unit: &Unit| !unit.table && (input.guessed || is_used(unit, &used));
     let departing = largest(&natural, |u| may(u) && !is_used(u, &used));
     let smallest = smallest(input, &used)?;
+    if smallest > input.max_allocation {
+        let reason = format!(
+            "the device allocates at most {} bytes at once, and a layer has so many that are not split",
+            input.max_allocation
+        );
+        return Err(DeviceError::OutOfMemory { bytes: smallest, reason }.into());
+    }
     let weights = if input.residents { smallest.min(streamed + departing) } else { smallest };
     let needed = input.workspace.saturating_add(weights);
     if let (Some(available), true) = (available, input.residents)
@@ -155,7 +164,8 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     {
         let with_tables = tables + streamed + departing <= available;
         let kept = |u: &Unit| {
-            if is_used(u, &used) && (with_tables || !u.table) { Kept::Device } else { Kept::Nowhere }
+            let stays = !u.table || (with_tables && u.bytes <= input.max_allocation);
+            if is_used(u, &used) && stays { Kept::Device } else { Kept::Nowhere }
         };
         let kept = natural.units.iter().map(kept).collect();
         return Ok(finish(input, needed, natural, kept, departing));
@@ -164,7 +174,8 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
         let (given, workspace) = (input.budget, input.workspace);
         return Err(Error::BudgetTooSmall { needed, given, workspace, weights });
     };
-    let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, available);
+    let most = available.min(input.max_allocation);
+    let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, most);
     let mut best: Option<(Partition, Choice)> = None;
     for units in [RING_UNITS, 2 * RING_UNITS, 2] {
         let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
@@ -172,9 +183,10 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
         // One unit computes, one is on its way and one is ready, so that a slow read is not waited for at once; or at
         // least the two, where they do not take all the room.
         let several = [RING_UNITS, 2].map(|units| units * largest(&cut, may));
-        let several = several.into_iter().find(|bytes| bytes + bytes / 2 <= available).unwrap_or(0);
+        let fits = |bytes: &u64| bytes + bytes / 2 <= available && *bytes <= most;
+        let several = several.into_iter().find(fits).unwrap_or(0);
         let least = largest(&cut, |u| may(u) && !is_used(u, &used)).max(several);
-        let target = ring.max(largest(&cut, may)).min(available);
+        let target = ring.max(largest(&cut, may)).min(most);
         let least = if input.ring.is_some() { least.min(target) } else { least };
         let choice = if input.residents {
             let room = Room {

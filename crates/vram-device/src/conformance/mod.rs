@@ -1,7 +1,7 @@
 //! The suite that every backend passes. It needs no test framework: [`run`] does all of it, [`cases`] names what there
 //! is, for a harness that reports one by one.
 //!
-//! Kernels are compared with sums in f64 on odd sizes, into memory that was poisoned first; and with themselves, bit
+//! Kernels are compared with sums in f64 on odd sizes and on random ones, into memory that was poisoned first; and with themselves, bit
 //! for bit, where the contract of [`Kernels`] says that the budget must not matter: rows split, rows alone, weights at
 //! odd addresses.
 //!
@@ -14,12 +14,15 @@
 
 mod compute;
 mod memory;
+mod random;
 mod refusals;
 mod tensors;
 
 use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use random::{Draw, random_shapes};
 
 use crate::Kernels;
 
@@ -41,15 +44,7 @@ impl Case {
     /// # Errors
     /// [`Failure`] with what was expected and what came; a panic of the backend is one as well.
     pub fn run(&self, device: &dyn Kernels) -> Result<(), Failure> {
-        let fail = |message| Failure { case: self.name, message };
-        match catch_unwind(AssertUnwindSafe(|| (self.check)(device))) {
-            Ok(result) => result.map_err(|fault| fail(fault.0)),
-            Err(payload) => {
-                let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-                let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
-                Err(fail(format!("the backend panicked: {text}")))
-            }
-        }
+        guarded(self.name, || (self.check)(device))
     }
 }
 
@@ -87,7 +82,7 @@ impl Error for Failure {}
 
 /// All cases, memory first: what comes later relies on it.
 pub fn cases() -> Vec<Case> {
-    [memory::CASES, compute::CASES, refusals::CASES].concat()
+    [memory::CASES, compute::CASES, random::CASES, refusals::CASES].concat()
 }
 
 /// Checks a device by all cases, and stops at the first that it fails.
@@ -102,6 +97,19 @@ pub fn run(device: &dyn Kernels) -> Result<Summary, Failure> {
     }
     let info = device.info();
     Ok(Summary { device: format!("{}: {}", info.backend, info.name), passed })
+}
+
+/// Makes a failure of a panic.
+fn guarded(case: &'static str, check: impl FnOnce() -> Result<(), Fault>) -> Result<(), Failure> {
+    let fail = |message| Failure { case, message };
+    match catch_unwind(AssertUnwindSafe(check)) {
+        Ok(result) => result.map_err(|fault| fail(fault.0)),
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Err(fail(format!("the backend panicked: {text}")))
+        }
+    }
 }
 
 /// Why a case failed, as text.

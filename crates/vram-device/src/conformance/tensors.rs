@@ -75,8 +75,8 @@ impl Tensor {
     ) -> Result<Tensor, Fault> {
         let region = put(device, &bytes, at)?;
         let values = match meta.dtype() {
-            DType::F32 | DType::BF16 | DType::F16 => decode(&bytes, meta.dtype())?,
-            _ => Vec::new(),
+            DType::U8 | DType::I64 => Vec::new(),
+            dtype => decode(&bytes, dtype)?,
         };
         Ok(Tensor { bytes, values, meta, region, at })
     }

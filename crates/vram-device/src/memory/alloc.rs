@@ -93,16 +93,23 @@ impl OffsetAlloc for FirstFit {
 #[derive(Debug)]
 pub struct Measure {
     inner: FirstFit,
+    segment: u64,
     high_water: u64,
 }
 
 impl Measure {
     /// Nothing placed yet.
     pub fn new() -> Measure {
-        Measure { inner: FirstFit::new(&[u64::MAX]), high_water: 0 }
+        Measure::within(u64::MAX)
     }
 
-    /// The smallest segment, in bytes, in which the same calls would have succeeded.
+    /// The same over segments of so many bytes each, as many as it takes. Nothing larger is ever placed.
+    pub fn within(segment: u64) -> Measure {
+        Measure { inner: FirstFit::new(&[segment]), segment, high_water: 0 }
+    }
+
+    /// The fewest bytes with which the same calls would have succeeded: in one segment, or in segments as large as those
+    /// that were measured in, of which the last may be smaller.
     pub fn high_water(&self) -> u64 {
         self.high_water
     }
@@ -116,7 +123,17 @@ impl Default for Measure {
 
 impl OffsetAlloc for Measure {
     fn alloc(&mut self, bytes: u64, align: u64) -> Option<u64> {
-        let start = self.inner.alloc(bytes, align)?;
+        if bytes > self.segment {
+            return None;
+        }
+        let start = match self.inner.alloc(bytes, align) {
+            Some(start) => start,
+            None => {
+                let from = self.inner.segments.last().map_or(0, |segment| segment.end);
+                self.inner.segments.push(from..from.checked_add(self.segment)?);
+                self.inner.alloc(bytes, align)?
+            }
+        };
         self.high_water = self.high_water.max(start + bytes.max(1));
         Some(start)
     }
@@ -266,6 +283,7 @@ mod tests {
 
         #[test]
         fn measured_high_water_is_exactly_enough(
+            segment in prop_oneof![Just(u64::MAX), 200u64..1000],
             ops in prop::collection::vec((1u64..200, any::<u8>()), 1..120),
         ) {
             let run = |alloc: &mut dyn OffsetAlloc| -> Option<Vec<u64>> {
@@ -282,13 +300,22 @@ mod tests {
                 }
                 Some(log)
             };
-            let mut measure = Measure::new();
+            let mut measure = Measure::within(segment);
             let log = run(&mut measure).unwrap();
             let need = measure.high_water();
-            prop_assert_eq!(run(&mut FirstFit::new(&[need])), Some(log));
+            let of = |mut bytes: u64| {
+                let mut segments = Vec::new();
+                while bytes > 0 {
+                    segments.push(bytes.min(segment));
+                    bytes -= bytes.min(segment);
+                }
+                FirstFit::new(&segments)
+            };
+            prop_assert_eq!(run(&mut of(need)), Some(log));
             if need > 0 {
-                prop_assert_eq!(run(&mut FirstFit::new(&[need - 1])), None);
+                prop_assert_eq!(run(&mut of(need - 1)), None);
             }
+            prop_assert!(segment == u64::MAX || measure.alloc(segment + 1, 1).is_none());
         }
     }
 

@@ -67,7 +67,13 @@ impl Arena {
 
     /// Without memory and without end; its regions cannot be read or written. See [`high_water`](Arena::high_water).
     pub fn measuring() -> Arena {
-        Arena::new(Vec::new(), Policy::Measure(Measure::new()))
+        Arena::measuring_within(u64::MAX)
+    }
+
+    /// The same for an arena of several buffers, of so many bytes each but for the last: a device with
+    /// [`max_allocation`](crate::DeviceInfo::max_allocation) has no larger ones.
+    pub fn measuring_within(buffer: u64) -> Arena {
+        Arena::new(Vec::new(), Policy::Measure(Measure::within(buffer)))
     }
 
     fn new(chunks: Vec<Buffer>, policy: Policy) -> Arena {

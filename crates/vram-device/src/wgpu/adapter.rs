@@ -11,6 +11,12 @@ use crate::DeviceError;
 /// What are asked for adapters; there are others that cannot run the kernels.
 const BACKENDS: Backends = Backends::VULKAN.union(Backends::METAL).union(Backends::DX12);
 
+/// Allocations that are smaller share blocks of the driver's memory: the smallest there are, and all alike, for what is
+/// free in a block counts for no budget. `MemoryUsage` would let them grow to 64 MiB.
+const BLOCKS: ::wgpu::MemoryHints =
+    ::wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: BLOCK..BLOCK };
+const BLOCK: u64 = 4 << 20;
+
 /// Which adapter to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WgpuAdapter {
@@ -60,8 +66,7 @@ pub(super) fn open(choice: &WgpuAdapter) -> Result<(::wgpu::Device, ::wgpu::Queu
     let descriptor = ::wgpu::DeviceDescriptor {
         label: Some("vram"),
         required_limits: limits,
-        // Budgets are counted to the byte; blocks that are larger than what lies in them are not.
-        memory_hints: ::wgpu::MemoryHints::MemoryUsage,
+        memory_hints: BLOCKS,
         ..Default::default()
     };
     pollster::block_on(adapter.request_device(&descriptor))

@@ -177,22 +177,24 @@ fn watch(device: &::wgpu::Device, lost: &Arc<OnceLock<String>>) {
     });
 }
 
-/// Creates a buffer of at least `bytes` bytes, in whole words.
+/// Creates a buffer of at least `bytes` bytes, in whole words. The label is what the allocator's report calls it.
 ///
 /// # Errors
 /// [`DeviceError::OutOfMemory`] with what the driver says.
 pub(super) fn create_buffer(
     device: &::wgpu::Device,
+    label: &'static str,
     bytes: u64,
     usage: BufferUsages,
-    mapped: bool,
 ) -> Result<::wgpu::Buffer, DeviceError> {
     let oom = |reason: String| DeviceError::OutOfMemory { bytes, reason };
     let size = bytes.max(4).checked_next_multiple_of(4).ok_or_else(|| oom("there is no such size".into()))?;
     let memory = device.push_error_scope(ErrorFilter::OutOfMemory);
     let limits = device.push_error_scope(ErrorFilter::Validation);
     let internal = device.push_error_scope(ErrorFilter::Internal);
-    let descriptor = ::wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: mapped };
+    // Staging is written before anything else happens to it.
+    let mapped_at_creation = usage.contains(BufferUsages::MAP_WRITE);
+    let descriptor = ::wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation };
     let buffer = device.create_buffer(&descriptor);
     let errors = [internal.pop(), limits.pop(), memory.pop()].map(pollster::block_on);
     match errors.into_iter().flatten().next() {

@@ -46,7 +46,7 @@ impl DeviceBuffer {
             context.idle()?;
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let buffer = create_buffer(&context.device, bytes, usage, false)?;
+        let buffer = create_buffer(&context.device, "vram device memory", bytes, usage)?;
         Ok(DeviceBuffer { context: Arc::clone(context), buffer, bytes })
     }
 }
@@ -98,7 +98,7 @@ impl MappedBuffer {
             return Err(DeviceError::OutOfMemory { bytes, reason });
         }
         let usage = BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC;
-        let buffer = create_buffer(&context.device, bytes, usage, true)?;
+        let buffer = create_buffer(&context.device, "vram staging", bytes, usage)?;
         let view = view(&buffer)?;
         let state = Mutex::new(State::Mapped(view));
         Ok(MappedBuffer { context: Arc::clone(context), buffer, bytes, state })
@@ -184,7 +184,7 @@ impl Readback {
 
     pub(super) fn new(device: &::wgpu::Device) -> Result<Readback, DeviceError> {
         let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-        Ok(Readback(create_buffer(device, Readback::BYTES, usage, false)?))
+        Ok(Readback(create_buffer(device, "vram read back", Readback::BYTES, usage)?))
     }
 
     /// Copies out what operations have brought here that are done.

@@ -52,7 +52,7 @@ impl Stream {
         Ok(Stream {
             encoder: None,
             parameters: Vec::with_capacity(PARAMETER_BYTES as usize),
-            buffer: create_buffer(device, PARAMETER_BYTES, usage, false)?,
+            buffer: create_buffer(device, "vram parameters", PARAMETER_BYTES, usage)?,
             issued: 0,
             submitted: 0,
             in_flight: VecDeque::new(),

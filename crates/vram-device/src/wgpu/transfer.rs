@@ -27,7 +27,7 @@ pub(super) struct Patch(::wgpu::Buffer);
 impl Patch {
     pub(super) fn new(device: &::wgpu::Device) -> Result<Patch, DeviceError> {
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-        Ok(Patch(create_buffer(device, SCRATCH + 16, usage, false)?))
+        Ok(Patch(create_buffer(device, "vram copies", SCRATCH + 16, usage)?))
     }
 }
 

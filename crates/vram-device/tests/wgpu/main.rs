@@ -4,7 +4,9 @@
 mod casts;
 mod limits;
 mod loss;
+mod oom;
 mod order;
+mod random;
 mod transfer;
 mod util;
 

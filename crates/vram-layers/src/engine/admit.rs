@@ -233,6 +233,7 @@ impl Engine {
             sector: self.shared.source.alignment(),
             costs: &admitted.costs,
             topology,
+            max_allocation: self.shared.device.info().max_allocation,
             host: HostRoom { budget, staging: admitted.staging, kept, piece: self.shared.piece },
             smallest: &admitted.smallest,
         }
@@ -287,11 +288,12 @@ impl Engine {
             .map_err(DeviceError::from)?;
         let ring = self.ring(&new)?;
         let device = &self.shared.device;
-        admitted.workspace = Arena::first_fit(vec![device.allocate(self.reserve(
-            Guard::WorkspaceBytes,
-            Lifetime::Pass,
-            workspace,
-        )?)?]);
+        let buffers = buffers(workspace, device.info().max_allocation)
+            .map(|bytes| {
+                Ok(device.allocate(self.reserve(Guard::WorkspaceBytes, Lifetime::Pass, bytes)?)?)
+            })
+            .collect::<Result<_, Error>>()?;
+        admitted.workspace = Arena::first_fit(buffers);
         tracing::debug!(
             units = new.partition.units.len(),
             resident_bytes = new.data.resident_bytes,
@@ -441,6 +443,12 @@ impl Engine {
         admitted.forecast = Some(forecast);
         Ok(())
     }
+}
+
+/// Sizes of the buffers of a workspace, as it was measured: as large as the device has them, and the rest.
+fn buffers(workspace: u64, most: u64) -> impl Iterator<Item = u64> {
+    let full = workspace.saturating_sub(1) / most.max(1);
+    (0..full).map(move |_| most).chain([workspace - full * most])
 }
 
 /// What made another plan necessary.
