@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod demo;
 mod models;
+mod nvrtc;
 mod shell;
 mod tidy;
 
@@ -42,6 +43,12 @@ enum Task {
         /// Which ones; all if none is named
         names: Vec<String>,
     },
+    /// Compile every CUDA kernel for every architecture with NVIDIA's compiler, which is fetched, and compare with docs/measured/nvrtc.md
+    Nvrtc {
+        /// Write docs/measured/nvrtc.md anew
+        #[arg(long)]
+        record: bool,
+    },
     /// Measure: the criterion suites, then the rows of benches/
     Bench {
         /// Fewer rounds and smaller files; for finding out whether it runs, not for figures
@@ -60,6 +67,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Models { names } => models::run(&names),
+        Task::Nvrtc { record } => nvrtc::run(record),
         Task::Bench { quick, package } => bench::run(quick, package.as_deref()),
     }
 }
