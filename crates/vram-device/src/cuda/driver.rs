@@ -91,27 +91,32 @@ impl Card {
     }
 }
 
+const NO_CARD: &str = "the NVIDIA driver is here and sees no card (CUDA_VISIBLE_DEVICES may hide it)";
+
+/// Why the driver cannot be used, by what it said when it was to start.
+fn not_started(code: sys::CUresult) -> Option<String> {
+    let reason = match code as u32 {
+        0 => return None,
+        34 => "its libcuda is the toolkit's stub, which is for linkers alone",
+        100 => NO_CARD,
+        803 => "the NVIDIA driver's library and its kernel module are of different versions",
+        number => return Some(format!("the NVIDIA driver does not start: {code:?} ({number})")),
+    };
+    Some(reason.to_owned())
+}
+
 /// All cards. The library has been probed.
 pub(super) fn cards() -> Result<Vec<Card>, DeviceError> {
-    let no_card = "the NVIDIA driver is here and sees no card";
     // SAFETY: the driver may be initialised at any time and any number of times.
     let code = unsafe { sys::cuInit(0) };
-    match code as u32 {
-        0 => {}
-        100 => return Err(unavailable(format!("{no_card} (CUDA_VISIBLE_DEVICES may hide it)"))),
-        34 => return Err(unavailable("its libcuda is the toolkit's stub, which is for linkers alone")),
-        803 => {
-            return Err(unavailable(
-                "the NVIDIA driver's library and its kernel module are of different versions",
-            ));
-        }
-        _ => return Err(unavailable(format!("the NVIDIA driver does not start: {}", error("cuInit", code)))),
+    if let Some(reason) = not_started(code) {
+        return Err(unavailable(reason));
     }
     let mut count = 0;
     // SAFETY: the count is a valid place.
     check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
     if count <= 0 {
-        return Err(unavailable(format!("{no_card} (CUDA_VISIBLE_DEVICES may hide it)")));
+        return Err(unavailable(NO_CARD));
     }
     (0..count)
         .map(|ordinal| {
@@ -421,5 +426,18 @@ mod tests {
         let failed = error("cuLaunchKernel", sys::CUresult::CUDA_ERROR_INVALID_VALUE);
         assert!(matches!(failed, DeviceError::Failed { what: "cuLaunchKernel", .. }), "{failed}");
         assert!(check("cuInit", sys::CUresult::CUDA_SUCCESS).is_ok());
+    }
+
+    #[test]
+    fn a_driver_that_does_not_start_is_told_why() {
+        for (code, expected) in [
+            (sys::CUresult::CUDA_ERROR_STUB_LIBRARY, "for linkers alone"),
+            (sys::CUresult::CUDA_ERROR_NO_DEVICE, "sees no card"),
+            (sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "different versions"),
+            (sys::CUresult::CUDA_ERROR_UNKNOWN, "does not start: CUDA_ERROR_UNKNOWN (999)"),
+        ] {
+            assert!(not_started(code).is_some_and(|reason| reason.contains(expected)), "{code:?}");
+        }
+        assert_eq!(not_started(sys::CUresult::CUDA_SUCCESS), None);
     }
 }

@@ -99,7 +99,6 @@ fn without_a_card_the_reason_is_that() {
     for (setting, value, expected) in [
         ("STANDIN_DEVICES", "0", "the NVIDIA driver is here and sees no card"),
         ("STANDIN_INIT_ERROR", "100", "the NVIDIA driver is here and sees no card"),
-        ("STANDIN_INIT_ERROR", "34", "the toolkit's stub"),
         ("STANDIN_INIT_ERROR", "803", "different versions"),
         ("STANDIN_INIT_ERROR", "999", "the NVIDIA driver does not start"),
         ("STANDIN_MAJOR", "3", "the card is an sm_39"),
@@ -177,7 +176,7 @@ fn lost() {
     };
     lost("a wait", cuda.ticket(Queue::Compute).and_then(|ticket| cuda.wait(ticket)));
     assert!(cuda.is_lost());
-    // From here on a call of the driver would end the process.
+    // A call of the driver would give another reason from here on.
     standin::set("lose_code", 999);
     let waits = Books::now().host_waits();
     staging.host_mut().fill(2);
