@@ -5,6 +5,7 @@ mod ci;
 mod demo;
 mod models;
 mod shell;
+mod standin;
 mod tidy;
 
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ enum Task {
     Ci,
     /// Hold the code to ARCHITECTURE.md: dependency edges, unsafe files, trait sizes, file lengths, manifests
     Tidy,
+    /// Build the stand-in for NVIDIA's libraries and print the folder for LD_LIBRARY_PATH
+    Standin,
     /// Download the real models that tests and the demo use, and check them
     Models {
         /// Which ones; all if none is named
@@ -59,6 +62,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { args } => ci::test(&args),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
+        Task::Standin => {
+            println!("{}", standin::build()?.display());
+            Ok(())
+        }
         Task::Models { names } => models::run(&names),
         Task::Bench { quick, package } => bench::run(quick, package.as_deref()),
     }
