@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{models, shell, tidy};
+use crate::{models, shell, standin, tidy};
 
 /// `cargo test --workspace`, with the real models there if they can be had.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -28,8 +28,12 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         return Ok(());
     }
     FEATURES.iter().try_for_each(|(package, features, tests)| {
-        let args = ["test", "--package", package, "--features", features];
-        shell::run(shell::cargo().args(args).args(*tests))
+        let mut command = shell::cargo();
+        command.args(["test", "--package", package, "--features", features]).args(*tests);
+        if features.split(',').any(|f| f == "cuda") {
+            standin::with(&mut command)?;
+        }
+        shell::run(&mut command)
     })
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod models;
 mod nvrtc;
 mod shell;
+mod standin;
 mod tidy;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Task {
     Ci,
     /// Hold the code to ARCHITECTURE.md: dependency edges, unsafe files, trait sizes, file lengths, manifests
     Tidy,
+    /// Build the stand-in for NVIDIA's libraries and print the folder for LD_LIBRARY_PATH
+    Standin,
     /// Download the real models that tests and the demo use, and check them
     Models {
         /// Which ones; all if none is named
@@ -66,6 +69,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { args } => ci::test(&args),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
+        Task::Standin => {
+            println!("{}", standin::build()?.display());
+            Ok(())
+        }
         Task::Models { names } => models::run(&names),
         Task::Nvrtc { record } => nvrtc::run(record),
         Task::Bench { quick, package } => bench::run(quick, package.as_deref()),

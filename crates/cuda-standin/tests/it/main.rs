@@ -1,0 +1,9 @@
+//! The stand-in as a caller finds it: a library that is opened by its path, with functions that are looked up by name.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod faults;
+mod misuse;
+mod order;
+mod standin;
+mod symbols;
