@@ -280,8 +280,8 @@ inline float max(float a, float b) { return fmaxf(a, b); }
 inline float min(float a, float b) { return fminf(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
-template <class A, class B> inline auto max(A a, B b) -> decltype(true ? a : b) { return a > b ? a : b; }
-template <class A, class B> inline auto min(A a, B b) -> decltype(true ? a : b) { return a < b ? a : b; }
+template <class A, class B> inline auto max(A a, B b) -> decltype(true ? A() : B()) { return a > b ? a : b; }
+template <class A, class B> inline auto min(A a, B b) -> decltype(true ? A() : B()) { return a < b ? a : b; }
 
 inline unsigned __float_as_uint(float x) { return standin::bits<unsigned>(x); }
 inline int __float_as_int(float x) { return standin::bits<int>(x); }

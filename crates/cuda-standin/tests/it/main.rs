@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod child;
+mod exit;
 mod faults;
+mod kernels;
 mod misuse;
+mod nvrtc;
 mod order;
+mod product;
 mod standin;
 mod symbols;

@@ -170,7 +170,12 @@ fn nothing_works_without_a_context() {
     let mut x = 0;
     assert_eq!((t.s.cuMemAlloc_v2)(&mut x, 4), 201);
     t.expect_misuse("no context is current on this thread");
+    let mut current = 7;
+    ok((t.s.cuCtxGetCurrent)(&mut current));
+    assert_eq!(current, 0);
     ok((t.s.cuCtxSetCurrent)(t.context));
+    ok((t.s.cuCtxGetCurrent)(&mut current));
+    assert_eq!(current, t.context);
     // Another thread has its own.
     let status = std::thread::scope(|s| s.spawn(|| (t.s.cuMemAlloc_v2)(&mut x, 4)).join().unwrap());
     assert_eq!(status, 201);

@@ -196,3 +196,22 @@ fn a_context_is_synchronised_with_all_its_streams() {
     assert_eq!(p.result(), 2.0);
     assert_eq!(p.t.misuse(), [""; 0]);
 }
+
+#[test]
+fn events_that_keep_the_time_have_run_in_their_order() {
+    let t = Standin::new(&[]);
+    let (mut start, mut end, mut time) = (0, 0, -1.0);
+    ok((t.s.cuEventCreate)(&mut start, 0));
+    ok((t.s.cuEventCreate)(&mut end, 0));
+    let (stream, x) = (t.stream(), t.alloc(1 << 20));
+    ok((t.s.cuEventRecord)(start, stream));
+    ok((t.s.cuMemsetD8Async)(x, 7, 1 << 20, stream));
+    ok((t.s.cuEventRecord)(end, stream));
+    assert_eq!((t.s.cuEventElapsedTime)(&mut time, start, end), NOT_READY);
+    ok((t.s.cuEventSynchronize)(end));
+    ok((t.s.cuEventElapsedTime)(&mut time, start, end));
+    assert!(time > 0.0, "{time}");
+    assert_eq!(t.download::<u8>(x, 3), [7; 3]);
+    // Events that keep no time have none.
+    assert_eq!((t.s.cuEventElapsedTime)(&mut time, t.event(), end), 400);
+}

@@ -143,9 +143,14 @@ impl Standin {
         let mut log = vec![0u8; size];
         ok((self.s.nvrtcGetProgramLog)(program, log.as_mut_ptr().cast()));
         let result = if status == 0 {
-            ok((self.s.nvrtcGetCUBINSize)(program, &mut size));
+            // There is no code for an architecture that is none of a card's.
+            let is_text = (self.s.nvrtcGetCUBINSize)(program, &mut size) != 0;
+            if is_text {
+                ok((self.s.nvrtcGetPTXSize)(program, &mut size));
+            }
             let mut image = vec![0u8; size];
-            ok((self.s.nvrtcGetCUBIN)(program, image.as_mut_ptr().cast()));
+            let get = if is_text { self.s.nvrtcGetPTX } else { self.s.nvrtcGetCUBIN };
+            ok(get(program, image.as_mut_ptr().cast()));
             Ok(image)
         } else {
             Err(format!("{status}: {}", CStr::from_bytes_until_nul(&log).unwrap().to_str().unwrap()))

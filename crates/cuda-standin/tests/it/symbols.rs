@@ -1,7 +1,6 @@
 //! The functions that the tests call, by their names in `cuda.h`, `nvrtc.h` and `cublasLt.h`.
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
-#![allow(dead_code, reason = "tests of modules and products follow")]
 
 use std::ffi::{c_char, c_int, c_void};
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ macro_rules! symbols {
     ($($name:ident($($argument:ty),*) $(-> $answer:ty)?;)*) => {
         /// The library's functions.
         pub(crate) struct Symbols {
-            pub(crate) library: Library,
+            _library: Library,
             $(pub(crate) $name: extern "C" fn($($argument),*) -> symbols!(@ $($answer)?),)*
         }
 
@@ -23,7 +22,7 @@ macro_rules! symbols {
                 unsafe {
                     let library = Library::new(path()).expect("the stand-in is built before its tests");
                     $(let $name = *library.get(concat!(stringify!($name), "\0").as_bytes()).expect(stringify!($name));)*
-                    Self { library, $($name),* }
+                    Self { _library: library, $($name),* }
                 }
             }
         }
