@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{models, shell, tidy};
+use crate::{models, nvrtc, shell, standin, tidy};
 
 /// `cargo test --workspace`, with the real models there if they can be had.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -28,13 +28,18 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         return Ok(());
     }
     FEATURES.iter().try_for_each(|(package, features, tests)| {
-        let args = ["test", "--package", package, "--features", features];
-        shell::run(shell::cargo().args(args).args(*tests))
+        let mut command = shell::cargo();
+        command.args(["test", "--package", package, "--features", features]).args(*tests);
+        if features.split(',').any(|f| f == "cuda") {
+            standin::with(&mut command)?;
+            command.env("VRAM_CUDA_REQUIRED", "1");
+        }
+        shell::run(&mut command)
     })
 }
 
 /// What only builds with certain features have: the package, the features, and which of its tests they change.
-const FEATURES: [(&str, &str, &[&str]); 5] = [
+const FEATURES: [(&str, &str, &[&str]); 8] = [
     // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
     ("vram-layers", "mutations", &["--test", "mutations"]),
     // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
@@ -44,13 +49,17 @@ const FEATURES: [(&str, &str, &[&str]); 5] = [
     ("vram-diskmap", "toml,io-uring", &[]),
     // Without an adapter they say so.
     ("vram-device", "wgpu", &["--test", "wgpu"]),
+    // On the stand-in, and without a card's driver being looked for.
+    ("vram-device", "cuda", &["--test", "cuda", "--lib"]),
+    ("vram-device", "cuda,mutations", &["--test", "cuda-mutations"]),
+    ("vram-models", "cuda", &["--test", "it", "cuda"]),
 ];
 
 type Step = fn() -> Result<()>;
 
 /// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
 pub(crate) fn run() -> Result<()> {
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 8] = [
         ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
         ("lints", || {
             let clippy = |args: &[&str]| {
@@ -69,6 +78,7 @@ pub(crate) fn run() -> Result<()> {
             shell::run(shell::cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))
         }),
         ("features", features),
+        ("nvrtc", || nvrtc::run(false)),
         ("package", package),
         ("outside", outside),
     ];
@@ -90,7 +100,8 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The default build pulls in no crate of a GPU, and the feature does.
+/// The default build pulls in no crate of a GPU, and the features do. What is without a test of its own compiles: bindings of a
+/// version of CUDA that is named, instead of the newest, and both backends at once.
 fn features() -> Result<()> {
     let has = |features: &[&str]| -> Result<bool> {
         let mut command = shell::cargo();
@@ -101,7 +112,11 @@ fn features() -> Result<()> {
     };
     ensure!(!has(&[])?, "the default build pulls in a GPU crate");
     ensure!(has(&["--features", "wgpu"])?, "the feature wgpu pulls in no wgpu");
-    Ok(())
+    ensure!(has(&["--features", "cuda"])?, "the feature cuda pulls in no cudarc");
+    ["cuda-12080", "cuda-12000", "cuda,wgpu"].iter().try_for_each(|features| {
+        let args = ["clippy", "--package", "vram-device", "--features", features, "--quiet"];
+        shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))
+    })
 }
 
 /// Packs every public crate and builds it from what was packed; siblings come from the packages beside it.

@@ -4,7 +4,9 @@ mod bench;
 mod ci;
 mod demo;
 mod models;
+mod nvrtc;
 mod shell;
+mod standin;
 mod tidy;
 
 use std::path::PathBuf;
@@ -37,10 +39,18 @@ enum Task {
     Ci,
     /// Hold the code to ARCHITECTURE.md: dependency edges, unsafe files, trait sizes, file lengths, manifests
     Tidy,
+    /// Build the stand-in for NVIDIA's libraries and print the folder for LD_LIBRARY_PATH
+    Standin,
     /// Download the real models that tests and the demo use, and check them
     Models {
         /// Which ones; all if none is named
         names: Vec<String>,
+    },
+    /// Compile every CUDA kernel for every architecture with NVIDIA's compiler, which is fetched, and compare with docs/measured/nvrtc.md
+    Nvrtc {
+        /// Write docs/measured/nvrtc.md anew
+        #[arg(long)]
+        record: bool,
     },
     /// Measure: the criterion suites, then the rows of benches/
     Bench {
@@ -59,7 +69,12 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { args } => ci::test(&args),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
+        Task::Standin => {
+            println!("{}", standin::build()?.display());
+            Ok(())
+        }
         Task::Models { names } => models::run(&names),
+        Task::Nvrtc { record } => nvrtc::run(record),
         Task::Bench { quick, package } => bench::run(quick, package.as_deref()),
     }
 }

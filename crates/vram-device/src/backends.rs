@@ -13,12 +13,12 @@ pub struct Backend {
     pub name: &'static str,
     /// Its device with default options, or why there is none.
     pub device: Result<Arc<dyn Kernels>, DeviceError>,
-    /// Descriptions of all that can be chosen by place, as in `wgpu:1`.
+    /// Descriptions of all that can be chosen by place, as in `cuda:1`.
     pub adapters: Vec<String>,
 }
 
-/// The device of a name: a backend's (`cpu`, `wgpu`), with the adapter behind a colon where there are several, by its
-/// place or a part of its name (`wgpu:1`, `wgpu:3090`). Options are the default ones.
+/// The device of a name: a backend's (`cpu`, `cuda`, `wgpu`), with the adapter behind a colon where there are several, by its
+/// place or a part of its name (`cuda:1`, `wgpu:3090`). Options are the default ones.
 ///
 /// # Errors
 /// [`DeviceError::Unavailable`] with the reason, also for a backend that this build is without.
@@ -34,7 +34,7 @@ pub fn open(name: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
     match (backend, which) {
         ("cpu", "") => Ok(Arc::new(Cpu::new(Default::default())?)),
         ("wgpu", which) => wgpu(which),
-        ("cuda", _) => Err(missing(backend, "this version has no such backend yet")),
+        ("cuda", which) => cuda(which),
         _ => Err(missing(name, "there are cpu, cuda and wgpu")),
     }
 }
@@ -45,14 +45,26 @@ fn wgpu(which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
     Ok(Arc::new(crate::wgpu::Wgpu::new(crate::wgpu::WgpuOptions { adapter, ..Default::default() })?))
 }
 
-#[cfg(feature = "wgpu")]
-fn adapters() -> Vec<String> {
-    crate::wgpu::adapters()
+#[cfg(feature = "cuda")]
+fn cuda(which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
+    let Ok(device) = which.parse();
+    Ok(Arc::new(crate::cuda::Cuda::new(crate::cuda::CudaOptions { device, ..Default::default() })?))
 }
 
-#[cfg(not(feature = "wgpu"))]
-fn adapters() -> Vec<String> {
-    Vec::new()
+#[cfg(not(feature = "cuda"))]
+fn cuda(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
+    Err(missing("cuda", "this build is without the feature cuda"))
+}
+
+/// Descriptions of all devices of a backend that can be chosen by place.
+fn adapters(name: &str) -> Vec<String> {
+    match name {
+        #[cfg(feature = "cuda")]
+        "cuda" => crate::cuda::devices(),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => crate::wgpu::adapters(),
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -76,12 +88,7 @@ fn missing(name: &str, reason: &str) -> DeviceError {
 /// }
 /// ```
 pub fn backends() -> Vec<Backend> {
-    ["cpu", "cuda", "wgpu"]
-        .map(|name| {
-            let adapters = if name == "wgpu" { adapters() } else { Vec::new() };
-            Backend { name, device: open(name), adapters }
-        })
-        .into()
+    ["cpu", "cuda", "wgpu"].map(|name| Backend { name, device: open(name), adapters: adapters(name) }).into()
 }
 
 #[cfg(test)]
@@ -94,8 +101,8 @@ mod tests {
         assert!(all[0].device.is_ok());
         for Backend { name, device, adapters } in all {
             // A device of an adapter is one of those that can be chosen.
-            assert!(name == "wgpu" || adapters.is_empty());
-            assert!(name != "wgpu" || device.is_err() || !adapters.is_empty());
+            assert!(name != "cpu" || adapters.is_empty());
+            assert!(name == "cpu" || device.is_err() || !adapters.is_empty());
             match device {
                 Ok(device) => assert_eq!(device.info().backend, name),
                 Err(error) => assert!(error.to_string().contains(name), "{error}"),

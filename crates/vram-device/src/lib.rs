@@ -4,8 +4,8 @@
 //! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
 //! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
 //! real work; [`sim::Sim`] is a device with a clock of its own that shows whether an order is missing; with the feature
-//! `wgpu` the module of that name has every card that Vulkan, Metal or DX12 reaches; [`conformance`] is the suite that
-//! every backend passes.
+//! `wgpu` the module of that name has every card that Vulkan, Metal or DX12 reaches, with the feature `cuda` NVIDIA's through
+//! their own interface; [`conformance`] is the suite that every backend passes.
 //!
 //! ```
 //! use vram_device::{Budget, Device, Lifetime, Tier, cpu::Cpu};
@@ -27,6 +27,8 @@ mod budget;
 mod checks;
 pub mod conformance;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod device;
 mod error;
 mod kernels;

@@ -3,4 +3,6 @@
 
 mod common;
 mod controlnet;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod minilm;

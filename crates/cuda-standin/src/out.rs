@@ -1,0 +1,51 @@
+//! What goes through the pointers of a C caller.
+
+use std::ffi::{CStr, c_char};
+
+use crate::status::Status;
+
+/// Writes a result where the caller wants it.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` for a null pointer.
+pub(crate) fn put<T>(to: *mut T, value: T) -> Result<(), Status> {
+    if to.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    // SAFETY: it is not null, and by the interface's contract points to a `T` of the caller's.
+    unsafe { to.write_unaligned(value) };
+    Ok(())
+}
+
+/// Reads a string of the caller's.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` for a null pointer and for what is not UTF-8.
+pub(crate) fn text(from: *const c_char) -> Result<String, Status> {
+    if from.is_null() {
+        return Err(Status::INVALID_VALUE);
+    }
+    // SAFETY: it is not null, and by the interface's contract a zero ends it.
+    let text = unsafe { CStr::from_ptr(from) };
+    text.to_str().map(str::to_owned).map_err(|_| Status::INVALID_VALUE)
+}
+
+/// Writes as much of a text as fits, and a zero.
+///
+/// # Errors
+///
+/// `INVALID_VALUE` if there is no room at all.
+pub(crate) fn put_text(to: *mut c_char, room: usize, text: &str) -> Result<(), Status> {
+    if to.is_null() || room == 0 {
+        return Err(Status::INVALID_VALUE);
+    }
+    let length = text.len().min(room - 1);
+    // SAFETY: it is not null, and by the interface's contract has room for so many bytes.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), length);
+        to.add(length).write(0);
+    }
+    Ok(())
+}

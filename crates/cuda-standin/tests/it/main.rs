@@ -1,0 +1,14 @@
+//! The stand-in as a caller finds it: a library that is opened by its path, with functions that are looked up by name.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod child;
+mod exit;
+mod faults;
+mod kernels;
+mod misuse;
+mod nvrtc;
+mod order;
+mod product;
+mod standin;
+mod symbols;

@@ -1,0 +1,254 @@
+//! Products by cublasLt whose elements depend on nothing but their own row of the input and their own row of the weight.
+//!
+//! The library chooses an algorithm by all extents, and another algorithm sums in another order. Here one is chosen for each inner
+//! extent and dtype, from a shape that is always the same; it must not split the inner extent, must compute every other shape
+//! as well, and has to show on a trial that a row alone and an output alone have the bits that they have among others. It gives
+//! f32 sums in a workspace, from which a kernel of ours adds the bias, rounds once and writes to whatever place. Weights and inputs
+//! that do not lie at multiples of 16 bytes are copied to the workspace first, a piece at a time, so that where they lie
+//! does not matter either. Where no algorithm passes, our own kernels compute all products of that inner extent and dtype.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use vram_types::DType;
+
+use super::context::Context;
+use super::cublas::{ALIGNMENT, Algorithm, Library, Shape, data_type};
+use super::driver;
+use super::kernels::{Arg, Product, over};
+use super::operand::activation;
+use super::program::{Family, Key};
+use super::transfer;
+use crate::{DeviceError, Queue};
+
+/// Bytes of the workspace: pieces of weights and of inputs that lie askew, then the sums, then what a trial finds.
+const WEIGHT: u64 = 16 << 20;
+const INPUT: u64 = 8 << 20;
+const SUMS: u64 = 16 << 20;
+const FOUND: u64 = 256;
+
+/// Rows that are computed at a time.
+const ROWS: u64 = 1024;
+
+/// Rows and outputs of the shape that algorithms are chosen for.
+const CANONICAL: (u64, u64) = (256, 4096);
+
+/// Most rows and outputs of a trial: whole tiles of any kind, and a rest.
+const TRIAL: (u64, u64) = (257, 520);
+
+/// Products of the library.
+pub(super) struct Blas {
+    library: Library,
+    workspace: u64,
+    /// By inner extent and dtype; `None` where none passed.
+    chosen: Mutex<HashMap<(u32, DType), Option<Algorithm>>>,
+}
+
+impl Blas {
+    /// Bytes that it takes of the card.
+    pub(super) const WORKSPACE: u64 = WEIGHT + INPUT + SUMS + FOUND;
+
+    /// In the current context. The library has been probed.
+    pub(super) fn new() -> Result<Blas, DeviceError> {
+        let library = Library::new()?;
+        match driver::allocate(Blas::WORKSPACE) {
+            Ok(workspace) => Ok(Blas { library, workspace, chosen: Mutex::default() }),
+            Err(error) => {
+                library.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the library is asked at all: by inner extent and dtypes alone.
+    pub(super) fn takes(&self, of: &Product) -> bool {
+        let row = u64::from(of.inner) * u64::from(of.act().bits()) / 8;
+        data_type(of.act()).is_some()
+            && of.weight.dtype == of.act()
+            && row > 0
+            && row.is_multiple_of(ALIGNMENT)
+            && row * 16 <= INPUT
+    }
+
+    /// Issues a product, or says that no algorithm is fit for its inner extent and dtype. Nobody else uses the workspace meanwhile.
+    pub(super) fn product(&self, context: &Context, of: &Product) -> Result<bool, DeviceError> {
+        let Some(algorithm) = self.algorithm(context, of.inner, of.act())? else { return Ok(false) };
+        let size = activation("linear", of.act())?;
+        let row = u64::from(of.inner) * size;
+        let (all_rows, all_outputs) = (u64::from(of.rows), u64::from(of.outputs));
+        let rows_at_once = all_rows.min(ROWS).min(INPUT / row);
+        let weight_is_askew = !of.weight.pointer.is_multiple_of(ALIGNMENT);
+        let fit = (SUMS / 4 / rows_at_once) & !3;
+        let outputs_at_once = if weight_is_askew { fit.min(WEIGHT / row) } else { fit };
+        for (output, outputs) in pieces(all_outputs, outputs_at_once) {
+            let weight = of.weight.pointer + output * row;
+            let weight = self.straight(context, weight, outputs * row, self.workspace)?;
+            for (first, rows) in pieces(all_rows, rows_at_once) {
+                let x = of.x.pointer + first * row;
+                let x = self.straight(context, x, rows * row, self.workspace + WEIGHT)?;
+                let pitch = outputs.next_multiple_of(4);
+                let shape = Shape { dtype: of.act(), rows, outputs, inner: u64::from(of.inner), pitch };
+                self.multiply(context, &algorithm, &shape, (weight, x, self.sums()))?;
+                let (bias, bias_dtype) = match of.bias {
+                    Some(bias) => (bias.pointer + output * u64::from(bias.dtype.bits()) / 8, bias.number),
+                    None => (0, 0),
+                };
+                let y = of.y + (first * of.columns + output) * size;
+                let args = [
+                    Arg::Pointer(self.sums()),
+                    Arg::Long(pitch),
+                    Arg::Pointer(bias),
+                    Arg::Int(bias_dtype),
+                    Arg::Pointer(y),
+                    Arg::Long(of.columns),
+                    Arg::Int(outputs as u32),
+                ];
+                let blocks = [over(outputs)[0], rows, 1];
+                context.launch(Key::new(Family::Blas, of.act()), "finish", blocks, &args)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn sums(&self) -> u64 {
+        self.workspace + WEIGHT + INPUT
+    }
+
+    /// Bytes at a multiple of 16: where they are, or copied to `room`.
+    fn straight(&self, context: &Context, at: u64, bytes: u64, room: u64) -> Result<u64, DeviceError> {
+        if at.is_multiple_of(ALIGNMENT) {
+            return Ok(at);
+        }
+        context.with(|| {
+            let stream = &context.timeline(Queue::Compute).stream;
+            // SAFETY: callers take no more bytes at once than the room has, and only such as lie in their operand; operands and
+            // workspace are freed behind what was issued.
+            unsafe { driver::copy_within(room, at, bytes, stream) }
+        })?;
+        Ok(room)
+    }
+
+    fn multiply(
+        &self,
+        context: &Context,
+        algorithm: &Algorithm,
+        shape: &Shape,
+        operands: (u64, u64, u64),
+    ) -> Result<(), DeviceError> {
+        context.with(|| {
+            let stream = &context.timeline(Queue::Compute).stream;
+            // SAFETY: callers give operands of the shape's extents, and sums within the workspace; all is freed behind what was
+            // issued.
+            unsafe { self.library.multiply(algorithm, shape, operands, stream) }
+        })
+    }
+
+    /// The algorithm of an inner extent and dtype, chosen when it is first asked for.
+    fn algorithm(
+        &self,
+        context: &Context,
+        inner: u32,
+        dtype: DType,
+    ) -> Result<Option<Algorithm>, DeviceError> {
+        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&algorithm) = chosen.get(&(inner, dtype)) {
+            return Ok(algorithm);
+        }
+        let found = self.choose(context, u64::from(inner), dtype)?;
+        if found.is_none() {
+            context.note(format!(
+                "no algorithm of cublasLt is fit for {inner} inputs in {dtype}: our own is used"
+            ));
+        }
+        chosen.insert((inner, dtype), found);
+        Ok(found)
+    }
+
+    fn choose(&self, context: &Context, inner: u64, dtype: DType) -> Result<Option<Algorithm>, DeviceError> {
+        let shape =
+            |rows, outputs: u64| Shape { dtype, rows, outputs, inner, pitch: outputs.next_multiple_of(4) };
+        let (rows, outputs) = CANONICAL;
+        let candidates = context.with(|| {
+            context
+                .measured(|reserve| &mut reserve.libraries, || self.library.candidates(&shape(rows, outputs)))
+        })?;
+        for algorithm in candidates {
+            let extremes = [(1, 1), (1, outputs), (ROWS, 1), (ROWS, outputs)];
+            let fits = |&(rows, outputs): &(u64, u64)| {
+                context.with(|| self.library.supports(&algorithm, &shape(rows, outputs)))
+            };
+            if extremes.iter().map(fits).collect::<Result<Vec<_>, _>>()?.contains(&false) {
+                continue;
+            }
+            if self.passes(context, &algorithm, inner, dtype)? {
+                return Ok(Some(algorithm));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether rows alone, outputs alone and a corner have the bits that they have among others, on random numbers.
+    fn passes(
+        &self,
+        context: &Context,
+        algorithm: &Algorithm,
+        inner: u64,
+        dtype: DType,
+    ) -> Result<bool, DeviceError> {
+        let row = inner * activation("linear", dtype)?;
+        let (rows, outputs) = (TRIAL.0.min(INPUT / row), TRIAL.1.min(WEIGHT / row));
+        let key = Key::new(Family::Blas, dtype);
+        let (weight, x) = (self.workspace, self.workspace + WEIGHT);
+        for (seed, (at, count)) in [(weight, outputs), (x, rows)].into_iter().enumerate() {
+            let args = [Arg::Pointer(at), Arg::Long(count * inner), Arg::Int(seed as u32 + 1)];
+            context.launch(key, "fill", over(count * inner), &args)?;
+        }
+        let found = self.sums() + SUMS;
+        context.launch(key, "clear", [1, 1, 1], &[Arg::Pointer(found)])?;
+        let pitch = outputs.next_multiple_of(4);
+        let shape = Shape { dtype, rows, outputs, inner, pitch };
+        self.multiply(context, algorithm, &shape, (weight, x, self.sums()))?;
+        // Behind the sums of all.
+        let part = self.sums() + SUMS / 2;
+        let (few_rows, few_outputs) = (rows.min(17), outputs.min(9));
+        for (rows_alone, outputs_alone) in
+            [(1, outputs), (rows, 1), (few_rows, few_outputs), (rows - 1, outputs - 1)]
+        {
+            // The last ones: those of a tile's rest.
+            let (row0, output0) = (rows - rows_alone, outputs - outputs_alone);
+            let pitch_alone = outputs_alone.next_multiple_of(4);
+            let shape = Shape { dtype, rows: rows_alone, outputs: outputs_alone, inner, pitch: pitch_alone };
+            self.multiply(context, algorithm, &shape, (weight + output0 * row, x + row0 * row, part))?;
+            let args = [
+                Arg::Pointer(self.sums() + (row0 * pitch + output0) * 4),
+                Arg::Long(pitch),
+                Arg::Pointer(part),
+                Arg::Long(pitch_alone),
+                Arg::Int(outputs_alone as u32),
+                Arg::Pointer(found),
+            ];
+            context.launch(key, "compare", [over(outputs_alone)[0], rows_alone, 1], &args)?;
+        }
+        Ok(transfer::word(context, found)? == 0)
+    }
+
+    /// Lets go of all, when nothing is under way.
+    pub(super) fn destroy(self) {
+        // SAFETY: allocated in `new`, and nothing that was issued still runs. Nobody is left to tell of an error.
+        let _ = unsafe { driver::free(self.workspace) };
+        self.library.destroy();
+    }
+}
+
+/// `0..n` in pieces: where each begins, and how long it is.
+fn pieces(n: u64, at_once: u64) -> impl Iterator<Item = (u64, u64)> {
+    let at_once = at_once.max(1);
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        (first < n).then(|| {
+            let piece = (first, at_once.min(n - first));
+            first += piece.1;
+            piece
+        })
+    })
+}

@@ -1,0 +1,443 @@
+//! The driver's functions, with its codes turned into errors without asking it again.
+//!
+//! Handles ([`Stream`], [`Event`], [`Module`], [`Function`]) are made here alone and are valid until they are consumed by
+//! `destroy`; who holds them lets go of all before the context, which [`Context`](super::context::Context) sees to. What is
+//! merely dropped is left to the driver, as after a loss.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::fmt;
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+use cudarc::driver::{CudaContext, CudaStream};
+
+use super::probe::unavailable;
+use crate::DeviceError;
+
+/// Codes after which nothing of the context works any more: whatever is called gives the same code again.
+const STICKY: [u32; 18] = [
+    4,   // the driver is shutting down
+    46,  // device unavailable
+    201, // invalid context
+    214, // ECC
+    220, // NVLink
+    226, // contained
+    700, // illegal address
+    702, // launch timeout
+    709, // context is destroyed
+    710, // assert
+    714, 715, 716, 717, 718, 719, // faults of a kernel
+    721, // tensor memory
+    999, // unknown
+];
+
+/// What a code of the driver means for us.
+pub(super) fn error(what: &'static str, code: sys::CUresult) -> DeviceError {
+    // The names are those of cudarc's enum; asking the driver for a text is a call, which may not be made any more.
+    let number = code as u32;
+    let reason = format!("{code:?} ({number}) from {what}");
+    match number {
+        2 => DeviceError::OutOfMemory { bytes: 0, reason },
+        _ if STICKY.contains(&number) => DeviceError::Lost { reason },
+        _ => DeviceError::Failed { what, reason: format!("{code:?} ({number})") },
+    }
+}
+
+pub(super) fn check(what: &'static str, code: sys::CUresult) -> Result<(), DeviceError> {
+    if code as u32 == 0 { Ok(()) } else { Err(error(what, code)) }
+}
+
+/// A card, by what the driver tells without a context.
+#[derive(Clone, Debug)]
+pub(super) struct Card {
+    pub(super) device: sys::CUdevice,
+    pub(super) name: String,
+    /// Compute capability: 89 for 8.9.
+    pub(super) capability: u32,
+    pub(super) total: u64,
+}
+
+impl Card {
+    /// Name, architecture and memory, for people and to choose by.
+    pub(super) fn describe(&self) -> String {
+        format!("{} (sm_{}, {} MiB)", self.name, self.capability, self.total >> 20)
+    }
+
+    fn read(device: sys::CUdevice) -> Result<Card, DeviceError> {
+        use sys::CUdevice_attribute_enum as Attribute;
+        let mut name = [0; 256];
+        let mut total = 0;
+        // SAFETY: the name is given its length, which leaves room for the ending zero; the total is a valid place.
+        let codes = unsafe {
+            (
+                sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device),
+                sys::cuDeviceTotalMem_v2(&mut total, device),
+            )
+        };
+        check("cuDeviceGetName", codes.0)?;
+        check("cuDeviceTotalMem", codes.1)?;
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: the value is a valid place.
+            check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) })?;
+            Ok::<u32, DeviceError>(u32::try_from(value).unwrap_or(0))
+        };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        // SAFETY: the array ends with a zero that the driver could not write over.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+        Ok(Card { device, name, capability: major * 10 + minor, total: total as u64 })
+    }
+}
+
+const NO_CARD: &str = "the NVIDIA driver is here and sees no card (CUDA_VISIBLE_DEVICES may hide it)";
+
+/// Why the driver cannot be used, by what it said when it was to start.
+fn not_started(code: sys::CUresult) -> Option<String> {
+    let reason = match code as u32 {
+        0 => return None,
+        34 => "its libcuda is the toolkit's stub, which is for linkers alone",
+        100 => NO_CARD,
+        803 => "the NVIDIA driver's library and its kernel module are of different versions",
+        number => return Some(format!("the NVIDIA driver does not start: {code:?} ({number})")),
+    };
+    Some(reason.to_owned())
+}
+
+/// All cards. The library has been probed.
+pub(super) fn cards() -> Result<Vec<Card>, DeviceError> {
+    // SAFETY: the driver may be initialised at any time and any number of times.
+    let code = unsafe { sys::cuInit(0) };
+    if let Some(reason) = not_started(code) {
+        return Err(unavailable(reason));
+    }
+    let mut count = 0;
+    // SAFETY: the count is a valid place.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    if count <= 0 {
+        return Err(unavailable(NO_CARD));
+    }
+    (0..count)
+        .map(|ordinal| {
+            let mut device = 0;
+            // SAFETY: the device is a valid place.
+            check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal) })?;
+            Card::read(device)
+        })
+        .collect()
+}
+
+/// A context that is kept alive: the primary one of a card, which all of a process share, or the caller's own.
+pub(super) struct Ctx {
+    raw: sys::CUcontext,
+    keeper: Keeper,
+}
+
+enum Keeper {
+    Primary(sys::CUdevice),
+    Theirs { _context: Arc<CudaContext> },
+}
+
+// SAFETY: contexts may be made current and used on any thread.
+unsafe impl Send for Ctx {}
+// SAFETY: the driver's functions may be called from several threads at once.
+unsafe impl Sync for Ctx {}
+
+impl Ctx {
+    pub(super) fn primary(card: &Card) -> Result<Ctx, DeviceError> {
+        let mut raw = null_mut();
+        // SAFETY: the context is a valid place, the device one that the driver named.
+        check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, card.device) })?;
+        Ok(Ctx { raw, keeper: Keeper::Primary(card.device) })
+    }
+
+    /// The caller's context, and the card that it is of.
+    pub(super) fn theirs(context: Arc<CudaContext>) -> Result<(Ctx, Card), DeviceError> {
+        let card = Card::read(context.cu_device())?;
+        Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Theirs { _context: context } }, card))
+    }
+
+    /// Makes it the calling thread's, as each call of the driver needs. It stays so.
+    pub(super) fn enter(&self) -> Result<(), DeviceError> {
+        // SAFETY: `keeper` keeps the context alive.
+        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })
+    }
+
+    pub(super) fn handle(&self) -> sys::CUcontext {
+        self.raw
+    }
+
+    /// Lets go of it. What is of it has been destroyed.
+    pub(super) fn destroy(self) {
+        if let Keeper::Primary(device) = self.keeper {
+            // SAFETY: released once for the one time that it was retained. Nobody is left to tell of an error.
+            let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
+        }
+    }
+
+    /// Free and total bytes of the card.
+    pub(super) fn memory(&self) -> Result<(u64, u64), DeviceError> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are valid places.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok((free as u64, total as u64))
+    }
+}
+
+/// A sequence of work.
+pub(super) struct Stream {
+    raw: sys::CUstream,
+    /// The caller's, if it is not ours to destroy.
+    theirs: Option<Arc<CudaStream>>,
+}
+
+// SAFETY: work may be issued to a stream from any thread, and from several.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// A stream of the current context that does not wait for the default one.
+    pub(super) fn new() -> Result<Stream, DeviceError> {
+        let mut raw = null_mut();
+        // SAFETY: the stream is a valid place.
+        check("cuStreamCreate", unsafe {
+            sys::cuStreamCreate(&mut raw, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32)
+        })?;
+        Ok(Stream { raw, theirs: None })
+    }
+
+    pub(super) fn theirs(stream: Arc<CudaStream>) -> Stream {
+        Stream { raw: stream.cu_stream(), theirs: Some(stream) }
+    }
+
+    pub(super) fn handle(&self) -> sys::CUstream {
+        self.raw
+    }
+
+    /// Stops the host until all that was issued is done.
+    pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
+        // SAFETY: the stream is valid until `destroy`.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.raw) })
+    }
+
+    /// What is issued from now on starts after the event's last record.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<(), DeviceError> {
+        // SAFETY: both are valid until `destroy`.
+        check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(self.raw, event.0, 0) })
+    }
+
+    pub(super) fn destroy(self) {
+        if self.theirs.is_none() {
+            // SAFETY: ours, and not used again. Nobody is left to tell of an error.
+            let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
+        }
+    }
+}
+
+/// A place in a stream, once recorded.
+pub(super) struct Event(sys::CUevent);
+
+// SAFETY: events may be recorded, asked after and waited for from any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl Event {
+    pub(super) fn new() -> Result<Event, DeviceError> {
+        use sys::CUevent_flags_enum::{CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING};
+        let mut raw = null_mut();
+        let flags = CU_EVENT_BLOCKING_SYNC as u32 | CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: the event is a valid place.
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, flags) })?;
+        Ok(Event(raw))
+    }
+
+    pub(super) fn record(&self, stream: &Stream) -> Result<(), DeviceError> {
+        // SAFETY: both are valid until `destroy`.
+        check("cuEventRecord", unsafe { sys::cuEventRecord(self.0, stream.raw) })
+    }
+
+    pub(super) fn is_done(&self) -> Result<bool, DeviceError> {
+        const NOT_READY: u32 = 600;
+        // SAFETY: valid until `destroy`.
+        let code = unsafe { sys::cuEventQuery(self.0) };
+        if code as u32 == NOT_READY {
+            return Ok(false);
+        }
+        check("cuEventQuery", code).map(|()| true)
+    }
+
+    /// Stops the host until what was recorded is done.
+    pub(super) fn wait(&self) -> Result<(), DeviceError> {
+        // SAFETY: valid until `destroy`.
+        check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.0) })
+    }
+
+    pub(super) fn destroy(self) {
+        // SAFETY: not used again. Nobody is left to tell of an error.
+        let _ = unsafe { sys::cuEventDestroy_v2(self.0) };
+    }
+}
+
+/// Memory of the card.
+pub(super) fn allocate(bytes: u64) -> Result<u64, DeviceError> {
+    let mut pointer = 0;
+    // SAFETY: the pointer is a valid place.
+    let code = unsafe { sys::cuMemAlloc_v2(&mut pointer, bytes as usize) };
+    check("cuMemAlloc", code).map_err(|error| sized(error, bytes)).map(|()| pointer)
+}
+
+/// # Safety
+/// The memory is from [`allocate`], not freed before, and nothing issued uses it any more.
+pub(super) unsafe fn free(pointer: u64) -> Result<(), DeviceError> {
+    // SAFETY: the caller's promise.
+    check("cuMemFree", unsafe { sys::cuMemFree_v2(pointer) })
+}
+
+/// Page-locked memory of the host, which the card copies from beside what the host does. Never write-combined: readers fill
+/// it piece by piece.
+pub(super) fn allocate_pinned(bytes: u64) -> Result<*mut u8, DeviceError> {
+    let mut pointer: *mut c_void = null_mut();
+    // SAFETY: the pointer is a valid place.
+    let code = unsafe { sys::cuMemHostAlloc(&mut pointer, bytes as usize, 0) };
+    check("cuMemHostAlloc", code).map_err(|error| sized(error, bytes)).map(|()| pointer.cast())
+}
+
+/// # Safety
+/// The memory is from [`allocate_pinned`], not freed before, and nothing issued uses it any more.
+pub(super) unsafe fn free_pinned(pointer: *mut u8) -> Result<(), DeviceError> {
+    // SAFETY: the caller's promise.
+    check("cuMemFreeHost", unsafe { sys::cuMemFreeHost(pointer.cast()) })
+}
+
+fn sized(error: DeviceError, bytes: u64) -> DeviceError {
+    match error {
+        DeviceError::OutOfMemory { reason, .. } => DeviceError::OutOfMemory { bytes, reason },
+        error => error,
+    }
+}
+
+/// # Safety
+/// Both are `bytes` bytes of memory that stays until the copy is done; the source is pinned, and nobody writes to it before.
+pub(super) unsafe fn copy_in(to: u64, from: *const u8, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
+    // SAFETY: the caller's promise.
+    check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes as usize, on.raw) })
+}
+
+/// # Safety
+/// Both are `bytes` bytes of memory that stays until the copy is done; the target is pinned, and nobody looks at it before.
+pub(super) unsafe fn copy_out(to: *mut u8, from: u64, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
+    // SAFETY: the caller's promise.
+    check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes as usize, on.raw) })
+}
+
+/// # Safety
+/// Both are `bytes` bytes of memory that stays until the copy is done, and they do not overlap.
+pub(super) unsafe fn copy_within(to: u64, from: u64, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
+    // SAFETY: the caller's promise.
+    check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, on.raw) })
+}
+
+/// Compiled kernels, loaded.
+pub(super) struct Module(sys::CUmodule);
+
+// SAFETY: modules belong to their context and may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+
+impl Module {
+    /// Loads a CUBIN, or PTX that ends with a zero.
+    ///
+    /// # Safety
+    /// The image is what a compiler gave, whole.
+    pub(super) unsafe fn load(image: &[u8]) -> Result<Module, DeviceError> {
+        let mut raw = null_mut();
+        // SAFETY: the module is a valid place, and the image is whole, so that the driver knows from it where it ends.
+        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()) })?;
+        Ok(Module(raw))
+    }
+
+    pub(super) fn function(&self, name: &str) -> Result<Function, DeviceError> {
+        let what = "cuModuleGetFunction";
+        let c_name = CString::new(name).map_err(|e| DeviceError::Failed { what, reason: e.to_string() })?;
+        let mut raw = null_mut();
+        // SAFETY: the function is a valid place, the name ends with a zero, the module is loaded until `destroy`.
+        check(what, unsafe { sys::cuModuleGetFunction(&mut raw, self.0, c_name.as_ptr()) })?;
+        Ok(Function(raw))
+    }
+
+    pub(super) fn destroy(self) {
+        // SAFETY: none of its functions is launched again. Nobody is left to tell of an error.
+        let _ = unsafe { sys::cuModuleUnload(self.0) };
+    }
+}
+
+/// A kernel of a loaded [`Module`].
+#[derive(Clone, Copy)]
+pub(super) struct Function(sys::CUfunction);
+
+// SAFETY: functions belong to their module and may be launched from any thread.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+impl Function {
+    /// Issues a run of `blocks` blocks of `threads` threads.
+    ///
+    /// # Safety
+    /// The arguments point to values of the types of the kernel's parameters, in their order; what it reads and writes lies in
+    /// memory that stays until it has run; its module stays loaded as long.
+    pub(super) unsafe fn launch(
+        self,
+        blocks: [u32; 3],
+        threads: u32,
+        arguments: &mut [*mut c_void],
+        on: &Stream,
+    ) -> Result<(), DeviceError> {
+        let [x, y, z] = blocks;
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+        check("cuLaunchKernel", unsafe {
+            let arguments = arguments.as_mut_ptr();
+            sys::cuLaunchKernel(self.0, x, y, z, threads, 1, 1, 0, on.raw, arguments, null_mut())
+        })
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("theirs", &self.theirs.is_some()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_become_errors_without_a_driver() {
+        let out = error("cuMemAlloc", sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        assert!(out.is_oom() && out.to_string().contains("CUDA_ERROR_OUT_OF_MEMORY (2)"), "{out}");
+        for code in [sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED] {
+            assert!(matches!(error("cuLaunchKernel", code), DeviceError::Lost { .. }));
+        }
+        let failed = error("cuLaunchKernel", sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+        assert!(matches!(failed, DeviceError::Failed { what: "cuLaunchKernel", .. }), "{failed}");
+        assert!(check("cuInit", sys::CUresult::CUDA_SUCCESS).is_ok());
+    }
+
+    #[test]
+    fn a_driver_that_does_not_start_is_told_why() {
+        for (code, expected) in [
+            (sys::CUresult::CUDA_ERROR_STUB_LIBRARY, "for linkers alone"),
+            (sys::CUresult::CUDA_ERROR_NO_DEVICE, "sees no card"),
+            (sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "different versions"),
+            (sys::CUresult::CUDA_ERROR_UNKNOWN, "does not start: CUDA_ERROR_UNKNOWN (999)"),
+        ] {
+            assert!(not_started(code).is_some_and(|reason| reason.contains(expected)), "{code:?}");
+        }
+        assert_eq!(not_started(sys::CUresult::CUDA_SUCCESS), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! Copies to the card and back.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+
+use super::context::Context;
+use super::driver;
+use super::guard::{Guard, guard};
+use super::memory::{Pinned, Readback};
+use crate::{DeviceError, Part, Queue, Region, Staging, Ticket};
+
+/// Copies `src[range]` to byte `at` of a part, on the copy stream, after what may still use the memory.
+pub(super) fn upload(
+    context: &Context,
+    src: &Staging,
+    range: Range<u64>,
+    dst: &Part,
+    at: u64,
+) -> Result<Ticket, DeviceError> {
+    let bytes = range.end.saturating_sub(range.start);
+    let staging = src.region().buffer().and_then(|b| b.raw().as_any().downcast_ref::<Pinned>());
+    let staging = staging.filter(|s| s.context.id == context.id);
+    let available = staging.map_or(0, |_| src.bytes());
+    let Some(staging) = staging.filter(|_| range.start <= range.end && range.end <= available) else {
+        let what = "the source of an upload";
+        return Err(DeviceError::OutOfRange { what, offset: range.start, bytes, available });
+    };
+    let (to, from) = (target(context, dst, at, bytes)?, src.region().offset() + range.start);
+    if guard(Guard::UploadAfter) {
+        dst.after().iter().try_for_each(|&ticket| context.order(Queue::Copy, ticket))?;
+    }
+    context.issue(Queue::Copy, |stream| {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both ranges lie in their allocations, as was checked above; these are freed behind what was issued
+        // (`Context::free`), and the host writes the staging again only after the ticket (the contract of `upload`).
+        unsafe { driver::copy_in(to, staging.pointer.as_ptr().add(from as usize), bytes, stream) }
+    })
+}
+
+fn target(context: &Context, dst: &Part, at: u64, bytes: u64) -> Result<u64, DeviceError> {
+    let (region, part) = (dst.region(), dst.range());
+    let own = context.own(region);
+    let available = own.map_or(0, |_| part.end - part.start);
+    let fits = at.checked_add(bytes).is_some_and(|end| end <= available);
+    match own.filter(|_| fits) {
+        Some(pointer) => Ok(pointer + part.start + at),
+        None => {
+            Err(DeviceError::OutOfRange { what: "the target of an upload", offset: at, bytes, available })
+        }
+    }
+}
+
+/// Copies bytes from `at` on into host memory, after all kernels that were issued.
+pub(super) fn download(context: &Context, src: &Region, at: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
+    let bytes = dst.len() as u64;
+    let own = context.own(src);
+    let available = own.map_or(0, |_| src.bytes());
+    let fits = at.checked_add(bytes).is_some_and(|end| end <= available);
+    let Some(pointer) = own.filter(|_| fits) else {
+        let what = "the source of a download";
+        return Err(DeviceError::OutOfRange { what, offset: at, bytes, available });
+    };
+    // SAFETY: the range lies in the region, which is borrowed until all is copied.
+    unsafe { copy_out(context, pointer + at, dst) }
+}
+
+/// The word at a place on the card, after all kernels that were issued.
+///
+/// # Errors
+/// [`DeviceError::Lost`].
+pub(super) fn word(context: &Context, at: u64) -> Result<u32, DeviceError> {
+    let mut bytes = [0; 4];
+    // SAFETY: `Blas`, the only caller, asks for a word of its workspace.
+    unsafe { copy_out(context, at, &mut bytes) }?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+/// # Safety
+/// There are as many bytes of device memory, which stay until the call returns.
+unsafe fn copy_out(context: &Context, mut from: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
+    let mut kept = context.readback.lock().unwrap_or_else(PoisonError::into_inner);
+    for piece in dst.chunks_mut(Readback::BYTES) {
+        let readback = match kept.take() {
+            Some(readback) => readback,
+            None => context.with(Readback::new)?,
+        };
+        let to = readback.pointer.as_ptr();
+        let ticket = context.issue(Queue::Compute, |stream| {
+            // SAFETY: the caller's promise, until the copy is waited for below; the readback holds as much, and its lock is held.
+            unsafe { driver::copy_out(to, from, piece.len() as u64, stream) }
+        })?;
+        if guard(Guard::DownloadWait) {
+            context.wait(ticket)?;
+        }
+        // SAFETY: the readback holds as many bytes, which are initialised, and the copy to it is done.
+        piece.copy_from_slice(unsafe { std::slice::from_raw_parts(to, piece.len()) });
+        // Kept only if nothing went wrong: a copy to it might be under way.
+        *kept = Some(readback);
+        from += piece.len() as u64;
+    }
+    Ok(())
+}
