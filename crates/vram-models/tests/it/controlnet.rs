@@ -11,7 +11,7 @@ use vram_types::{DType, WeightSource};
 
 use crate::common::{config, cpu, f32s, golden, read_f32, relative_l2};
 
-fn managed(
+pub(crate) fn managed(
     source: Arc<dyn WeightSource>,
     device: Arc<dyn Kernels>,
     map: &ModuleMap,
@@ -22,7 +22,7 @@ fn managed(
 }
 
 /// The inputs that the golden output was computed from.
-fn with_inputs<R>(f: impl FnOnce(&Inputs<'_>) -> R) -> R {
+pub(crate) fn with_inputs<R>(f: impl FnOnce(&Inputs<'_>) -> R) -> R {
     let io = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
     let (img, conditioning) = (io.get("img").unwrap(), io.get("conditioning").unwrap());
     f(&Inputs {
@@ -31,7 +31,7 @@ fn with_inputs<R>(f: impl FnOnce(&Inputs<'_>) -> R) -> R {
     })
 }
 
-fn output(model: &Managed<ControlNet>) -> Vec<u8> {
+pub(crate) fn output(model: &Managed<ControlNet>) -> Vec<u8> {
     with_inputs(|inputs| model.run(|m, fwd| m.forward(fwd, inputs)).unwrap())
 }
 
@@ -40,7 +40,7 @@ fn minimum(source: &Arc<dyn WeightSource>, dtype: DType) -> u64 {
     with_inputs(|inputs| model.minimum_budget(|m, fwd| m.forward(fwd, inputs)).unwrap())
 }
 
-fn widen(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn widen(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let mut wide = vec![0; bytes.len() * 4 / (dtype.bits() as usize / 8)];
     cast(bytes, dtype, &mut wide, DType::F32).unwrap();
     f32s(&wide)

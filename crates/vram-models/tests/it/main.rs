@@ -4,3 +4,5 @@
 mod common;
 mod controlnet;
 mod minilm;
+#[cfg(feature = "wgpu")]
+mod wgpu;

@@ -10,11 +10,18 @@ use vram_types::{DType, WeightSource};
 use crate::common::{config, cpu, golden, read_f32};
 
 /// The folder with the real model, if `cargo xtask models` has fetched it.
-fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let places =
         [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];
     places.into_iter().flatten().find(|p| p.join("model.safetensors").exists())
+}
+
+/// Token ids of the sentences whose embeddings are known.
+pub(crate) fn golden_ids() -> Vec<Vec<u32>> {
+    let json = std::fs::read_to_string(golden("minilm.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    serde_json::from_value(json["token_ids"].clone()).unwrap()
 }
 
 fn managed(source: &Arc<DiskMap>, folder: &std::path::Path, budget: u64) -> Managed<Bert> {
@@ -33,9 +40,7 @@ fn equals_pytorch_at_every_budget() {
         );
         return;
     };
-    let golden_json: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(golden("minilm.json")).unwrap()).unwrap();
-    let ids: Vec<Vec<u32>> = serde_json::from_value(golden_json["token_ids"].clone()).unwrap();
+    let ids = golden_ids();
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let expected = read_f32(&DiskMap::open(golden("minilm_embeddings.safetensors")).unwrap(), "embeddings");
 
