@@ -34,7 +34,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 }
 
 /// What only builds with certain features have: the package, the features, and which of its tests they change.
-const FEATURES: [(&str, &str, &[&str]); 5] = [
+const FEATURES: [(&str, &str, &[&str]); 8] = [
     // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
     ("vram-layers", "mutations", &["--test", "mutations"]),
     // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
@@ -44,6 +44,9 @@ const FEATURES: [(&str, &str, &[&str]); 5] = [
     ("vram-diskmap", "toml,io-uring", &[]),
     // Without an adapter they say so.
     ("vram-device", "wgpu", &["--test", "wgpu"]),
+    ("vram-models", "wgpu", &["--test", "it", "wgpu"]),
+    ("vram-cli", "wgpu", &["--test", "it", "device"]),
+    ("vram-benches", "wgpu", &["upload"]),
 ];
 
 type Step = fn() -> Result<()>;
@@ -94,8 +97,7 @@ pub(crate) fn run() -> Result<()> {
 fn features() -> Result<()> {
     let has = |features: &[&str]| -> Result<bool> {
         let mut command = shell::cargo();
-        let tree =
-            shell::stdout(command.args(["tree", "-e", "features", "-p", "vram-stream"]).args(features))?;
+        let tree = shell::stdout(command.args(["tree", "-e", "features", "-p", "vram-cli"]).args(features))?;
         eprintln!("{tree}");
         Ok(["wgpu v", "cudarc v"].iter().any(|name| tree.contains(name)))
     };
