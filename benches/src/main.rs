@@ -13,6 +13,8 @@ mod random;
 mod schedule;
 mod storage;
 mod torch;
+#[cfg(feature = "wgpu")]
+mod upload;
 mod whole;
 
 use std::path::PathBuf;
@@ -84,6 +86,8 @@ enum Row {
     Schedule(model::Args),
     /// What the engine adds to the kernels of a resident pass
     Overhead,
+    /// 256 MiB to the first adapter, by staging and by what wgpu itself offers
+    Upload,
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
@@ -104,7 +108,8 @@ fn run(args: Args) -> anyhow::Result<()> {
             model::streaming_cached(&args.options, &model)?;
             model::streaming_cold(&args.options, &model)?;
             schedule::overhead(&args.options)?;
-            schedule::real(&args.options, &model)
+            schedule::real(&args.options, &model)?;
+            upload(&args.options)
         }
         Row::Ceilings(row) => ceilings::run(&args.options, &row),
         Row::Header => storage::header(&args.options),
@@ -122,7 +127,19 @@ fn run(args: Args) -> anyhow::Result<()> {
         Row::StreamingCold(row) => model::streaming_cold(&args.options, &row),
         Row::Schedule(row) => schedule::real(&args.options, &row),
         Row::Overhead => schedule::overhead(&args.options),
+        Row::Upload => upload(&args.options),
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn upload(options: &Options) -> anyhow::Result<()> {
+    upload::run(options)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn upload(_: &Options) -> anyhow::Result<()> {
+    println!("\nupload\nskipped: built without the feature wgpu");
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -6,8 +6,8 @@ use cargo_metadata::TargetKind;
 use crate::shell;
 
 const ROWS: &str = "vram-benches";
-/// A peer, and a way to read, that no other build needs.
-const ROWS_FEATURES: &str = "candle,io-uring";
+/// A peer, a way to read and a backend that no other build needs.
+const ROWS_FEATURES: &str = "candle,io-uring,wgpu";
 
 /// Runs the suites of one package, or all of them.
 pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {

@@ -39,7 +39,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 }
 
 /// What only builds with certain features have: the package, the features, and which of its tests they change.
-const FEATURES: [(&str, &str, &[&str]); 8] = [
+const FEATURES: [(&str, &str, &[&str]); 9] = [
     // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
     ("vram-layers", "mutations", &["--test", "mutations"]),
     // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
@@ -47,12 +47,14 @@ const FEATURES: [(&str, &str, &[&str]); 8] = [
     ("vram-layers", "shuttle,mutations", &["--test", "shuttle"]),
     // Where the system refuses io_uring, these run by what replaces it.
     ("vram-diskmap", "toml,io-uring", &[]),
-    // Without an adapter they say so.
-    ("vram-device", "wgpu", &["--test", "wgpu"]),
-    // On the stand-in, and without a card's driver being looked for.
-    ("vram-device", "cuda", &["--test", "cuda", "--lib"]),
+    // Both backends for cards at once: wgpu on whatever adapter is here, CUDA on the stand-in for its driver. Without an adapter
+    // the tests of wgpu say so.
+    ("vram-device", "cuda,wgpu", &["--lib", "--test", "cuda", "--test", "wgpu"]),
+    ("vram-models", "cuda,wgpu", &["--test", "it", "--", "cuda", "wgpu"]),
+    ("vram-cli", "cuda,wgpu", &["--test", "it", "device"]),
+    ("vram-benches", "wgpu,vram-device/cuda", &["upload"]),
+    // Leaves out each wait of the CUDA backend.
     ("vram-device", "cuda,mutations", &["--test", "cuda-mutations"]),
-    ("vram-models", "cuda", &["--test", "it", "cuda"]),
 ];
 
 type Step = fn() -> Result<()>;
@@ -105,8 +107,7 @@ pub(crate) fn run() -> Result<()> {
 fn features() -> Result<()> {
     let has = |features: &[&str]| -> Result<bool> {
         let mut command = shell::cargo();
-        let tree =
-            shell::stdout(command.args(["tree", "-e", "features", "-p", "vram-stream"]).args(features))?;
+        let tree = shell::stdout(command.args(["tree", "-e", "features", "-p", "vram-cli"]).args(features))?;
         eprintln!("{tree}");
         Ok(["wgpu v", "cudarc v"].iter().any(|name| tree.contains(name)))
     };

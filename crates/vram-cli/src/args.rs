@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
+use vram_stream::{Cpu, CpuOptions, Kernels};
 use vram_types::{ByteSize, DType, ParseByteSizeError};
 
 /// How the bytes of tensors are read.
@@ -78,12 +81,57 @@ impl From<ComputeDType> for DType {
     }
 }
 
+/// Backends beside the CPU's, with what may come behind the name and a colon.
+const BACKENDS: [(&str, &str); 1] = [("wgpu", "wgpu[:N|:NAME]")];
+
 /// A device to compute on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceName {
-    /// The processor, with host memory as its memory
-    #[default]
+    /// The processor, with host memory as its memory.
     Cpu,
+    /// Another backend's, named as the library does: whether it is here is known when it is opened.
+    Other(String),
+}
+
+impl DeviceName {
+    /// The device. `threads` are for the CPU.
+    pub(crate) fn open(&self, threads: Option<usize>) -> Result<Arc<dyn Kernels>> {
+        match self {
+            DeviceName::Cpu => Ok(Arc::new(Cpu::new(CpuOptions { threads, ..CpuOptions::default() })?)),
+            DeviceName::Other(name) => {
+                ensure!(
+                    threads.is_none(),
+                    "--threads is how many the cpu computes with, and the device is {name}"
+                );
+                Ok(vram_stream::device::open(name)?)
+            }
+        }
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceName, String> {
+        let backend = text.split_once(':').map_or(text, |(backend, _)| backend);
+        if text == "cpu" {
+            Ok(DeviceName::Cpu)
+        } else if BACKENDS.iter().any(|(name, _)| *name == backend) {
+            Ok(DeviceName::Other(text.to_owned()))
+        } else {
+            let all = BACKENDS.map(|(_, forms)| forms).join(", ");
+            Err(format!("is none of cpu, {all}; `vram devices` says what is here"))
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceName::Cpu => "cpu",
+            DeviceName::Other(name) => name,
+        })
+    }
 }
 
 /// What every command that runs a network takes.
@@ -105,7 +153,7 @@ pub(crate) struct Engine {
     /// What to compute in; the checkpoint's own dtype if not given
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<ComputeDType>,
-    /// Threads that compute; all of them if not given
+    /// Threads that the cpu computes with; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) threads: Option<usize>,
     /// How often to run the same pass
@@ -117,8 +165,9 @@ pub(crate) struct Engine {
     /// Write what happened when as a trace to this file, which Perfetto and chrome://tracing open
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<std::path::PathBuf>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t)]
+    /// Where to compute: on the processor, or on an adapter of wgpu by its place or a part of its name, as `vram devices`
+    /// has them
+    #[arg(long, value_name = "cpu|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu)]
     pub(crate) device: DeviceName,
 }
 
@@ -134,6 +183,16 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices() {
+        for name in ["cpu", "wgpu", "wgpu:1", "wgpu:RTX 3090"] {
+            assert_eq!(name.parse().map(|device: DeviceName| device.to_string()), Ok(name.to_owned()));
+        }
+        for wrong in ["", "toaster", "cpu:1", "wgpux"] {
+            assert!(wrong.parse::<DeviceName>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn budgets() {

@@ -26,6 +26,9 @@ struct Entry {
     available: bool,
     #[serde(flatten)]
     state: State,
+    /// What can be chosen by its place here, as in `wgpu:1`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,7 +53,7 @@ pub(crate) fn run(_args: &Args, json: bool) -> Result<()> {
 }
 
 impl From<Backend> for Entry {
-    fn from(Backend { name, device, .. }: Backend) -> Entry {
+    fn from(Backend { name, device, adapters, .. }: Backend) -> Entry {
         let available = device.is_ok();
         let state = match device {
             Ok(device) => State::Here(Found::new(&*device)),
@@ -58,7 +61,7 @@ impl From<Backend> for Entry {
             Err(DeviceError::Unavailable { reason, .. }) => State::Missing { reason },
             Err(error) => State::Missing { reason: error.to_string() },
         };
-        Entry { name, available, state }
+        Entry { name, available, state, adapters }
     }
 }
 
@@ -76,21 +79,29 @@ impl Found {
 }
 
 fn print(document: &Document) -> io::Result<()> {
+    let adapters = |entry: &Entry| -> Vec<[String; 3]> {
+        let named = entry.adapters.iter().enumerate();
+        named.map(|(i, a)| [format!("{}:{i}", entry.name), String::new(), a.clone()]).collect()
+    };
     let rows: Vec<[String; 3]> = document
         .devices
         .iter()
-        .map(|entry| match &entry.state {
-            State::Missing { reason } => [entry.name.to_owned(), "-".to_owned(), reason.clone()],
-            State::Here(found) => {
-                let memory = match (found.memory_free_bytes, found.memory_total_bytes) {
-                    (Some(free), Some(total)) => format!("{} free of {}", ByteSize(free), ByteSize(total)),
-                    _ => "memory unknown".to_owned(),
-                };
-                [entry.name.to_owned(), memory, found.description.clone()]
-            }
-        })
+        .flat_map(|entry| std::iter::once(row(entry)).chain(adapters(entry)))
         .collect();
     let mut out = io::stdout().lock();
     output::columns(&mut out, &rows, [false; 3])?;
     out.flush()
+}
+
+fn row(entry: &Entry) -> [String; 3] {
+    match &entry.state {
+        State::Missing { reason } => [entry.name.to_owned(), "-".to_owned(), reason.clone()],
+        State::Here(found) => {
+            let memory = match (found.memory_free_bytes, found.memory_total_bytes) {
+                (Some(free), Some(total)) => format!("{} free of {}", ByteSize(free), ByteSize(total)),
+                _ => "memory unknown".to_owned(),
+            };
+            [entry.name.to_owned(), memory, found.description.clone()]
+        }
+    }
 }

@@ -5,21 +5,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Observer, VramLimit};
-use vram_stream::{Budget as Ledger, Cpu, CpuOptions, Device, Kernels, Tier, VramConfig};
+use vram_stream::{Budget as Ledger, Device, Kernels, Tier, VramConfig};
 use vram_types::DType;
 
-use crate::args::{Budget, DeviceName, Engine};
+use crate::args::{Budget, Engine};
 use crate::watch::Watch;
 
 impl Engine {
     /// The device that `--device` names.
     pub(crate) fn open_device(&self) -> Result<Arc<dyn Kernels>> {
-        match self.device {
-            DeviceName::Cpu => {
-                let options = CpuOptions { threads: self.threads, ..CpuOptions::default() };
-                Ok(Arc::new(Cpu::new(options)?))
-            }
-        }
+        self.device.open(self.threads)
     }
 
     /// Where weights are and how much they may take. `auto` is what the device has free now.

@@ -69,7 +69,10 @@ fn adapters(name: &str) -> Vec<String> {
 
 #[cfg(not(feature = "wgpu"))]
 fn wgpu(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
-    Err(missing("wgpu", "this build is without the feature wgpu"))
+    Err(missing(
+        "wgpu",
+        "this build is without it; build with the feature wgpu (cargo install vram-cli --features wgpu)",
+    ))
 }
 
 fn missing(name: &str, reason: &str) -> DeviceError {

@@ -17,11 +17,11 @@ use serde::Serialize;
 use vram_diskmap::DiskMap;
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Costs, LayerWork, Plan, Profile, Setting};
-use vram_stream::{Budget as Ledger, Cpu, CpuOptions, Device, Kernels, Tier, VramConfig, WeightSource};
+use vram_stream::{Budget as Ledger, Device, Tier, VramConfig, WeightSource};
 use vram_types::{ByteSize, DType};
 
 use crate::arch::{Arch, Opening, Subject};
-use crate::args::{Budget, ComputeDType, Read, at_least_one};
+use crate::args::{Budget, ComputeDType, DeviceName, Read, at_least_one};
 use crate::engine::explain;
 use crate::{checkpoint, output};
 use document::{Checked, Document};
@@ -67,7 +67,10 @@ pub(crate) struct Args {
     /// What to compute in; the checkpoint's own dtype if not given
     #[arg(long, value_enum, requires = "path")]
     dtype: Option<ComputeDType>,
-    /// Threads that compute when this machine is probed; all of them if not given
+    /// Which device of this machine is probed, and whose kernels' activations and scratch are reckoned with
+    #[arg(long, value_name = "cpu|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu, requires = "path")]
+    device: DeviceName,
+    /// Threads that the cpu computes with when it is probed; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path")]
     threads: Option<usize>,
     /// Draw the time of a pass over the budget into this file
@@ -87,8 +90,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         let checked = checked.context("a checkpoint and --arch are needed")?;
         return if json { output::json(&checked) } else { Ok(checked.print(&mut io::stdout().lock())?) };
     };
-    let device: Arc<dyn Kernels> =
-        Arc::new(Cpu::new(CpuOptions { threads: args.threads, ..CpuOptions::default() })?);
+    let device = args.device.open(args.threads)?;
     let source: Arc<dyn WeightSource> = Arc::new(checkpoint::open(DiskMap::options(), path, Read::Auto)?);
     let opening = Opening { arch, path, source, device, tokens: args.tokens };
     let machine = args.machine(&opening)?;

@@ -34,9 +34,9 @@ pub(super) fn print(out: &mut impl Write, document: &Document) -> io::Result<()>
 }
 
 fn print_probe(out: &mut impl Write, probe: &Probe, from: Waits) -> io::Result<()> {
-    let how = match from {
-        Waits::Disk => "past the page cache, where the file system can",
-        Waits::Host => "from the page cache",
+    let how = match (from, probe.bus_bytes_per_second) {
+        (Waits::Host, None) => "from the page cache",
+        _ => "past the page cache, where the file system can",
     };
     writeln!(
         out,
@@ -45,6 +45,9 @@ fn print_probe(out: &mut impl Write, probe: &Probe, from: Waits) -> io::Result<(
         ByteSize(probe.read_bytes),
         probe.read_bytes_per_second / 1e9
     )?;
+    if let Some(bus) = probe.bus_bytes_per_second {
+        writeln!(out, "  copies to the device at {:.2} GB/s;", bus / 1e9)?;
+    }
     writeln!(
         out,
         "  {} layers of {} shapes, {} of weights, run {} times; {} for each beside its kernels",

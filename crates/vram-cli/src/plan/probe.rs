@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use vram_diskmap::DiskMap;
+use vram_stream::device::Queue;
 use vram_stream::layers::{Costs, Event, LayerWork, Link, Observer};
-use vram_stream::{VramConfig, WeightSource};
+use vram_stream::{Budget, Device, Lifetime, Tier, VramConfig, WeightSource};
 use vram_types::{CancelToken, FileId, Priority, ReadRequest};
 
 use super::Waits;
@@ -25,6 +26,10 @@ const PIECE: usize = 2 << 20;
 /// The stretch that is read at the most, and for how long.
 const STRETCH: u64 = 1 << 30;
 const READING: Duration = Duration::from_millis(700);
+
+/// Copies to the device that are timed, and for how long.
+const COPIES: usize = 64;
+const COPYING: Duration = Duration::from_millis(200);
 
 /// Weights that run: more than a processor's caches hold, so that they come from memory as in a pass over all of them.
 const WEIGHTS: f64 = 256e6;
@@ -42,6 +47,9 @@ pub(super) struct Probe {
     /// Bytes of it that were.
     pub(super) read_bytes: u64,
     pub(super) read_bytes_per_second: f64,
+    /// From host memory to the device, where these are two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bus_bytes_per_second: Option<f64>,
     /// Layers that ran, and how many of them differ in weights or operations.
     pub(super) layers: usize,
     pub(super) shapes: usize,
@@ -63,12 +71,12 @@ pub(super) fn probe(
     config: VramConfig,
 ) -> Result<(Costs, Probe)> {
     let start = Instant::now();
-    let read = match from {
-        Waits::Disk => Read::Direct,
-        Waits::Host => Read::Pread,
-    };
+    let host_visible = opening.device.info().topology.host_visible;
+    // What waits in host memory is in the page cache only where that is the device's memory as well.
+    let cached = from == Waits::Host && host_visible;
+    let read = if cached { Read::Pread } else { Read::Direct };
     let source = checkpoint::open(DiskMap::options(), opening.path, read)?;
-    if from == Waits::Host {
+    if cached {
         reading(&source)?;
     }
     let (read_bytes, seconds) = reading(&source)?;
@@ -77,13 +85,13 @@ pub(super) fn probe(
     let kernels = kernels(opening, &work, config)?;
     let costs = Costs {
         disk,
-        // On this machine the device's memory is the host's.
-        bus: disk,
+        bus: if host_visible { disk } else { bus(&*opening.device)? },
         compute_seconds: kernels.seconds(&work)?,
         unit_seconds: kernels.unit_seconds,
     };
     let probe = Probe {
         read,
+        bus_bytes_per_second: (!host_visible).then_some(costs.bus.bytes_per_second),
         read_bytes,
         read_bytes_per_second: disk.bytes_per_second,
         layers: kernels.layers,
@@ -131,6 +139,29 @@ fn reading(source: &DiskMap) -> Result<(u64, f64)> {
     Ok((read.into_inner(), start.elapsed().as_secs_f64().max(1e-9)))
 }
 
+/// Copies staging to the device as readers do, a piece at a time and a little at a time.
+fn bus(device: &dyn Device) -> Result<Link> {
+    let (host, far) = (Budget::new(Tier::Host, u64::MAX), Budget::new(Tier::Device, u64::MAX));
+    let piece = PIECE as u64;
+    let mut staging = device.stage(host.reserve(Lifetime::Pass, piece)?)?;
+    let region = device.allocate(far.reserve(Lifetime::Pass, piece)?)?.into_region();
+    let mut part = region.into_parts(&[])?.pop().context("a region without parts")?;
+    let mut seconds = |bytes: u64| -> Result<f64> {
+        let (mut all, start) = (Vec::new(), Instant::now());
+        while all.len() < 3 || (start.elapsed() < COPYING && all.len() < COPIES) {
+            // Written as by a reader, but not timed: that is the disk's part.
+            staging.host_mut().fill(1);
+            let start = Instant::now();
+            device.wait(device.upload(&staging, 0..bytes, &mut part, 0)?)?;
+            all.push(start.elapsed().as_secs_f64());
+        }
+        Ok(median(all))
+    };
+    let (long, short) = (seconds(piece)?, seconds(4096)?);
+    let moving = (long - short).max(1e-9);
+    Ok(Link { bytes_per_second: piece as f64 / moving, latency_seconds: short })
+}
+
 /// What the layers that ran took.
 struct Kernels {
     /// Seconds of a layer's kernels, by its bytes and operations.
@@ -159,7 +190,7 @@ impl Kernels {
 fn kernels(opening: &Opening<'_>, work: &[(String, LayerWork)], mut config: VramConfig) -> Result<Kernels> {
     let sum = |of: fn(&LayerWork) -> u64| work.iter().map(|(_, w)| of(w) as f64).sum::<f64>().max(1.0);
     let share = (WEIGHTS / sum(|w| w.bytes)).min(FLOPS / sum(|w| w.flops)).min(1.0);
-    let spans = Arc::new(Spans::default());
+    let spans = Arc::new(Spans::of(Arc::clone(&opening.device)));
     config.observer = Some(Arc::clone(&spans) as Arc<dyn Observer>);
     let subject = opening.open(share, config)?;
     let work: HashMap<String, LayerWork> = subject.work().map_err(explain)?.into_iter().collect();
@@ -198,24 +229,39 @@ fn median(mut all: Vec<f64>) -> f64 {
 }
 
 /// Uses of layers: the name and the seconds of each.
-#[derive(Debug, Default)]
-struct Spans(Mutex<Vec<(Arc<str>, f64)>>);
+#[derive(Debug)]
+struct Spans {
+    /// A device with queues of its own is waited for after each layer: who uses the layer only issues its kernels.
+    waited_for: Option<Arc<dyn vram_stream::Kernels>>,
+    uses: Mutex<Vec<(Arc<str>, f64)>>,
+}
 
 impl Spans {
+    fn of(device: Arc<dyn vram_stream::Kernels>) -> Spans {
+        let waited_for = Some(device).filter(|device| !device.info().topology.host_visible);
+        Spans { waited_for, uses: Mutex::default() }
+    }
+
     fn clear(&self) {
         self.take();
     }
 
     fn take(&self) -> Vec<(Arc<str>, f64)> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Observer for Spans {
     fn event(&self, event: &Event<'_>) {
         if let Event::Computed { unit, span } = event {
-            let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            spans.push((Arc::clone(unit), span.seconds()));
+            let mut end = span.end;
+            if let Some(device) = &self.waited_for {
+                // A device that fails says so again to the pass.
+                let _ = device.ticket(Queue::Compute).and_then(|ticket| device.wait(ticket));
+                end = Instant::now();
+            }
+            let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            uses.push((Arc::clone(unit), (end - span.start).as_secs_f64()));
         }
     }
 }

@@ -10,7 +10,7 @@ use vram_types::{DType, TensorMeta};
 
 use crate::{SMALL, folder, json, run, vram};
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../vram-models/tests/golden");
     models.join(name).canonicalize().unwrap()
 }
@@ -34,7 +34,7 @@ pub(crate) fn minilm() -> Option<PathBuf> {
 pub(crate) const FORWARD: &str = "forward --arch qwen-image-controlnet --weights controlnet_small.safetensors \
                        --input controlnet_small_io.safetensors -o out.safetensors";
 
-fn tensor(path: &Path, name: &str) -> (DType, Vec<f32>) {
+pub(crate) fn tensor(path: &Path, name: &str) -> (DType, Vec<f32>) {
     let tensor = DiskMap::open(path).unwrap().get(name).unwrap();
     let mut wide = vec![0; tensor.meta().elements() as usize * 4];
     cast(tensor.bytes(), tensor.meta().dtype(), &mut wide, DType::F32).unwrap();

@@ -6,3 +6,5 @@ mod controlnet;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod minilm;
+#[cfg(feature = "wgpu")]
+mod wgpu;

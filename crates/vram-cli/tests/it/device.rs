@@ -1,0 +1,117 @@
+//! `--device`: what is computed elsewhere than on the CPU, and what is said where that cannot be.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::engine::{FORWARD, golden, minilm, tensor, with_golden};
+use crate::{folder, json as vram_json, run, vram};
+
+/// What `vram devices` says of wgpu, if it is there; else it is seen that whoever asks for it hears why not.
+fn adapter() -> Option<Value> {
+    let dir = with_golden();
+    let found = vram_json("devices", dir.path());
+    let wgpu = found["devices"].as_array().unwrap().iter().find(|d| d["name"] == "wgpu").unwrap().clone();
+    if wgpu["available"] == json!(true) {
+        assert!(cfg!(feature = "wgpu") && !wgpu["adapters"].as_array().unwrap().is_empty(), "{wgpu}");
+        return Some(wgpu);
+    }
+    let reason = wgpu["reason"].as_str().unwrap();
+    assert_eq!(reason.contains("--features wgpu"), !cfg!(feature = "wgpu"), "{reason}");
+    let (_, error) = run(&format!("{FORWARD} --device wgpu --budget 1MiB"), dir.path(), 1);
+    assert!(error.contains("the wgpu backend is not available") && error.contains(reason), "{error}");
+    println!("skipped: {reason}");
+    None
+}
+
+fn relative_error(dir: &Path) -> f64 {
+    let (_, actual) = tensor(&dir.join("out.safetensors"), "output");
+    let (_, expected) = tensor(&golden("controlnet_small_io.safetensors"), "expected.f32");
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = actual.iter().zip(&expected).map(|(a, e)| square(a - e)).sum();
+    let norm: f64 = expected.iter().map(|e| square(*e)).sum();
+    (error / norm).sqrt()
+}
+
+#[test]
+fn a_forward_on_an_adapter_equals_pytorch_under_every_budget() {
+    let Some(wgpu) = adapter() else { return };
+    let name = wgpu["adapters"][0].as_str().unwrap().split(' ').next().unwrap().to_uppercase();
+    let dir = with_golden();
+    let forward = |flags: &str| {
+        let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir.path());
+        assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
+        assert!(relative_error(dir.path()) < 1e-5, "{flags}: {}", relative_error(dir.path()));
+        (fs::read(dir.path().join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
+    };
+    let (resident, smallest) = forward("--device wgpu:0 --budget 64MiB");
+    assert!(forward(&format!("--device wgpu:{name} --budget {smallest} --passes 2")).0 == resident);
+    let (text, _) = run("devices", dir.path(), 0);
+    assert!(text.contains("wgpu:0") && text.contains("memory unknown"), "{text}");
+
+    for (flags, expected) in [
+        // wgpu does not tell what is free, so that a size has to be given.
+        ("--device wgpu", "give the budget as a size"),
+        ("--device wgpu:1000 --budget 1MiB", "there is no wgpu:1000 among"),
+        ("--device wgpu --budget 1MiB --threads 2", "--threads is how many"),
+        ("--device wgpu --budget 1KiB", "it runs with --budget"),
+    ] {
+        let (_, error) = run(&format!("{FORWARD} {flags}"), dir.path(), 1);
+        assert!(error.contains(expected), "{flags}: {error}");
+    }
+}
+
+#[test]
+fn sentences_on_an_adapter_are_near_those_of_the_cpu() {
+    let Some(_) = adapter() else { return };
+    let Some(model) = minilm() else {
+        return println!(
+            "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
+        );
+    };
+    let embed = |flags: &[&str]| -> Vec<f64> {
+        let command = ["embed", "--json", "--model", model.to_str().unwrap(), "a cat"];
+        let out = vram(&[&command, flags].concat(), folder().path());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+        document["embeddings"][0].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    };
+    let (cpu, wgpu) = (embed(&[]), embed(&["--device", "wgpu", "--budget", "24MiB"]));
+    let worst = cpu.iter().zip(&wgpu).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    println!("vram embed on wgpu: {worst:.2e} from the cpu at most");
+    assert!(cpu.len() == wgpu.len() && worst < 2e-5, "{worst}");
+}
+
+#[test]
+fn a_plan_for_an_adapter_is_made_from_a_probe_of_it() {
+    let Some(_) = adapter() else { return };
+    let dir = folder();
+    run(
+        "synth --arch qwen-image-controlnet --blocks 6 --width 256 --in-dim 16 -o m.safetensors",
+        dir.path(),
+        0,
+    );
+    let plan = "plan m.safetensors --arch qwen-image-controlnet --tokens 8 --device wgpu";
+    for from in ["disk", "host"] {
+        let plan = vram_json(&format!("{plan} --budget 900KiB --from {from}"), dir.path());
+        assert!(plan["machine"].as_str().unwrap().contains("wgpu: "), "{plan}");
+        assert_eq!((&plan["host_visible"], &plan["probe"]["shapes"]), (&json!(false), &json!(3)));
+        assert!(plan["probe"]["bus_bytes_per_second"].as_f64().unwrap() > 0.0, "{plan}");
+        assert!(plan["peak_bytes"].as_u64() <= Some(900 << 10));
+        assert_eq!(plan["host_bytes"].as_u64() > Some(0), from == "host", "{plan}");
+        assert!(plan["units"][0]["compute_seconds"].as_f64().unwrap() > 0.0, "{plan}");
+    }
+    let (text, _) = run(&format!("{plan} --budget 900KiB"), dir.path(), 0);
+    assert!(text.contains("copies to the device at "), "{text}");
+    // What forward needs is what the plan says.
+    let minimum = vram_json(&format!("{plan} --budget 900KiB"), dir.path())["minimum_budget_bytes"].clone();
+    run(
+        "synth --arch qwen-image-controlnet --width 256 --in-dim 16 --inputs 8 -o in.safetensors",
+        dir.path(),
+        0,
+    );
+    let forward = "forward --arch qwen-image-controlnet --weights m.safetensors --input in.safetensors -o o.safetensors";
+    let report = vram_json(&format!("{forward} --device wgpu --budget {minimum} --dtype bf16"), dir.path());
+    assert_eq!(report["minimum_budget_bytes"], minimum);
+}
