@@ -26,7 +26,7 @@
 //! # What is not
 //!
 //! - Time, and that anything happens at the same time: all work runs in the thread that first waits for it.
-//! - A kernel's own stray accesses end the process, as they are the process's own; a card would end its context.
+//! - A kernel that strays from its operands ends the process, with a line that names it; a card would end its context.
 //! - The lanes of a warp do not run in step, and what a kernel leaves to chance (the order of atomics, of threads between
 //!   barriers) is mostly the same every time. Pointers within structures are not translated: they must be arguments.
 //! - How far a kernel reads from a pointer is not known, so that of its operands only the first byte takes part in the search
@@ -47,6 +47,7 @@ mod clock;
 mod config;
 mod control;
 mod driver;
+mod fault;
 mod kernel;
 mod nvrtc;
 mod out;
