@@ -17,7 +17,7 @@
 //!   shared memory, barriers and warps; their arithmetic is really done. Barriers that not all threads of a block reach and
 //!   lanes that do not come are found.
 //! - **Products** of cublasLt are summed in f32 in the order of the inner extent, so that they depend on nothing else.
-//! - **Faults** by [configuration](config): memory that runs out, launches that are refused, a device that is lost at the
+//! - **Faults** by configuration (`config.rs`): memory that runs out, launches that are refused, a device that is lost at the
 //!   n-th call, none at all.
 //! - **Misuse** is recorded: double free, use after free when the work runs, freeing what the host does not know to be
 //!   done, copies out of range, handles that were destroyed, events and kernels of another context, a context that is
@@ -37,8 +37,10 @@
 //! # Talking to it
 //!
 //! Every setting is `STANDIN_` and its name in capitals in the environment, or `standin_set(name, value)`. Further there are
-//! `standin_reset`, `standin_forgive`, `standin_books`, `standin_new_peaks` and `standin_report` (see [control]). Compiled
-//! kernels are kept in `STANDIN_CACHE`.
+//! `standin_reset`, `standin_forgive`, `standin_books`, `standin_new_peaks` and `standin_report` (`control.rs`). Compiled
+//! kernels are kept in `STANDIN_CACHE`. On systems other than Linux the library is empty.
+
+#![cfg(target_os = "linux")]
 
 mod blas;
 mod blocks;
