@@ -1,6 +1,8 @@
 //! Threads of the stand-in and a report at exit live as long as the process, so the library is never unloaded.
 
 fn main() {
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    }
     println!("cargo::rerun-if-changed=build.rs");
 }

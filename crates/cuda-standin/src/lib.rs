@@ -17,7 +17,7 @@
 //!   shared memory, barriers and warps; their arithmetic is really done. Barriers that not all threads of a block reach and
 //!   lanes that do not come are found.
 //! - **Products** of cublasLt are summed in f32 in the order of the inner extent, so that they depend on nothing else.
-//! - **Faults** by [configuration](config): memory that runs out, launches that are refused, a device that is lost at the
+//! - **Faults** by configuration (`config.rs`): memory that runs out, launches that are refused, a device that is lost at the
 //!   n-th call, none at all.
 //! - **Misuse** is recorded: double free, use after free when the work runs, freeing what the host does not know to be
 //!   done, copies out of range, handles that were destroyed, events and kernels of another context, a context that is
@@ -26,7 +26,7 @@
 //! # What is not
 //!
 //! - Time, and that anything happens at the same time: all work runs in the thread that first waits for it.
-//! - A kernel's own stray accesses end the process, as they are the process's own; a card would end its context.
+//! - A kernel that strays from its operands ends the process, with a line that names it; a card would end its context.
 //! - The lanes of a warp do not run in step, and what a kernel leaves to chance (the order of atomics, of threads between
 //!   barriers) is mostly the same every time. Pointers within structures are not translated: they must be arguments.
 //! - How far a kernel reads from a pointer is not known, so that of its operands only the first byte takes part in the search
@@ -37,8 +37,10 @@
 //! # Talking to it
 //!
 //! Every setting is `STANDIN_` and its name in capitals in the environment, or `standin_set(name, value)`. Further there are
-//! `standin_reset`, `standin_forgive`, `standin_books`, `standin_new_peaks` and `standin_report` (see [control]). Compiled
-//! kernels are kept in `STANDIN_CACHE`.
+//! `standin_reset`, `standin_forgive`, `standin_books`, `standin_new_peaks` and `standin_report` (`control.rs`). Compiled
+//! kernels are kept in `STANDIN_CACHE`. On systems other than Linux the library is empty.
+
+#![cfg(target_os = "linux")]
 
 mod blas;
 mod blocks;
@@ -47,6 +49,7 @@ mod clock;
 mod config;
 mod control;
 mod driver;
+mod fault;
 mod kernel;
 mod nvrtc;
 mod out;

@@ -7,6 +7,7 @@
 
 use std::ptr;
 
+use crate::fault;
 use crate::status::Status;
 
 /// Addresses of both ranges, in bytes.
@@ -45,6 +46,7 @@ impl Space {
     /// `OPERATING_SYSTEM` if the system refuses.
     pub(crate) fn reserve() -> Result<Self, Status> {
         let (device, real) = (map(0, RANGE, libc::PROT_NONE)?, map(0, RANGE, libc::PROT_NONE)?);
+        fault::watch(device, real, RANGE);
         Ok(Self { device, real, next: device + PAGE })
     }
 

@@ -5,6 +5,7 @@ use std::ptr;
 use crate::blas::Product;
 use crate::blocks::{Kind, Position, Span};
 use crate::config::Config;
+use crate::fault;
 use crate::kernel::Launch;
 use crate::state::State;
 use crate::status::Status;
@@ -79,7 +80,9 @@ impl State {
                 self.lose_at_kernel()?;
                 self.books.kernels += 1;
                 let Some(space) = &self.space else { return Err(Status::ILLEGAL_ADDRESS) };
+                let running = fault::running(name);
                 let ran = launch.run(space, self.config.threads);
+                drop(running);
                 ran.complaints.into_iter().for_each(|m| self.misused(format!("kernel `{name}`: {m}")));
                 ran.status.map_or(Ok(()), Err)
             }

@@ -242,13 +242,16 @@ fn tile(
     add: impl Fn(f32, f32, f32) -> f32,
 ) -> Tile {
     let mut sums = [[0f32; ROWS]; COLUMNS];
-    let columns = left.chunks_exact(ROWS).zip(right.chunks_exact(COLUMNS)).take(to).skip(from).step_by(step);
-    for (a, b) in columns {
-        for (sums, b) in sums.iter_mut().zip(b) {
-            for (sum, a) in sums.iter_mut().zip(a) {
-                *sum = add(*a, *b, *sum);
+    let (left, right) = (left.as_chunks::<ROWS>().0, right.as_chunks::<COLUMNS>().0);
+    let mut k = from;
+    while k < to {
+        let (a, b) = (left[k], right[k]);
+        for j in 0..COLUMNS {
+            for i in 0..ROWS {
+                sums[j][i] = add(a[i], b[j], sums[j][i]);
             }
         }
+        k += step;
     }
     sums
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
-use corosensei::stack::DefaultStack;
+use corosensei::stack::{DefaultStack, Stack, StackPointer};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::frame::{Frame, RunFn};
@@ -25,13 +25,35 @@ enum Wait {
     Warp { mask: u32, line: u32 },
 }
 
-type Thread = Coroutine<(), Wait, (), DefaultStack>;
+type Thread = Coroutine<(), Wait, (), Staggered>;
 
 /// A suspended thread.
 struct Suspended {
-    thread: Thread,
+    /// `None` once it has ended.
+    thread: Option<Thread>,
     linear: u32,
     wait: Wait,
+    /// Whether it has nothing to wait for any more.
+    ready: bool,
+}
+
+/// A stack whose top lies a little lower than that of others. Stacks begin at pages, and the caches would have room for a few
+/// lines only of all that hundreds of threads have at their tops.
+struct Staggered {
+    stack: DefaultStack,
+    lower: usize,
+}
+
+// SAFETY: the memory between these bounds is that of the stack within, aligned as that is, and as large but for a page.
+unsafe impl Stack for Staggered {
+    fn base(&self) -> StackPointer {
+        // The stack is much larger than a page, so that this is not zero.
+        StackPointer::new(self.stack.base().get() - self.lower).unwrap_or(self.stack.base())
+    }
+
+    fn limit(&self) -> StackPointer {
+        self.stack.limit()
+    }
 }
 
 /// One thread of the host that runs blocks.
@@ -39,7 +61,9 @@ pub(super) struct Worker {
     frame: Frame,
     arena: Vec<u128>,
     dynamic: Vec<u128>,
-    stacks: Vec<DefaultStack>,
+    stacks: Vec<Staggered>,
+    /// How many stacks were made.
+    made: usize,
     suspended: Vec<Suspended>,
     /// What each thread of the block left for the lanes of its warp.
     left: Vec<u64>,
@@ -60,6 +84,7 @@ impl Worker {
             arena: vec![0; SHARED / 16],
             dynamic: vec![0; SHARED / 16],
             stacks: Vec::new(),
+            made: 0,
             suspended: Vec::new(),
             left: Vec::new(),
             exchanged: Vec::new(),
@@ -128,7 +153,7 @@ impl Worker {
         unsafe {
             while (*frame).next < (*frame).total {
                 (*frame).suspended = 0;
-                let Some(stack) = (*worker).stacks.pop().or_else(|| DefaultStack::new(STACK).ok()) else {
+                let Some(stack) = (*worker).stack() else {
                     (*worker).complaints.push("no memory for another thread's stack".to_owned());
                     return Self::give_up(worker);
                 };
@@ -136,39 +161,50 @@ impl Worker {
                     (*worker).yielder = yielder;
                     run(frame, arguments);
                 };
-                Self::resume(worker, frame, Coroutine::with_stack(stack, body));
+                let mut thread = Coroutine::with_stack(stack, body);
+                match thread.resume(()) {
+                    CoroutineResult::Yield(wait) => {
+                        let linear = (*frame).linear;
+                        let new = Suspended { thread: Some(thread), linear, wait, ready: false };
+                        (*worker).suspended.push(new);
+                    }
+                    CoroutineResult::Return(()) => (*worker).stacks.push(thread.into_stack()),
+                }
             }
             while !(*worker).suspended.is_empty() {
-                let ready = (*worker).release();
-                if ready.is_empty() {
+                if !(*worker).release() {
                     return Self::give_up(worker);
                 }
-                for thread in ready {
-                    Self::resume(worker, frame, thread);
+                // Threads that run reach other fields of the worker, and not this one.
+                let mut suspended = std::mem::take(&mut (*worker).suspended);
+                for one in suspended.iter_mut().filter(|s| s.ready) {
+                    one.ready = false;
+                    let Some(thread) = &mut one.thread else { continue };
+                    match thread.resume(()) {
+                        CoroutineResult::Yield(wait) => one.wait = wait,
+                        CoroutineResult::Return(()) => {
+                            let stack = one.thread.take().map(Coroutine::into_stack);
+                            (*worker).stacks.extend(stack);
+                        }
+                    }
                 }
-                (*worker).suspended.sort_unstable_by_key(|s| s.linear);
+                suspended.retain(|s| s.thread.is_some());
+                (*worker).suspended = suspended;
             }
         }
         Ok(())
     }
 
-    /// Runs a thread until it waits or ends.
-    ///
-    /// # Safety
-    ///
-    /// As for [`block`](Self::block).
-    unsafe fn resume(worker: *mut Self, frame: *mut Frame, mut thread: Thread) {
-        let result = thread.resume(());
-        // SAFETY: the thread does not run any more.
-        unsafe {
-            match result {
-                CoroutineResult::Yield(wait) => {
-                    let linear = (*frame).linear;
-                    (*worker).suspended.push(Suspended { thread, linear, wait });
-                }
-                CoroutineResult::Return(()) => (*worker).stacks.push(thread.into_stack()),
-            }
+    /// A stack that is free, or a new one.
+    fn stack(&mut self) -> Option<Staggered> {
+        if let Some(stack) = self.stacks.pop() {
+            return Some(stack);
         }
+        // Other lines of a page, and other pages.
+        let lower = self.made % 32 * 128;
+        let stack = DefaultStack::new(STACK + self.made % 16 * 4096).ok()?;
+        self.made += 1;
+        Some(Staggered { stack, lower })
     }
 
     /// Ends all threads that wait.
@@ -180,54 +216,48 @@ impl Worker {
         // SAFETY: the threads are kernels, in C++ without destructors, and our `wait`, which owns nothing; what their
         // stacks hold may be forgotten.
         unsafe {
-            for mut suspended in std::mem::take(&mut (*worker).suspended) {
-                suspended.thread.force_reset();
-                (*worker).stacks.push(suspended.thread.into_stack());
+            for mut thread in std::mem::take(&mut (*worker).suspended).into_iter().filter_map(|s| s.thread) {
+                thread.force_reset();
+                (*worker).stacks.push(thread.into_stack());
             }
         }
         Err(Stuck)
     }
 
-    /// Takes out the threads that have nothing to wait for any more: lanes that all came, or else the whole block.
-    fn release(&mut self) -> Vec<Thread> {
-        let mut ready = Vec::new();
-        let mut rest = Vec::new();
-        let all = std::mem::take(&mut self.suspended);
-        let total = self.frame.total;
-        let mut waiting = all.into_iter().peekable();
-        while let Some(first) = waiting.peek().map(|s| s.linear / WARP) {
-            let mut warp = Vec::new();
-            while let Some(next) = waiting.next_if(|s| s.linear / WARP == first) {
-                warp.push(next);
-            }
-            let there = exists(first, total);
-            for (at, released) in self.lanes(first, there, &warp).into_iter().enumerate().rev() {
-                let thread = warp.remove(at);
-                if released { ready.push(thread) } else { rest.push(thread) }
+    /// Marks the threads that have nothing to wait for any more: lanes that all came, or else the whole block. False if there
+    /// are none.
+    fn release(&mut self) -> bool {
+        let mut suspended = std::mem::take(&mut self.suspended);
+        let mut any = false;
+        if suspended.iter().any(|s| matches!(s.wait, Wait::Warp { .. })) {
+            for warp in suspended.chunk_by_mut(|a, b| a.linear / WARP == b.linear / WARP) {
+                any |= self.lanes(warp);
             }
         }
-        ready.sort_unstable_by_key(|s| s.linear);
-        rest.sort_unstable_by_key(|s| s.linear);
-        if ready.is_empty() {
-            return self.barrier(rest);
+        if !any {
+            any = self.barrier(&suspended);
+            suspended.iter_mut().for_each(|s| s.ready = any);
         }
-        self.suspended = rest;
-        ready.into_iter().map(|s| s.thread).collect()
+        self.suspended = suspended;
+        any
     }
 
-    /// Which of a warp's waiting threads may go on because all lanes that they wait for came, or can never come.
-    fn lanes(&mut self, number: u32, there: u32, warp: &[Suspended]) -> Vec<bool> {
-        let alive = warp.iter().fold(0, |lanes, s| lanes | 1 << (s.linear % WARP));
-        let mut released = vec![false; warp.len()];
-        for (at, suspended) in warp.iter().enumerate() {
-            let Wait::Warp { mask, line } = suspended.wait else { continue };
+    /// Marks the threads of a warp that may go on because all lanes that they wait for came, or can never come.
+    fn lanes(&mut self, warp: &mut [Suspended]) -> bool {
+        let number = warp[0].linear / WARP;
+        let there = exists(number, self.frame.total);
+        let bits = |s: &Suspended| 1u32 << (s.linear % WARP);
+        let alive = warp.iter().fold(0, |lanes, s| lanes | bits(s));
+        let mut any = false;
+        for at in 0..warp.len() {
+            let Wait::Warp { mask, line } = warp[at].wait else { continue };
             let same = |s: &Suspended| matches!(s.wait, Wait::Warp { mask: other, .. } if other == mask);
-            let came = warp.iter().filter(|s| same(s)).fold(0, |lanes, s| lanes | 1 << (s.linear % WARP));
+            let came = warp.iter().filter(|s| same(s)).fold(0, |lanes, s| lanes | bits(s));
             let missing = mask & there & !came;
             if missing & alive != 0 {
                 continue;
             }
-            let lane = suspended.linear % WARP;
+            let lane = warp[at].linear % WARP;
             if missing != 0 && came.trailing_zeros() == lane {
                 self.complaints
                     .push(format!("line {line}: lanes {missing:#x} of the mask {mask:#x} have ended"));
@@ -236,42 +266,34 @@ impl Worker {
                 self.complaints.push(format!("line {line}: lane {lane} is not in its own mask {mask:#x}"));
             }
             let values = &mut self.exchanged[number as usize];
-            values[lane as usize] = self.left[suspended.linear as usize];
+            values[lane as usize] = self.left[warp[at].linear as usize];
             values[(WARP + lane) as usize] = u64::from(came);
-            released[at] = true;
+            warp[at].ready = true;
+            any = true;
         }
-        released
+        any
     }
 
-    /// All go on if all are at a barrier; else nobody can.
-    fn barrier(&mut self, waiting: Vec<Suspended>) -> Vec<Thread> {
-        let lines: Vec<u32> = waiting
-            .iter()
-            .filter_map(|s| if let Wait::Block { line } = s.wait { Some(line) } else { None })
-            .collect();
+    /// Whether all are at a barrier, and so can go on; else nobody can.
+    fn barrier(&mut self, waiting: &[Suspended]) -> bool {
+        let line = |s: &Suspended| if let Wait::Block { line } = s.wait { Some(line) } else { None };
         let total = self.frame.total as usize;
-        if lines.len() < waiting.len() {
-            let (at_barrier, lanes) = (lines.len(), waiting.len() - lines.len());
-            self.complaints.push(format!(
-                "{at_barrier} threads wait at a barrier and {lanes} for lanes that are not there: a deadlock"
-            ));
-            self.suspended = waiting;
-            return Vec::new();
+        let came = waiting.iter().filter_map(line).count();
+        let Some(first) = waiting.iter().find_map(line).filter(|_| came == waiting.len()) else {
+            let lanes = waiting.len() - came;
+            let what = "threads wait at a barrier and";
+            self.complaints.push(format!("{came} {what} {lanes} for lanes that are not there: a deadlock"));
+            return false;
+        };
+        if came < total {
+            self.complaints
+                .push(format!("divergent barrier: {came} of {total} threads come to line {first}"));
         }
-        if lines.len() < total {
-            self.complaints.push(format!(
-                "divergent barrier: {} of {total} threads come to line {}",
-                lines.len(),
-                lines[0]
-            ));
+        if let Some(other) = waiting.iter().filter_map(line).find(|l| *l != first) {
+            let what = "divergent barrier: some threads wait in line";
+            self.complaints.push(format!("{what} {first}, others in line {other}"));
         }
-        if let Some(other) = lines.iter().find(|l| **l != lines[0]) {
-            self.complaints.push(format!(
-                "divergent barrier: some threads wait in line {}, others in line {other}",
-                lines[0]
-            ));
-        }
-        waiting.into_iter().map(|s| s.thread).collect()
+        true
     }
 
     /// What went wrong since the last call, each once.

@@ -31,6 +31,7 @@ impl Token<'_> {
 ///
 /// Shared memory that is declared in a way that is not understood, in words for the program's log.
 pub(super) fn rewrite(source: &str) -> Result<Unit, String> {
+    let source = &unrolled(source);
     let tokens = tokens(source);
     let mut kernels: Vec<String> = Vec::new();
     let mut text = String::with_capacity(source.len());
@@ -82,6 +83,22 @@ pub(super) fn rewrite(source: &str) -> Result<Unit, String> {
     }
     text.push_str(&source[copied..]);
     Ok(Unit { text, kernels })
+}
+
+/// `#pragma unroll` in the words of GCC. Without a number the loop is unrolled whole, which GCC has no word for.
+fn unrolled(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    for line in source.split_inclusive('\n') {
+        match line.trim().strip_prefix("#pragma unroll") {
+            Some(count) => {
+                let count = count.trim_matches(|c: char| !c.is_ascii_digit());
+                let count = if count.is_empty() { "16" } else { count };
+                text.push_str(&format!("#pragma GCC unroll {count}\n"));
+            }
+            None => text.push_str(line),
+        }
+    }
+    text
 }
 
 /// What a brace opens, from what stands before it.
@@ -290,6 +307,15 @@ mod tests {
             &["\ntypedef unsigned char ", "*s = (", "frame->dynamic"],
         );
         check_shared("__shared__ Pair<float, int> p[3];", &["typedef Pair<float, int> ", "&p ="]);
+    }
+
+    #[test]
+    fn loops_are_unrolled() {
+        let text = rewrite("# 1 \"a\"\n#pragma unroll\nfor\n #pragma unroll 4\nfor\n#pragma unroll (2)\nfor")
+            .unwrap()
+            .text;
+        let expected = ["16", "4", "2"].map(|n| format!("#pragma GCC unroll {n}\nfor"));
+        assert_eq!(text, format!("# 1 \"a\"\n{}", expected.join("\n")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::child;
-use crate::standin::{Standin, ok};
+use crate::standin::{Standin, arg, ok};
 
 fn run(test: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = child::run(&format!("exit::{test}"), Path::new(""), variables);
@@ -79,4 +79,31 @@ fn device_pointers_are_not_for_the_host() {
     let (status, errors) = run("device_pointers_are_not_for_the_host", &[]);
     assert_eq!(status, None, "{errors}");
     assert!(errors.contains("before") && !errors.contains("after"), "{errors}");
+    assert!(
+        errors.contains("cuda-standin: the host (or a kernel, by a pointer that is no argument) followed"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_kernel_that_strays_far_is_named() {
+    if child::folder().is_some() {
+        let t = Standin::new(&[]);
+        let (y, kernel) =
+            (t.alloc(4), t.function("extern \"C\" __global__ void far(int *y) { y[100000] = 1; }", "far"));
+        ok(t.launch(kernel, 1, 1, 0, &[arg(&y)]));
+        eprintln!("launched");
+        _ = (t.s.cuStreamSynchronize)(0);
+        eprintln!("after");
+        return;
+    }
+    let (status, errors) = run("a_kernel_that_strays_far_is_named", &[]);
+    assert_eq!(status, None, "{errors}");
+    assert!(errors.contains("launched") && !errors.contains("after"), "{errors}");
+    assert!(
+        errors.contains(
+            "cuda-standin: kernel `far` went outside of every allocation, to the device address 0x"
+        ),
+        "{errors}"
+    );
 }

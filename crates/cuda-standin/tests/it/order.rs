@@ -215,3 +215,29 @@ fn events_that_keep_the_time_have_run_in_their_order() {
     // Events that keep no time have none.
     assert_eq!((t.s.cuEventElapsedTime)(&mut time, t.event(), end), 400);
 }
+
+/// Threads with streams of their own, each copying, computing and waiting: all see their own values, and no order is missing.
+#[test]
+fn many_threads_use_one_device() {
+    let t = Standin::new(&[]);
+    let kernel = t.function(ADD_ONE, "add_one");
+    let work = &|thread: usize| {
+        ok((t.s.cuCtxSetCurrent)(t.context));
+        let (copies, computes, copied) = (t.stream(), t.stream(), t.event());
+        let (x, y, n) = (t.alloc(4 * N), t.alloc(4 * N), N as u32);
+        let (host, out) = (t.pinned(N), t.pinned(N));
+        for round in 0..20 {
+            let value = (100 * thread + round) as f32;
+            host.fill(value);
+            ok((t.s.cuMemcpyHtoDAsync_v2)(x, host.as_ptr().cast(), 4 * N, copies));
+            ok((t.s.cuEventRecord)(copied, copies));
+            ok((t.s.cuStreamWaitEvent)(computes, copied, 0));
+            ok(t.launch(kernel, 4, 32, computes, &[arg(&x), arg(&y), arg(&n)]));
+            ok((t.s.cuMemcpyDtoHAsync_v2)(out.as_mut_ptr().cast(), y, 4 * N, computes));
+            ok((t.s.cuStreamSynchronize)(computes));
+            assert!(out.iter().all(|v| *v == value + 1.0), "thread {thread}, round {round}");
+        }
+    };
+    std::thread::scope(|scope| (0..6).for_each(|thread| _ = scope.spawn(move || work(thread))));
+    assert_eq!(t.misuse(), [""; 0]);
+}
