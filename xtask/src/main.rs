@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod gpu_check;
 mod models;
 mod nvrtc;
 mod shell;
@@ -46,6 +47,15 @@ enum Task {
         /// Which ones; all if none is named
         names: Vec<String>,
     },
+    /// Build one binary that checks a card: conformance, golden models, budgets, copies beside kernels; it writes one JSON file
+    GpuCheck {
+        /// Run it here, with these arguments, as in `cargo xtask gpu-check --run -- --device cuda:1`
+        #[arg(long)]
+        run: bool,
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Compile every CUDA kernel for every architecture with NVIDIA's compiler, which is fetched, and compare with docs/measured/nvrtc.md
     Nvrtc {
         /// Write docs/measured/nvrtc.md anew
@@ -74,6 +84,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             Ok(())
         }
         Task::Models { names } => models::run(&names),
+        Task::GpuCheck { run, args } => gpu_check::run(run, &args),
         Task::Nvrtc { record } => nvrtc::run(record),
         Task::Bench { quick, package } => bench::run(quick, package.as_deref()),
     }

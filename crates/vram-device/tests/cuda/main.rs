@@ -8,6 +8,7 @@ mod compiled;
 mod order;
 mod products;
 mod standin;
+mod theirs;
 mod transfer;
 mod util;
 
