@@ -82,7 +82,7 @@ impl From<ComputeDType> for DType {
 }
 
 /// Backends beside the CPU's, with what may come behind the name and a colon.
-const BACKENDS: [(&str, &str); 1] = [("wgpu", "wgpu[:N|:NAME]")];
+const BACKENDS: [(&str, &str); 2] = [("cuda", "cuda[:N|:NAME]"), ("wgpu", "wgpu[:N|:NAME]")];
 
 /// A device to compute on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,9 +165,9 @@ pub(crate) struct Engine {
     /// Write what happened when as a trace to this file, which Perfetto and chrome://tracing open
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<std::path::PathBuf>,
-    /// Where to compute: on the processor, or on an adapter of wgpu by its place or a part of its name, as `vram devices`
-    /// has them
-    #[arg(long, value_name = "cpu|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu)]
+    /// Where to compute: on the processor, or on a card of CUDA or an adapter of wgpu by its place or a part of its name, as
+    /// `vram devices` has them
+    #[arg(long, value_name = "cpu|cuda[:N|:NAME]|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu)]
     pub(crate) device: DeviceName,
 }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn devices() {
-        for name in ["cpu", "wgpu", "wgpu:1", "wgpu:RTX 3090"] {
+        for name in ["cpu", "cuda", "cuda:1", "wgpu", "wgpu:1", "wgpu:RTX 3090"] {
             assert_eq!(name.parse().map(|device: DeviceName| device.to_string()), Ok(name.to_owned()));
         }
         for wrong in ["", "toaster", "cpu:1", "wgpux"] {

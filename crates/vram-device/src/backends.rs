@@ -53,7 +53,10 @@ fn cuda(which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
-    Err(missing("cuda", "this build is without the feature cuda"))
+    Err(missing(
+        "cuda",
+        "this build is without it; build with the feature cuda (cargo install vram-cli --features cuda)",
+    ))
 }
 
 /// Descriptions of all devices of a backend that can be chosen by place.

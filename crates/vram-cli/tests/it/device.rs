@@ -8,21 +8,43 @@ use serde_json::{Value, json};
 use crate::engine::{FORWARD, golden, minilm, tensor, with_golden};
 use crate::{folder, json as vram_json, run, vram};
 
-/// What `vram devices` says of wgpu, if it is there; else it is seen that whoever asks for it hears why not.
-fn adapter() -> Option<Value> {
+/// What `vram devices` says of a backend, if it is there; else it is seen that whoever asks for it hears why not.
+fn found(backend: &str, built_in: bool) -> Option<Value> {
     let dir = with_golden();
     let found = vram_json("devices", dir.path());
-    let wgpu = found["devices"].as_array().unwrap().iter().find(|d| d["name"] == "wgpu").unwrap().clone();
-    if wgpu["available"] == json!(true) {
-        assert!(cfg!(feature = "wgpu") && !wgpu["adapters"].as_array().unwrap().is_empty(), "{wgpu}");
-        return Some(wgpu);
+    let devices = found["devices"].as_array().unwrap();
+    let device = devices.iter().find(|d| d["name"] == backend).unwrap().clone();
+    if device["available"] == json!(true) {
+        assert!(built_in && !device["adapters"].as_array().unwrap().is_empty(), "{device}");
+        return Some(device);
     }
-    let reason = wgpu["reason"].as_str().unwrap();
-    assert_eq!(reason.contains("--features wgpu"), !cfg!(feature = "wgpu"), "{reason}");
-    let (_, error) = run(&format!("{FORWARD} --device wgpu --budget 1MiB"), dir.path(), 1);
-    assert!(error.contains("the wgpu backend is not available") && error.contains(reason), "{error}");
+    let reason = device["reason"].as_str().unwrap();
+    assert_eq!(reason.contains(&format!("--features {backend}")), !built_in, "{reason}");
+    let (_, error) = run(&format!("{FORWARD} --device {backend} --budget 1MiB"), dir.path(), 1);
+    assert!(error.contains("is not available") && error.contains(reason), "{error}");
     println!("skipped: {reason}");
     None
+}
+
+fn adapter() -> Option<Value> {
+    found("wgpu", cfg!(feature = "wgpu"))
+}
+
+#[test]
+fn a_forward_on_cuda_equals_pytorch_under_every_budget() {
+    let Some(cuda) = found("cuda", cfg!(feature = "cuda")) else { return };
+    assert_eq!((&cuda["host_visible"], &cuda["separate_copy_queue"]), (&json!(false), &json!(true)));
+    let dir = with_golden();
+    let forward = |flags: &str| {
+        let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir.path());
+        assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
+        assert!(relative_error(dir.path()) < 1e-5, "{flags}: {}", relative_error(dir.path()));
+        (fs::read(dir.path().join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
+    };
+    let (resident, smallest) = forward("--device cuda:0");
+    assert!(forward(&format!("--device cuda --budget {smallest} --passes 2")).0 == resident);
+    let (_, error) = run(&format!("{FORWARD} --device cuda:1000 --budget 1MiB"), dir.path(), 1);
+    assert!(error.contains("cuda:1000"), "{error}");
 }
 
 fn relative_error(dir: &Path) -> f64 {
