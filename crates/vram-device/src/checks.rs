@@ -82,18 +82,25 @@ pub(crate) fn attention(
     Ok(())
 }
 
-/// The result has a row of the table for each of so many ids. The ids themselves are the kernel's to check.
+/// The result has a row of the table for each id, and the table has these rows.
 pub(crate) fn gather(
     kernel: &'static str,
     table: &View<'_>,
-    ids: usize,
+    ids: &[u32],
     y: &ViewMut<'_>,
 ) -> Result<(), DeviceError> {
-    let expected = table.shape().with_first(ids);
+    let expected = table.shape().with_first(ids.len());
     if y.shape() != &expected {
         return Err(DeviceError::mismatch(kernel, "y", &expected, y.shape()));
     }
-    Ok(())
+    let rows = table.shape().first().copied().unwrap_or(0) as u64;
+    match ids.iter().find(|&&id| u64::from(id) >= rows) {
+        Some(&id) => {
+            let (what, offset) = ("a row of a table", u64::from(id));
+            Err(DeviceError::OutOfRange { what, offset, bytes: 1, available: rows })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The result has the shape of the input.

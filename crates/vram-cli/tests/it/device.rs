@@ -35,16 +35,19 @@ fn a_forward_on_cuda_equals_pytorch_under_every_budget() {
     let Some(cuda) = found("cuda", cfg!(feature = "cuda")) else { return };
     assert_eq!((&cuda["host_visible"], &cuda["separate_copy_queue"]), (&json!(false), &json!(true)));
     let dir = with_golden();
-    let forward = |flags: &str| {
-        let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir.path());
-        assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
-        assert!(relative_error(dir.path()) < 1e-5, "{flags}: {}", relative_error(dir.path()));
-        (fs::read(dir.path().join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
-    };
+    let forward = |flags: &str| forward(dir.path(), flags);
     let (resident, smallest) = forward("--device cuda:0");
     assert!(forward(&format!("--device cuda --budget {smallest} --passes 2")).0 == resident);
     let (_, error) = run(&format!("{FORWARD} --device cuda:1000 --budget 1MiB"), dir.path(), 1);
     assert!(error.contains("cuda:1000"), "{error}");
+}
+
+/// A forward in f32 near to PyTorch's: what it wrote, and the smallest budget.
+fn forward(dir: &Path, flags: &str) -> (Vec<u8>, String) {
+    let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir);
+    assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
+    assert!(relative_error(dir) < 1e-5, "{flags}: {}", relative_error(dir));
+    (fs::read(dir.join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
 }
 
 fn relative_error(dir: &Path) -> f64 {
@@ -61,12 +64,7 @@ fn a_forward_on_an_adapter_equals_pytorch_under_every_budget() {
     let Some(wgpu) = adapter() else { return };
     let name = wgpu["adapters"][0].as_str().unwrap().split(' ').next().unwrap().to_uppercase();
     let dir = with_golden();
-    let forward = |flags: &str| {
-        let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir.path());
-        assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
-        assert!(relative_error(dir.path()) < 1e-5, "{flags}: {}", relative_error(dir.path()));
-        (fs::read(dir.path().join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
-    };
+    let forward = |flags: &str| forward(dir.path(), flags);
     let (resident, smallest) = forward("--device wgpu:0 --budget 64MiB");
     assert!(forward(&format!("--device wgpu:{name} --budget {smallest} --passes 2")).0 == resident);
     let (text, _) = run("devices", dir.path(), 0);

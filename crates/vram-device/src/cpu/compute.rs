@@ -170,7 +170,7 @@ impl Kernels for Cpu {
 
     fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "gather";
-        checks::gather(NAME, table, ids.len(), y)?;
+        checks::gather(NAME, table, ids, y)?;
         let width = y.shape().iter().skip(1).product();
         let act = y.dtype();
         let table = (read(NAME, table)?, table.dtype());

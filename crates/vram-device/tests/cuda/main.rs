@@ -2,18 +2,19 @@
 //! puts first. Without any the tests say so.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod casts;
+#[path = "../gpu/mod.rs"]
+mod gpu;
+
 mod children;
 mod compiled;
-mod order;
 mod products;
 mod standin;
 mod theirs;
 mod transfer;
 mod util;
 
-use vram_device::conformance;
 use vram_device::cuda::{CudaMatmul, CudaOptions};
+use vram_device::{Device, conformance};
 
 fn passes(options: CudaOptions) {
     let Some(cuda) = util::open(options.clone()) else { return };
@@ -31,4 +32,13 @@ fn a_card_passes_the_suite() {
 #[test]
 fn a_card_passes_the_suite_by_our_own_kernels() {
     passes(CudaOptions { matmul: CudaMatmul::Own, ..Default::default() });
+}
+
+gpu::tests!(util::open(CudaOptions::default()));
+
+#[test]
+fn the_host_does_not_see_its_memory() {
+    let Some(device) = util::open(CudaOptions::default()) else { return };
+    let topology = device.info().topology;
+    assert_eq!((topology.host_visible, topology.separate_copy_queue), (false, true));
 }

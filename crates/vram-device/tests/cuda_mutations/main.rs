@@ -4,8 +4,10 @@
 //! Run by `cargo xtask test`. It has no harness: a guard is left out in a whole process, so that each has a process of its own.
 
 #![allow(clippy::unwrap_used)] // a test's failure is a panic
-#![allow(unreachable_pub, dead_code, unused_imports)] // shared with the other tests
+#![allow(unreachable_pub, dead_code, unused_imports, unused_macros)] // shared with the other tests
 
+#[path = "../gpu/mod.rs"]
+mod gpu;
 #[path = "../cuda/standin.rs"]
 mod standin;
 #[path = "../cuda/util.rs"]

@@ -1,17 +1,18 @@
 //! The backend for Vulkan, Metal and DX12, on the first adapter that is here; without one the tests say so.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod casts;
+#[path = "../gpu/mod.rs"]
+mod gpu;
+
 mod limits;
 mod loss;
 mod oom;
-mod order;
 mod random;
 mod transfer;
 mod util;
 
-use vram_device::conformance;
 use vram_device::wgpu::WgpuOptions;
+use vram_device::{Device, conformance};
 
 fn passes(options: WgpuOptions) {
     let Some(wgpu) = util::open(options.clone()) else { return };
@@ -29,4 +30,13 @@ fn an_adapter_passes_the_suite() {
 #[test]
 fn an_adapter_that_binds_little_passes_the_suite() {
     passes(WgpuOptions { max_binding: Some(12 << 10), ..Default::default() });
+}
+
+gpu::tests!(util::open(WgpuOptions::default()));
+
+#[test]
+fn the_host_does_not_see_its_memory() {
+    let Some(device) = util::open(WgpuOptions::default()) else { return };
+    let topology = device.info().topology;
+    assert_eq!((topology.host_visible, topology.separate_copy_queue), (false, false));
 }

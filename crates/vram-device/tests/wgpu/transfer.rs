@@ -1,53 +1,9 @@
-//! Copies: to the byte, and within the memory that was reserved.
+//! What the device holds, and how much at once.
 
 use vram_device::wgpu::WgpuOptions;
-use vram_device::{Arena, Budget, Device, Lifetime, Queue, Tier};
+use vram_device::{Budget, Device, Lifetime, Queue, Tier};
 
-use crate::util::{Random, allocate, budget, busy, get, open, part, put, stage};
-
-#[test]
-fn uploads_write_what_they_are_told_to_and_nothing_beside() {
-    let Some(wgpu) = open(WgpuOptions::default()) else { return };
-    let mut random = Random::new(2);
-    let mut expected = random.bytes(200_003);
-    let mut target = part(put(&wgpu, &expected));
-    let mut staging = stage(&wgpu, &random.bytes(200_003));
-    for round in 0..60 {
-        let source = random.bytes(200_003);
-        staging.host_mut().copy_from_slice(&source);
-        let mut last = None;
-        // Several from one piece of staging, as readers do, with every pair of residues.
-        for _ in 0..4 {
-            let bytes = match random.below(3) {
-                0 => random.below(9),
-                1 => random.below(5000),
-                _ => random.below(150_000),
-            };
-            let (from, to) = (random.below(200_004 - bytes), random.below(200_004 - bytes));
-            last = Some(wgpu.upload(&staging, from..from + bytes, &mut target, to).unwrap());
-            expected[to as usize..(to + bytes) as usize]
-                .copy_from_slice(&source[from as usize..(from + bytes) as usize]);
-        }
-        wgpu.wait(last.unwrap()).unwrap();
-        if round % 10 == 9 {
-            let region = target.finish().unwrap();
-            assert!(get(&wgpu, &region) == expected, "round {round}");
-            target = part(region);
-        }
-    }
-}
-
-#[test]
-fn downloads_longer_than_what_is_read_back_at_once() {
-    let Some(wgpu) = open(WgpuOptions::default()) else { return };
-    let bytes = Random::new(3).bytes((9 << 20) + 5);
-    let region = put(&wgpu, &bytes);
-    for (at, n) in [(0, bytes.len()), (3, (4 << 20) - 4), (3, (4 << 20) - 3), (1, 4 << 20), (5, 9 << 20)] {
-        let mut back = vec![0; n];
-        wgpu.download(&region, at as u64, &mut back).unwrap();
-        assert!(back == bytes[at..at + n], "{n} bytes at {at}");
-    }
-}
+use crate::util::{allocate, budget, busy, open, part, stage};
 
 /// What the backend takes beside what was asked for: parameters, the scratch of copies, what is read back, and what `wgpu`
 /// stages of its own.
@@ -103,33 +59,12 @@ fn staging_does_not_grow_while_work_is_queued() {
 }
 
 #[test]
-fn an_arena_of_several_buffers_is_one() {
+fn buffers_of_a_limited_size_make_one_arena() {
     let Some(wgpu) = open(WgpuOptions { max_allocation: Some(64 << 10), ..Default::default() }) else {
         return;
     };
     assert_eq!(wgpu.info().max_allocation, 64 << 10);
-    let room = |bytes| budget().reserve(Lifetime::Weights, bytes).unwrap();
-    let error = wgpu.allocate(room((64 << 10) + 1)).unwrap_err();
+    let error = wgpu.allocate(budget().reserve(Lifetime::Weights, (64 << 10) + 1).unwrap()).unwrap_err();
     assert!(error.is_oom() && error.to_string().contains("65536"), "{error}");
-    let chunks = (0..3).map(|_| wgpu.allocate(room(64 << 10)).unwrap()).collect();
-    let ring = Arena::ring(chunks);
-    let mut random = Random::new(4);
-    let mut live = std::collections::VecDeque::new();
-    for _ in 0..40 {
-        let len = 1 + random.below(40_000) as usize;
-        let bytes = random.bytes(len);
-        let region = loop {
-            match ring.alloc(bytes.len() as u64, 256) {
-                Some(region) => break region,
-                None => {
-                    let (region, expected): (vram_device::Region, Vec<u8>) = live.pop_front().unwrap();
-                    assert!(get(&wgpu, &region) == expected);
-                }
-            }
-        };
-        let staging = stage(&wgpu, &bytes);
-        let (region, ticket) = crate::util::upload(&wgpu, &staging, region);
-        wgpu.wait(ticket).unwrap();
-        live.push_back((region, bytes));
-    }
+    crate::gpu::transfer::an_arena_of_several_buffers_is_one(&wgpu);
 }

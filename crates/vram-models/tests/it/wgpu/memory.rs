@@ -9,8 +9,9 @@ use vram_layers::{Managed, ModuleMap, VramConfig, VramLimit};
 use vram_models::controlnet::ControlNet;
 use vram_types::{DType, WeightSource};
 
+use super::device;
 use super::watched::{Most, Watched};
-use super::{MiniLm, device, smallest};
+use crate::card::{MiniLm, smallest};
 use crate::common::{config, golden};
 use crate::controlnet::{managed, output, with_inputs};
 

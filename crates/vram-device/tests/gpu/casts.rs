@@ -1,11 +1,10 @@
 //! Formats narrower than f32, pattern by pattern.
 
-use vram_device::wgpu::{Wgpu, WgpuOptions};
 use vram_device::{Kernels, LinearArgs};
 use vram_types::DType;
 use vram_types::cast::cast;
 
-use crate::util::{Random, allocate, get, open, put, values, view, view_mut};
+use super::util::{Random, allocate, f32s, get, put, values, view, view_mut};
 
 const EIGHT: [DType; 5] =
     [DType::F8_E4M3, DType::F8_E5M2, DType::F8_E4M3FNUZ, DType::F8_E5M2FNUZ, DType::F8_E8M0];
@@ -22,29 +21,27 @@ fn is_nan(bytes: &[u8], dtype: DType) -> bool {
 }
 
 /// The device's cast against the host's: the same bits, but for what a NaN carries.
-fn check(wgpu: &Wgpu, bytes: &[u8], from: DType, to: DType) {
+fn check(device: &dyn Kernels, bytes: &[u8], from: DType, to: DType) {
     let n = bytes.len() * 8 / from.bits() as usize;
     let size = to.bits() as usize / 8;
-    let x = put(wgpu, bytes);
-    let mut y = allocate(wgpu, (n * size) as u64);
-    wgpu.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap();
-    let (actual, expected) = (get(wgpu, &y), on_host(bytes, from, to));
+    let x = put(device, bytes);
+    let mut y = allocate(device, (n * size) as u64);
+    device.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap();
+    let (actual, expected) = (get(device, &y), on_host(bytes, from, to));
     for (i, (a, e)) in actual.chunks(size).zip(expected.chunks(size)).enumerate() {
         assert!(a == e || (is_nan(a, to) && is_nan(e, to)), "{from} {i} to {to}: {a:x?}, and not {e:x?}");
     }
 }
 
-#[test]
-fn every_pattern_casts_as_on_the_host() {
-    let Some(wgpu) = open(WgpuOptions::default()) else { return };
+pub(crate) fn every_pattern_casts_as_on_the_host(device: &dyn Kernels) {
     let bytes: Vec<u8> = (0..=255).collect();
     let pairs: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     for to in [DType::F32, DType::BF16, DType::F16] {
         for from in EIGHT {
-            check(&wgpu, &bytes, from, to);
+            check(device, &bytes, from, to);
         }
         for from in [DType::BF16, DType::F16] {
-            check(&wgpu, &pairs, from, to);
+            check(device, &pairs, from, to);
         }
     }
     // Every upper half with lower halves about the ties, so that each rounding is met.
@@ -54,23 +51,21 @@ fn every_pattern_casts_as_on_the_host() {
         .flat_map(u32::to_le_bytes)
         .collect();
     for to in [DType::BF16, DType::F16] {
-        check(&wgpu, &words, DType::F32, to);
+        check(device, &words, DType::F32, to);
     }
 }
 
-#[test]
-fn eight_bit_weights_are_summed_as_their_values() {
-    let Some(wgpu) = open(WgpuOptions::default()) else { return };
+pub(crate) fn eight_bit_weights_are_summed_as_their_values(device: &dyn Kernels) {
     let mut random = Random::new(1);
     let (m, k, n) = (5, 131, 67);
     let x = random.floats(m * k);
-    let stored = put(&wgpu, &crate::util::f32s(&x));
+    let stored = put(device, &f32s(&x));
     for dtype in [DType::F8_E4M3, DType::F8_E5M2] {
         // No NaNs and nothing so large that it hides the rest.
         let weight: Vec<u8> = random.bytes(n * k).into_iter().map(|b| b & 0xbf).collect();
         let exact = values(&on_host(&weight, dtype, DType::F32));
-        let weight = put(&wgpu, &weight);
-        let (packed, mut y) = (allocate(&wgpu, 0), allocate(&wgpu, (m * n * 4) as u64));
+        let weight = put(device, &weight);
+        let (packed, mut y) = (allocate(device, 0), allocate(device, (m * n * 4) as u64));
         let args = LinearArgs {
             x: view(&stored, DType::F32, &[m, k]),
             packed: view(&packed, DType::U8, &[0]),
@@ -78,8 +73,8 @@ fn eight_bit_weights_are_summed_as_their_values() {
             bias: None,
             first_output: 0,
         };
-        wgpu.linear(&args, &mut view_mut(&mut y, DType::F32, &[m, n])).unwrap();
-        for (i, y) in values(&get(&wgpu, &y)).into_iter().enumerate() {
+        device.linear(&args, &mut view_mut(&mut y, DType::F32, &[m, n])).unwrap();
+        for (i, y) in values(&get(device, &y)).into_iter().enumerate() {
             let (x, w) = (&x[i / n * k..][..k], &exact[i % n * k..][..k]);
             let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
             let (sum, size): (f64, f64) = (terms.clone().sum(), terms.map(f64::abs).sum());
@@ -88,13 +83,11 @@ fn eight_bit_weights_are_summed_as_their_values() {
     }
 }
 
-#[test]
-fn what_there_is_no_kernel_for_is_refused_by_name() {
-    let Some(wgpu) = open(WgpuOptions::default()) else { return };
-    let (x, mut y) = (allocate(&wgpu, 64), allocate(&wgpu, 64));
+pub(crate) fn what_there_is_no_kernel_for_is_refused_by_name(device: &dyn Kernels) {
+    let (x, mut y) = (allocate(device, 64), allocate(device, 64));
     for (from, to) in [(DType::I32, DType::F32), (DType::F32, DType::F8_E4M3), (DType::F64, DType::F32)] {
         let n = 64 * 8 / from.bits().max(to.bits()) as usize;
-        let error = wgpu.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap_err();
+        let error = device.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap_err();
         assert!(error.to_string().contains("kernel cast does not take"), "{error}");
     }
 }
