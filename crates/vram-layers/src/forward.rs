@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vram_alloc::{ParamId, Parameter};
-use vram_device::{Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, View, ViewMut};
+use vram_device::{
+    Arena, Budget, Kernels, Lifetime, Queue, Region, ScratchFor, Staging, Ticket, View, ViewMut,
+};
 use vram_types::{DType, Shape, TensorMeta};
 
 use crate::engine::{ALIGN, Lease, Pass, after_kernels};
@@ -13,6 +15,9 @@ use crate::guard::{Guard, guard};
 use crate::joined::Seat;
 use crate::spec::LayerId;
 use crate::{Error, Split};
+
+/// In what pieces inputs are copied to a device whose memory the host does not see, in bytes.
+const INPUT_PIECE: usize = 1 << 20;
 
 /// Where a parameter's bytes are: the `index`-th tensor of a layer of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,15 +296,31 @@ impl<'p, 'e> Forward<'p, 'e> {
             }
             return Ok(region);
         }
-        let room = self.host_budget.reserve(Lifetime::Pass, bytes.len() as u64);
-        let mut staging = device.stage(room.map_err(vram_device::DeviceError::from)?)?;
-        staging.host_mut().copy_from_slice(bytes);
         let part = region.into_parts(&[])?.pop();
         let mut part = part.ok_or_else(|| Error::Shape("an input without memory".into()))?;
-        let ticket = device.upload(&staging, 0..bytes.len() as u64, &mut part, 0)?;
+        // One is filled while the other is copied. As little as that, since pinning memory takes longer than copying it.
+        let mut slots: Vec<(Staging, Option<Ticket>)> = Vec::with_capacity(2);
+        for (i, piece) in bytes.chunks(INPUT_PIECE).enumerate() {
+            if i < 2 {
+                let room = self.host_budget.reserve(Lifetime::Pass, piece.len() as u64);
+                slots.push((device.stage(room.map_err(vram_device::DeviceError::from)?)?, None));
+            }
+            let (staging, copied) = &mut slots[i % 2];
+            if let Some(ticket) = copied.take()
+                && guard(Guard::StagingWait)
+            {
+                device.wait(ticket)?;
+            }
+            staging.host_mut()[..piece.len()].copy_from_slice(piece);
+            let ticket =
+                device.upload(staging, 0..piece.len() as u64, &mut part, (i * INPUT_PIECE) as u64)?;
+            *copied = Some(ticket);
+        }
         if guard(Guard::KernelAfterInput) {
-            device.order(Queue::Compute, ticket)?;
-            device.wait(ticket)?;
+            for ticket in slots.iter().filter_map(|(_, copied)| *copied) {
+                device.order(Queue::Compute, ticket)?;
+                device.wait(ticket)?;
+            }
         }
         part.finish().ok_or_else(|| Error::Shape("an input without memory".into()))
     }

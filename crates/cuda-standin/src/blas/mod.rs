@@ -77,7 +77,8 @@ struct Preference {
     alignments: [u32; 4],
 }
 
-/// `cublasLtMatmulAlgo_t`: the algorithm's number, one more than its place in [`ALGORITHMS`], and the alignment that it needs.
+/// `cublasLtMatmulAlgo_t`: the algorithm's number, one more than its place in [`ALGORITHMS`], the alignment that it needs, what the
+/// rows of D must be a multiple of, and how many rows and columns of D it computes at most.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Algorithm {
@@ -373,9 +374,15 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             order.insert(0, 3);
         }
         let alignment = preference.alignments.into_iter().min().map_or(1, |a| a.clamp(1, 16));
+        // As of an H100's, where what is proposed for a large product may refuse others.
+        let large = layouts[3].rows.is_multiple_of(8) && layouts[3].rows >= 1024;
+        let [rows, columns] = [layouts[3].rows, layouts[3].columns].map(|n| 2 * n as u64);
+        let limits = if large { [8, rows, columns] } else { [1, u64::MAX, u64::MAX] };
         order.truncate(usize::try_from(wanted).unwrap_or(0));
         for (i, number) in order.iter().enumerate() {
-            let algorithm = Algorithm { data: [*number, u64::from(alignment), 0, 0, 0, 0, 0, 0] };
+            let [multiple, rows, columns] = limits;
+            let data = [*number, u64::from(alignment), multiple, rows, columns, 0, 0, 0];
+            let algorithm = Algorithm { data };
             put(results.wrapping_add(i), proposal(algorithm)).map_err(bad)?;
         }
         put(count, order.len() as c_int).map_err(bad)
@@ -391,6 +398,14 @@ fn check_handle(state: &mut State, handle: usize) -> Result<usize, u32> {
         Some((context, _)) => Ok(*context),
         None => Err(gone(state, "handle")),
     }
+}
+
+/// Whether an algorithm that [`known`] has seen computes such a D.
+fn computes(algorithm: *const Algorithm, d: &Layout) -> Result<(), u32> {
+    // SAFETY: `known` has seen that it is not null; only numbers are read.
+    let [_, _, multiple, rows, columns, ..] = unsafe { algorithm.read_unaligned() }.data;
+    let fits = (d.rows as u64).is_multiple_of(multiple) && d.rows as u64 <= rows;
+    if fits && d.columns as u64 <= columns { Ok(()) } else { Err(NOT_SUPPORTED) }
 }
 
 /// The algorithm that a caller hands back, and the alignment that it needs.
@@ -456,8 +471,9 @@ extern "C" fn cublasLtMatmulAlgoCheck(
 ) -> u32 {
     blas("cublasLtMatmulAlgoCheck", |state| {
         check_handle(state, handle)?;
-        shapes(state, desc, [a, b, c, d])?;
+        let (layouts, ..) = shapes(state, desc, [a, b, c, d])?;
         known(algorithm)?;
+        computes(algorithm, &layouts[3])?;
         // SAFETY: `known` has seen that it is not null.
         put(result, proposal(unsafe { algorithm.read_unaligned() })).map_err(bad)
     })
@@ -492,6 +508,7 @@ extern "C" fn cublasLtMatmul(
         let (layouts, transposed, _) = shapes(state, desc, [a_layout, b_layout, c_layout, d_layout])?;
         let (alpha, beta) = (value::<f32>(alpha, 4)?, value::<f32>(beta, 4)?);
         let (order, alignment) = known(algorithm)?;
+        computes(algorithm, &layouts[3])?;
         if Config::fails(&mut state.config.fail_launch) {
             return Err(EXECUTION_FAILED);
         }

@@ -1,11 +1,13 @@
 //! Products by cublasLt whose elements depend on nothing but their own row of the input and their own row of the weight.
 //!
 //! The library chooses an algorithm by all extents, and another algorithm sums in another order. Here one is chosen for each inner
-//! extent and dtype, from a shape that is always the same; it must not split the inner extent, must compute every other shape
-//! as well, and has to show on a trial that a row alone and an output alone have the bits that they have among others. It gives
-//! f32 sums in a workspace, from which a kernel of ours adds the bias, rounds once and writes to whatever place. Weights and inputs
-//! that do not lie at multiples of 16 bytes are copied to the workspace first, a piece at a time, so that where they lie
-//! does not matter either. Where no algorithm passes, our own kernels compute all products of that inner extent and dtype.
+//! extent and dtype, from a shape that is always the same; it must not split the inner extent, and has to show on a trial that
+//! rows alone and outputs alone have the bits that they have among others. It gives f32 sums in a workspace, from which a kernel
+//! of ours adds the bias, rounds once and writes to whatever place. Weights and inputs that do not lie at multiples of 16 bytes
+//! are copied to the workspace first, a piece at a time, so that where they lie does not matter either. The fast algorithms of
+//! recent cards compute outputs by the eight alone, so the last few are computed with rows behind them that nobody looks at; and
+//! they refuse some shapes, which are then cut until they are taken: neither changes a bit. Where no algorithm passes, our
+//! own kernels compute all products of that inner extent and dtype.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +34,9 @@ const ROWS: u64 = 1024;
 
 /// Rows and outputs of the shape that algorithms are chosen for.
 const CANONICAL: (u64, u64) = (256, 4096);
+
+/// Outputs are computed by so many.
+const OUTPUTS: u64 = 8;
 
 /// Most rows and outputs of a trial: whole tiles of any kind, and a rest.
 const TRIAL: (u64, u64) = (257, 520);
@@ -78,16 +83,32 @@ impl Blas {
         let (all_rows, all_outputs) = (u64::from(of.rows), u64::from(of.outputs));
         let rows_at_once = all_rows.min(ROWS).min(INPUT / row);
         let weight_is_askew = !of.weight.pointer.is_multiple_of(ALIGNMENT);
-        let fit = (SUMS / 4 / rows_at_once) & !3;
-        let outputs_at_once = if weight_is_askew { fit.min(WEIGHT / row) } else { fit };
-        for (output, outputs) in pieces(all_outputs, outputs_at_once) {
+        let fit = SUMS / 4 / rows_at_once;
+        let fit = if weight_is_askew { fit.min(WEIGHT / row) } else { fit };
+        let whole = all_outputs / OUTPUTS * OUTPUTS;
+        let rest = (whole < all_outputs).then_some((whole, all_outputs - whole));
+        for (output, outputs) in pieces(whole, fit / OUTPUTS * OUTPUTS).chain(rest) {
             let weight = of.weight.pointer + output * row;
-            let weight = self.straight(context, weight, outputs * row, self.workspace)?;
+            let weight = if weight_is_askew || outputs < OUTPUTS {
+                self.copy(context, weight, outputs * row, self.workspace)?
+            } else {
+                weight
+            };
+            let padded = outputs.next_multiple_of(OUTPUTS);
             for (first, rows) in pieces(all_rows, rows_at_once) {
                 let x = of.x.pointer + first * row;
-                let x = self.straight(context, x, rows * row, self.workspace + WEIGHT)?;
-                let pitch = outputs.next_multiple_of(4);
-                let shape = Shape { dtype: of.act(), rows, outputs, inner: u64::from(of.inner), pitch };
+                let x = if x.is_multiple_of(ALIGNMENT) {
+                    x
+                } else {
+                    self.copy(context, x, rows * row, self.workspace + WEIGHT)?
+                };
+                let shape = Shape {
+                    dtype: of.act(),
+                    rows,
+                    outputs: padded,
+                    inner: u64::from(of.inner),
+                    pitch: padded,
+                };
                 self.multiply(context, &algorithm, &shape, (weight, x, self.sums()))?;
                 let (bias, bias_dtype) = match of.bias {
                     Some(bias) => (bias.pointer + output * u64::from(bias.dtype.bits()) / 8, bias.number),
@@ -96,7 +117,7 @@ impl Blas {
                 let y = of.y + (first * of.columns + output) * size;
                 let args = [
                     Arg::Pointer(self.sums()),
-                    Arg::Long(pitch),
+                    Arg::Long(padded),
                     Arg::Pointer(bias),
                     Arg::Int(bias_dtype),
                     Arg::Pointer(y),
@@ -114,20 +135,18 @@ impl Blas {
         self.workspace + WEIGHT + INPUT
     }
 
-    /// Bytes at a multiple of 16: where they are, or copied to `room`.
-    fn straight(&self, context: &Context, at: u64, bytes: u64, room: u64) -> Result<u64, DeviceError> {
-        if at.is_multiple_of(ALIGNMENT) {
-            return Ok(at);
-        }
+    /// Bytes copied to `room`, which lies at a multiple of 16.
+    fn copy(&self, context: &Context, from: u64, bytes: u64, room: u64) -> Result<u64, DeviceError> {
         context.with(|| {
             let stream = &context.timeline(Queue::Compute).stream;
             // SAFETY: callers take no more bytes at once than the room has, and only such as lie in their operand; operands and
             // workspace are freed behind what was issued.
-            unsafe { driver::copy_within(room, at, bytes, stream) }
+            unsafe { driver::copy_within(room, from, bytes, stream) }
         })?;
         Ok(room)
     }
 
+    /// A product of whole [`OUTPUTS`], in as many pieces as the algorithm needs: half of the rows, then half of the outputs.
     fn multiply(
         &self,
         context: &Context,
@@ -135,6 +154,36 @@ impl Blas {
         shape: &Shape,
         operands: (u64, u64, u64),
     ) -> Result<(), DeviceError> {
+        if self.accepts(context, algorithm, shape, operands)? {
+            return Ok(());
+        }
+        let (weight, x, sums) = operands;
+        let row = shape.inner * activation("linear", shape.dtype)?;
+        if shape.rows > 1 {
+            let first = shape.rows / 2;
+            let rest = (weight, x + first * row, sums + first * shape.pitch * 4);
+            self.multiply(context, algorithm, &Shape { rows: first, ..*shape }, operands)?;
+            return self.multiply(context, algorithm, &Shape { rows: shape.rows - first, ..*shape }, rest);
+        }
+        if shape.outputs > OUTPUTS {
+            let first = (shape.outputs / 2).next_multiple_of(OUTPUTS);
+            let rest = (weight + first * row, x, sums + first * 4);
+            self.multiply(context, algorithm, &Shape { outputs: first, ..*shape }, operands)?;
+            let outputs = shape.outputs - first;
+            return self.multiply(context, algorithm, &Shape { outputs, ..*shape }, rest);
+        }
+        let reason = format!("an algorithm that passed its trial refuses {shape:?}");
+        Err(DeviceError::Failed { what: "cublasLtMatmul", reason })
+    }
+
+    /// Issues a product, unless the algorithm refuses its shape.
+    fn accepts(
+        &self,
+        context: &Context,
+        algorithm: &Algorithm,
+        shape: &Shape,
+        operands: (u64, u64, u64),
+    ) -> Result<bool, DeviceError> {
         context.with(|| {
             let stream = &context.timeline(Queue::Compute).stream;
             // SAFETY: callers give operands of the shape's extents, and sums within the workspace; all is freed behind what was
@@ -165,21 +214,12 @@ impl Blas {
     }
 
     fn choose(&self, context: &Context, inner: u64, dtype: DType) -> Result<Option<Algorithm>, DeviceError> {
-        let shape =
-            |rows, outputs: u64| Shape { dtype, rows, outputs, inner, pitch: outputs.next_multiple_of(4) };
         let (rows, outputs) = CANONICAL;
+        let shape = Shape { dtype, rows, outputs, inner, pitch: outputs };
         let candidates = context.with(|| {
-            context
-                .measured(|reserve| &mut reserve.libraries, || self.library.candidates(&shape(rows, outputs)))
+            context.measured(|reserve| &mut reserve.libraries, || self.library.candidates(&shape))
         })?;
         for algorithm in candidates {
-            let extremes = [(1, 1), (1, outputs), (ROWS, 1), (ROWS, outputs)];
-            let fits = |&(rows, outputs): &(u64, u64)| {
-                context.with(|| self.library.supports(&algorithm, &shape(rows, outputs)))
-            };
-            if extremes.iter().map(fits).collect::<Result<Vec<_>, _>>()?.contains(&false) {
-                continue;
-            }
             if self.passes(context, &algorithm, inner, dtype)? {
                 return Ok(Some(algorithm));
             }
@@ -196,7 +236,7 @@ impl Blas {
         dtype: DType,
     ) -> Result<bool, DeviceError> {
         let row = inner * activation("linear", dtype)?;
-        let (rows, outputs) = (TRIAL.0.min(INPUT / row), TRIAL.1.min(WEIGHT / row));
+        let (rows, outputs) = (TRIAL.0.min(INPUT / row), TRIAL.1.min(WEIGHT / row / OUTPUTS * OUTPUTS));
         let key = Key::new(Family::Blas, dtype);
         let (weight, x) = (self.workspace, self.workspace + WEIGHT);
         for (seed, (at, count)) in [(weight, outputs), (x, rows)].into_iter().enumerate() {
@@ -205,25 +245,28 @@ impl Blas {
         }
         let found = self.sums() + SUMS;
         context.launch(key, "clear", [1, 1, 1], &[Arg::Pointer(found)])?;
-        let pitch = outputs.next_multiple_of(4);
-        let shape = Shape { dtype, rows, outputs, inner, pitch };
-        self.multiply(context, algorithm, &shape, (weight, x, self.sums()))?;
+        let shape = Shape { dtype, rows, outputs, inner, pitch: outputs };
+        if !self.accepts(context, algorithm, &shape, (weight, x, self.sums()))? {
+            return Ok(false);
+        }
         // Behind the sums of all.
         let part = self.sums() + SUMS / 2;
-        let (few_rows, few_outputs) = (rows.min(17), outputs.min(9));
-        for (rows_alone, outputs_alone) in
-            [(1, outputs), (rows, 1), (few_rows, few_outputs), (rows - 1, outputs - 1)]
-        {
+        let (few_rows, few_outputs) = (rows.min(17), outputs.min(2 * OUTPUTS));
+        let parts = [(1, OUTPUTS), (1, outputs), (rows, OUTPUTS), (few_rows, few_outputs)];
+        for (rows_alone, outputs_alone) in parts.into_iter().chain([(rows - 1, outputs - OUTPUTS)]) {
             // The last ones: those of a tile's rest.
             let (row0, output0) = (rows - rows_alone, outputs - outputs_alone);
-            let pitch_alone = outputs_alone.next_multiple_of(4);
-            let shape = Shape { dtype, rows: rows_alone, outputs: outputs_alone, inner, pitch: pitch_alone };
-            self.multiply(context, algorithm, &shape, (weight + output0 * row, x + row0 * row, part))?;
+            let shape =
+                Shape { dtype, rows: rows_alone, outputs: outputs_alone, inner, pitch: outputs_alone };
+            let operands = (weight + output0 * row, x + row0 * row, part);
+            if !self.accepts(context, algorithm, &shape, operands)? {
+                return Ok(false);
+            }
             let args = [
-                Arg::Pointer(self.sums() + (row0 * pitch + output0) * 4),
-                Arg::Long(pitch),
+                Arg::Pointer(self.sums() + (row0 * outputs + output0) * 4),
+                Arg::Long(outputs),
                 Arg::Pointer(part),
-                Arg::Long(pitch_alone),
+                Arg::Long(outputs_alone),
                 Arg::Int(outputs_alone as u32),
                 Arg::Pointer(found),
             ];

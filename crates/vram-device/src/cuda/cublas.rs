@@ -16,6 +16,10 @@ const CANDIDATES: usize = 8;
 /// The library's `CUBLAS_OP_T`, whose enum stands in the header of cublas alone.
 const TRANSPOSED: i32 = 1;
 
+/// The library's `CUBLAS_STATUS_INVALID_VALUE` and `CUBLAS_STATUS_NOT_SUPPORTED`.
+const INVALID_VALUE: u32 = 7;
+const NOT_SUPPORTED: u32 = 15;
+
 /// Bytes to which all operands are aligned.
 pub(super) const ALIGNMENT: u64 = 16;
 
@@ -130,7 +134,6 @@ impl Library {
                 &mut count,
             )
         };
-        const NOT_SUPPORTED: u32 = 15;
         if code as u32 == NOT_SUPPORTED {
             return Ok(Vec::new());
         }
@@ -143,27 +146,7 @@ impl Library {
             .collect())
     }
 
-    /// Whether an algorithm computes a shape, without workspace.
-    pub(super) fn supports(&self, algorithm: &Algorithm, shape: &Shape) -> Result<bool, DeviceError> {
-        let layouts = Layouts::new(shape)?;
-        let mut result = EMPTY;
-        // SAFETY: all descriptions are alive, and the result is a valid place.
-        let code = unsafe {
-            sys::cublasLtMatmulAlgoCheck(
-                self.handle,
-                self.product,
-                layouts.weight,
-                layouts.x,
-                layouts.sums,
-                layouts.sums,
-                &algorithm.0,
-                &mut result,
-            )
-        };
-        Ok(code as u32 == 0 && result.workspaceSize == 0)
-    }
-
-    /// Issues a product.
+    /// Issues a product, or says that the algorithm does not compute this shape.
     ///
     /// # Safety
     /// `weight`, `x` and `sums` point to device memory of the shape's extents that stays until the product is done.
@@ -173,11 +156,11 @@ impl Library {
         shape: &Shape,
         (weight, x, sums): (u64, u64, u64),
         on: &Stream,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<bool, DeviceError> {
         let layouts = Layouts::new(shape)?;
         let (one, zero) = (1.0f32, 0.0f32);
         // SAFETY: the descriptions are alive, the factors are read before the call returns, and the caller promises the rest.
-        check("cublasLtMatmul", unsafe {
+        let code = unsafe {
             sys::cublasLtMatmul(
                 self.handle,
                 self.product,
@@ -196,7 +179,12 @@ impl Library {
                 0,
                 on.handle().cast(),
             )
-        })
+        };
+        // An algorithm that needs a workspace for a shape finds none, which is an invalid value.
+        if matches!(code as u32, NOT_SUPPORTED | INVALID_VALUE) {
+            return Ok(false);
+        }
+        check("cublasLtMatmul", code).map(|()| true)
     }
 
     pub(super) fn destroy(self) {

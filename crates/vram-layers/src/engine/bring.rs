@@ -173,6 +173,23 @@ impl Keep {
     }
 }
 
+/// A gap between tensors that is copied along: a copy more takes longer.
+const GAP: u64 = 4096;
+
+/// The copies for what was read in pieces: as few as there can be. What lies in gaps is nobody's, on both sides.
+fn copies(reads: &[Read]) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = reads.iter().map(|r| r.wanted.clone()).collect();
+    ranges.sort_by_key(|r| r.start);
+    let mut merged: Vec<Range<u64>> = Vec::with_capacity(1);
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end + GAP => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
 impl FromHost {
     pub(super) fn run(
         mut self,
@@ -182,12 +199,12 @@ impl FromHost {
     ) -> Result<Fetched, Error> {
         cancel.check()?;
         order_after(&*shared.device, &self.part, true)?;
-        let (mut uploaded, mut bytes, start) = (None, 0, Instant::now());
-        for read in &self.reads {
-            bytes += read.bytes();
-            let at = read.wanted.start;
-            uploaded = Some(upload(shared, &self.host, read.wanted.clone(), &mut self.part, at)?);
+        let (mut uploaded, start) = (None, Instant::now());
+        for range in copies(&self.reads) {
+            let at = range.start;
+            uploaded = Some(upload(shared, &self.host, range, &mut self.part, at)?);
         }
+        let bytes = self.reads.iter().map(Read::bytes).sum();
         if let (Some(ticket), true) = (uploaded, shared.calibrating.load(Ordering::Relaxed)) {
             shared.bus.measure(bytes, || shared.device.wait(ticket))?;
         }

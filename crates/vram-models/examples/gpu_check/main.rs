@@ -1,8 +1,9 @@
 //! What a card does, checked in one run: the conformance suite, golden models under every kind of budget, what the driver says is
-//! held, and how far copies run beside kernels. Writes one JSON file; `cargo xtask gpu-check` builds it as one binary.
+//! held, how far copies run beside kernels, and how near passes come to the bound of their schedule. Writes one JSON file; `cargo xtask gpu-check` builds it as one binary.
 
 mod golden;
 mod overlap;
+mod schedule;
 mod watch;
 
 use std::error::Error;
@@ -41,7 +42,7 @@ fn args() -> Result<Args, String> {
     Ok(args)
 }
 
-const PARTS: [&str; 4] = ["conformance", "controlnet", "minilm", "overlap"];
+const PARTS: [&str; 5] = ["conformance", "controlnet", "minilm", "overlap", "schedule"];
 
 /// A part of the check: what it found, and whether that is as it should be.
 struct Part {
@@ -84,6 +85,7 @@ fn check(args: &Args) -> Outcome<bool> {
         part(args, "controlnet", || golden::controlnet(&device)),
         part(args, "minilm", || golden::minilm(&device, args.minilm.as_deref())),
         part(args, "overlap", || overlap::measure(&*device)),
+        part(args, "schedule", || schedule::measure(&device)),
     ];
     let passed = parts.iter().all(|part| part.passed);
     let mut document = json!({
