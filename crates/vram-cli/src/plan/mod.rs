@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::ValueEnum;
-use serde::Serialize;
 use vram_diskmap::DiskMap;
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Costs, LayerWork, Plan, Profile, Setting};
@@ -21,21 +19,11 @@ use vram_stream::{Budget as Ledger, Device, Tier, VramConfig, WeightSource};
 use vram_types::{ByteSize, DType};
 
 use crate::arch::{Arch, Opening, Subject};
-use crate::args::{Budget, ComputeDType, DeviceName, Read, at_least_one};
+use crate::args::{Budget, ComputeDType, DEVICES, DeviceName, Read, Waits, at_least_one};
 use crate::engine::explain;
 use crate::{checkpoint, output};
 use document::{Checked, Document};
 use probe::Probe;
-
-/// Where weights wait for their use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Waits {
-    /// In host memory, as far as its budget allows; in the page cache where the device's memory is the host's
-    Host,
-    /// On disk
-    Disk,
-}
 
 /// Say what a budget would do: what stays, what streams, how fast a pass is, and what more memory would buy
 #[derive(Clone, Debug, clap::Args)]
@@ -58,7 +46,8 @@ pub(crate) struct Args {
     /// machine is probed if not given
     #[arg(long, value_name = "NAME|FILE", requires = "path")]
     profile: Option<String>,
-    /// Where weights wait; on disk unless all of them fit the host budget, if not given
+    /// Where weights wait; host is the page cache where the device's memory is the host's; on disk unless all of them fit the
+    /// host budget, if not given
     #[arg(long, value_enum, requires = "path")]
     from: Option<Waits>,
     /// Tokens of a pass
@@ -68,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, requires = "path")]
     dtype: Option<ComputeDType>,
     /// Which device of this machine is probed, and whose kernels' activations and scratch are reckoned with
-    #[arg(long, value_name = "cpu|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu, requires = "path")]
+    #[arg(long, value_name = DEVICES, default_value_t = DeviceName::Cpu, requires = "path")]
     device: DeviceName,
     /// Threads that the cpu computes with when it is probed; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path")]
