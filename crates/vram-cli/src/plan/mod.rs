@@ -9,19 +9,19 @@ mod svg;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use vram_diskmap::DiskMap;
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Costs, LayerWork, Plan, Profile, Setting};
-use vram_stream::{Budget as Ledger, Device, Tier, VramConfig, WeightSource};
+use vram_stream::{Budget as Ledger, Device, Tier, VramConfig};
 use vram_types::{ByteSize, DType};
 
 use crate::arch::{Arch, Opening, Subject};
 use crate::args::{Budget, ComputeDType, DEVICES, DeviceName, Read, Waits, at_least_one};
+use crate::checkpoint::Checkpoint;
 use crate::engine::explain;
-use crate::{checkpoint, output};
+use crate::output;
 use document::{Checked, Document};
 use probe::Probe;
 
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// host budget, if not given
     #[arg(long, value_enum, requires = "path")]
     from: Option<Waits>,
+    /// Apply the rules of this file to the checkpoint first, as forward does
+    #[arg(long, value_name = "FILE.toml", requires = "path")]
+    convert: Option<PathBuf>,
     /// Tokens of a pass
     #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one, requires = "path")]
     tokens: usize,
@@ -80,7 +83,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         return if json { output::json(&checked) } else { Ok(checked.print(&mut io::stdout().lock())?) };
     };
     let device = args.device.open(args.threads)?;
-    let source: Arc<dyn WeightSource> = Arc::new(checkpoint::open(DiskMap::options(), path, Read::Auto)?);
+    let checkpoint = Checkpoint::open(DiskMap::options(), path, Read::Auto, args.convert.as_deref())?;
+    let source = checkpoint.into_source();
     let opening = Opening { arch, path, source, device, tokens: args.tokens };
     let machine = args.machine(&opening)?;
     let subject = opening.open(1.0, args.config(u64::MAX))?;
