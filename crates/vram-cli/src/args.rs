@@ -27,6 +27,16 @@ pub(crate) enum Read {
     Mmap,
 }
 
+/// Where weights wait for their use that do not stay on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Waits {
+    /// In host memory, as far as its budget allows
+    Host,
+    /// On disk
+    Disk,
+}
+
 /// An upper limit in bytes, whatever is free, or what is free but some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
@@ -81,8 +91,11 @@ impl From<ComputeDType> for DType {
     }
 }
 
-/// Backends beside the CPU's, with what may come behind the name and a colon.
-const BACKENDS: [(&str, &str); 2] = [("cuda", "cuda[:N|:NAME]"), ("wgpu", "wgpu[:N|:NAME]")];
+/// Backends beside the CPU's.
+const BACKENDS: [&str; 2] = ["cuda", "wgpu"];
+
+/// How devices are named, with what may come behind a backend's name and a colon.
+pub(crate) const DEVICES: &str = "cpu|cuda[:N|:NAME]|wgpu[:N|:NAME]";
 
 /// A device to compute on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,11 +129,10 @@ impl FromStr for DeviceName {
         let backend = text.split_once(':').map_or(text, |(backend, _)| backend);
         if text == "cpu" {
             Ok(DeviceName::Cpu)
-        } else if BACKENDS.iter().any(|(name, _)| *name == backend) {
+        } else if BACKENDS.contains(&backend) {
             Ok(DeviceName::Other(text.to_owned()))
         } else {
-            let all = BACKENDS.map(|(_, forms)| forms).join(", ");
-            Err(format!("is none of cpu, {all}; `vram devices` says what is here"))
+            Err(format!("is none of {DEVICES}; `vram devices` says what is here"))
         }
     }
 }
@@ -141,9 +153,14 @@ pub(crate) struct Engine {
     /// groups respected; free-1GiB leaves so much of it free, before each pass anew
     #[arg(long, value_name = "SIZE|auto|free-SIZE", default_value_t = Budget::Auto)]
     pub(crate) budget: Budget,
-    /// Most host memory for staging what is on its way to the device; the CPU reads in place and needs little
+    /// Most host memory for staging what is on its way to the device, and for weights that wait there; the CPU reads in place
+    /// and needs little
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub(crate) host_budget: ByteSize,
+    /// Where weights wait that do not stay on the device; host is for devices with memory of their own, and keeps them between
+    /// passes as far as --host-budget allows
+    #[arg(long, value_enum, default_value_t = Waits::Disk)]
+    pub(crate) from: Waits,
     /// Apply the rules of this file to the checkpoint first, as extract and inspect do
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) convert: Option<std::path::PathBuf>,
@@ -167,7 +184,7 @@ pub(crate) struct Engine {
     pub(crate) trace: Option<std::path::PathBuf>,
     /// Where to compute: on the processor, or on a card of CUDA or an adapter of wgpu by its place or a part of its name, as
     /// `vram devices` has them
-    #[arg(long, value_name = "cpu|cuda[:N|:NAME]|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu)]
+    #[arg(long, value_name = DEVICES, default_value_t = DeviceName::Cpu)]
     pub(crate) device: DeviceName,
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     }
     watch.finish(args.engine.trace.as_deref())?;
 
-    let report = RunReport::new(model.report(), minimum, &host, args.engine.read);
+    let report = RunReport::new(model.report(), minimum, &host, &args.engine);
     report.save(args.engine.report.as_deref())?;
     let document = Document { similarity: similarity(&embeddings), embeddings, report };
     if json { output::json(&document) } else { Ok(print(&args.texts, &document)?) }
@@ -170,7 +170,7 @@ fn print(texts: &[String], document: &Document) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::{Budget, Read};
+    use crate::args::{Budget, Read, Waits};
     use clap::Parser;
     use vram_types::ByteSize;
 
@@ -188,6 +188,7 @@ mod tests {
         let engine = args.engine;
         assert_eq!((engine.budget, engine.host_budget), (Budget::Auto, ByteSize::mib(64)));
         assert_eq!((engine.read, engine.passes, engine.threads), (Read::Auto, 1, None));
+        assert_eq!(engine.from, Waits::Disk);
         let engine = parse("embed --model m --budget 22MiB --read direct --dtype bf16 x").unwrap().engine;
         assert_eq!(engine.budget, Budget::Bytes(ByteSize::mib(22)));
         for bad in ["--passes 0", "--threads x", "--budget much", "--device toaster", "--dtype i8"] {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Observer, VramLimit};
 use vram_stream::{Budget as Ledger, Device, Kernels, Tier, VramConfig};
 use vram_types::DType;
 
-use crate::args::{Budget, Engine};
+use crate::args::{Budget, Engine, Waits};
 use crate::watch::Watch;
 
 impl Engine {
@@ -20,11 +20,22 @@ impl Engine {
     /// Where weights are and how much they may take. `auto` is what the device has free now.
     pub(crate) fn config(&self, device: &dyn Kernels, watch: &Arc<Watch>) -> Result<VramConfig> {
         let limit = self.budget.now(device)?;
+        let ledgers = (Ledger::new(Tier::Device, limit), Ledger::new(Tier::Host, self.host_budget.bytes()));
         // The dtype given here is replaced by the one asked for, or by the checkpoint's own.
-        let mut config = VramConfig::disk(DType::F32, Ledger::new(Tier::Device, limit));
+        let mut config = match self.from {
+            Waits::Disk => VramConfig { host_limit: ledgers.1, ..VramConfig::disk(DType::F32, ledgers.0) },
+            Waits::Host => {
+                ensure!(
+                    !device.info().topology.host_visible,
+                    "--from host is for devices with memory of their own: the memory of {} is the host's, and what stays there \
+                     counts as --budget",
+                    self.device
+                );
+                VramConfig::host(DType::F32, ledgers.0, ledgers.1)
+            }
+        };
         config.computation = Placement { tier: Tier::Device, dtype: self.dtype.map(DType::from) };
         config.observer = Some(Arc::clone(watch) as Arc<dyn Observer>);
-        config.host_limit = Ledger::new(Tier::Host, self.host_budget.bytes());
         Ok(config)
     }
 }

@@ -119,7 +119,7 @@ fn passes<M: Module>(
     let mut writer = writer.ok_or_else(|| anyhow!("passes ran below the smallest budget"))?;
     writer.write(&bytes)?;
     writer.finish()?;
-    Ok(RunReport::new(managed.report(), minimum, &host, args.engine.read))
+    Ok(RunReport::new(managed.report(), minimum, &host, &args.engine))
 }
 
 /// How many names an error shows.

@@ -10,7 +10,7 @@ use vram_stream::layers::{EvictionReason, PassReport, StallCause};
 use vram_stream::{Budget as Ledger, Report};
 use vram_types::ByteSize;
 
-use crate::args::Read;
+use crate::args::{Engine, Read, Waits};
 use crate::output::{self, seconds};
 
 /// Units that are named of those that were waited for.
@@ -25,13 +25,16 @@ pub(crate) struct RunReport {
     minimum_budget_bytes: u64,
     host_budget_bytes: u64,
     host_peak_bytes: u64,
+    /// Where weights wait that do not stay on the device.
+    from: Waits,
     read: Read,
 }
 
 impl RunReport {
-    pub(crate) fn new(report: Report, minimum_budget_bytes: u64, host: &Ledger, read: Read) -> RunReport {
+    pub(crate) fn new(report: Report, minimum_budget_bytes: u64, host: &Ledger, asked: &Engine) -> RunReport {
         let (host_budget_bytes, host_peak_bytes) = (host.limit(), host.peak());
-        RunReport { report, minimum_budget_bytes, host_budget_bytes, host_peak_bytes, read }
+        let (from, read) = (asked.from, asked.read);
+        RunReport { report, minimum_budget_bytes, host_budget_bytes, host_peak_bytes, from, read }
     }
 
     /// Writes the report to the file that `--report` names.
@@ -61,15 +64,27 @@ impl RunReport {
     fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
         let report = &self.report;
         let size = |bytes| ByteSize(bytes).to_string();
-        let rows = [
+        let of_all = format!("of {}", size(report.weights_bytes));
+        let mut rows = vec![
             ("budget", report.budget_bytes, ""),
             ("smallest that works", self.minimum_budget_bytes, ""),
             ("most held at once", report.peak_bytes, ""),
-            ("resident weights", report.resident_bytes, &*format!("of {}", size(report.weights_bytes))),
+            ("resident weights", report.resident_bytes, &*of_all),
             ("ring", report.ring_bytes, ""),
             ("activations, scratch", report.workspace_bytes, ""),
-        ]
-        .map(|(name, bytes, note)| [format!("  {name}"), size(bytes), note.to_owned()]);
+        ];
+        if self.from == Waits::Host {
+            rows.push(("host budget", self.host_budget_bytes, ""));
+            rows.push((
+                "most held on the host",
+                self.host_peak_bytes,
+                "weights that wait there, and staging",
+            ));
+        }
+        let rows: Vec<[String; 3]> = rows
+            .into_iter()
+            .map(|(name, bytes, note)| [format!("  {name}"), size(bytes), note.to_owned()])
+            .collect();
         output::columns(out, &rows, [false, true, false])
     }
 

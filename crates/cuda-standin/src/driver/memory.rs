@@ -1,12 +1,12 @@
 //! Device memory and pinned host memory.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 
 use crate::blocks::{Kind, Named};
 use crate::config::Config;
 use crate::out::put;
 use crate::space;
-use crate::state::{State, call, rounded};
+use crate::state::{Context, State, call, rounded};
 use crate::status::Status;
 
 #[unsafe(no_mangle)]
@@ -53,6 +53,31 @@ extern "C" fn cuMemHostAlloc(out: *mut *mut c_void, bytes: usize, _flags: u32) -
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeHost(address: *mut c_void) -> u32 {
     call("cuMemFreeHost", |state| free(state, Kind::Pinned, address as u64))
+}
+
+/// What is known of a pointer into an allocation: CONTEXT, MEMORY_TYPE, DEVICE_ORDINAL, RANGE_START_ADDR and RANGE_SIZE; others
+/// are `INVALID_VALUE`, as are pointers to anywhere else.
+#[unsafe(no_mangle)]
+extern "C" fn cuPointerGetAttribute(value: *mut c_void, attribute: c_int, address: u64) -> u32 {
+    call("cuPointerGetAttribute", |state| {
+        let within = |kind| {
+            let (_, block) = state.blocks.around(kind, address)?;
+            (address < block.address + block.bytes as u64).then_some(block)
+        };
+        let block = within(Kind::Device).or_else(|| within(Kind::Pinned)).ok_or(Status::INVALID_VALUE)?;
+        match attribute {
+            1 => {
+                let of_it = |(handle, c): (&usize, &Context)| (c.device == block.device).then_some(*handle);
+                put(value.cast(), state.contexts.iter().find_map(of_it).unwrap_or(0))
+            }
+            // CU_MEMORYTYPE_HOST, CU_MEMORYTYPE_DEVICE.
+            2 => put(value.cast::<u32>(), if block.kind == Kind::Device { 2 } else { 1 }),
+            9 => put(value.cast(), block.device as c_int),
+            11 => put(value.cast(), block.address),
+            12 => put(value.cast(), block.bytes),
+            _ => Err(Status::INVALID_VALUE),
+        }
+    })
 }
 
 /// Frees an allocation. The host has to know that all work on it is done.

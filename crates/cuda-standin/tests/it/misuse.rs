@@ -164,6 +164,26 @@ fn things_of_another_context() {
 }
 
 #[test]
+fn what_is_known_of_a_pointer() {
+    let t = Standin::new(&[]);
+    let (x, host) = (t.alloc(400), t.pinned(100).as_ptr() as u64);
+    let ask = |attribute, pointer| {
+        let mut value = 0u64;
+        let status = (t.s.cuPointerGetAttribute)((&raw mut value).cast(), attribute, pointer);
+        if status == 0 { Ok(value) } else { Err(status) }
+    };
+    let (context, kind, device, start, bytes) = (1, 2, 9, 11, 12);
+    assert_eq!([context, kind, device].map(|a| ask(a, x + 399)), [Ok(t.context as u64), Ok(2), Ok(0)]);
+    assert_eq!([start, bytes].map(|a| ask(a, x + 399)), [Ok(x), Ok(400)]);
+    assert_eq!([kind, start, bytes].map(|a| ask(a, host)), [Ok(1), Ok(host), Ok(400)]);
+    for nowhere in [0, 64, x + 400] {
+        assert_eq!(ask(kind, nowhere), Err(INVALID_VALUE));
+    }
+    assert_eq!(ask(3, x), Err(INVALID_VALUE));
+    assert_eq!(t.misuse(), [""; 0]);
+}
+
+#[test]
 fn nothing_works_without_a_context() {
     let t = Standin::new(&[]);
     ok((t.s.cuCtxSetCurrent)(0));

@@ -50,6 +50,7 @@ symbols! {
     cuMemFree_v2(u64);
     cuMemHostAlloc(*mut *mut c_void, usize, u32);
     cuMemFreeHost(*mut c_void);
+    cuPointerGetAttribute(*mut c_void, c_int, u64);
     cuMemcpyHtoD_v2(u64, *const c_void, usize);
     cuMemcpyDtoH_v2(*mut c_void, u64, usize);
     cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, usize);

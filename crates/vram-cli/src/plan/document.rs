@@ -10,8 +10,9 @@ use vram_types::ByteSize;
 
 use super::curve::Point;
 use super::probe::Probe;
-use super::{Args, Problem, Waits};
+use super::{Args, Problem};
 use crate::arch::Arch;
+use crate::args::Waits;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Document {

@@ -9,33 +9,21 @@ mod svg;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::ValueEnum;
-use serde::Serialize;
 use vram_diskmap::DiskMap;
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Costs, LayerWork, Plan, Profile, Setting};
-use vram_stream::{Budget as Ledger, Device, Tier, VramConfig, WeightSource};
+use vram_stream::{Budget as Ledger, Device, Tier, VramConfig};
 use vram_types::{ByteSize, DType};
 
 use crate::arch::{Arch, Opening, Subject};
-use crate::args::{Budget, ComputeDType, DeviceName, Read, at_least_one};
+use crate::args::{Budget, ComputeDType, DEVICES, DeviceName, Read, Waits, at_least_one};
+use crate::checkpoint::Checkpoint;
 use crate::engine::explain;
-use crate::{checkpoint, output};
+use crate::output;
 use document::{Checked, Document};
 use probe::Probe;
-
-/// Where weights wait for their use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Waits {
-    /// In host memory, as far as its budget allows; in the page cache where the device's memory is the host's
-    Host,
-    /// On disk
-    Disk,
-}
 
 /// Say what a budget would do: what stays, what streams, how fast a pass is, and what more memory would buy
 #[derive(Clone, Debug, clap::Args)]
@@ -58,9 +46,13 @@ pub(crate) struct Args {
     /// machine is probed if not given
     #[arg(long, value_name = "NAME|FILE", requires = "path")]
     profile: Option<String>,
-    /// Where weights wait; on disk unless all of them fit the host budget, if not given
+    /// Where weights wait; host is the page cache where the device's memory is the host's; on disk unless all of them fit the
+    /// host budget, if not given
     #[arg(long, value_enum, requires = "path")]
     from: Option<Waits>,
+    /// Apply the rules of this file to the checkpoint first, as forward does
+    #[arg(long, value_name = "FILE.toml", requires = "path")]
+    convert: Option<PathBuf>,
     /// Tokens of a pass
     #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one, requires = "path")]
     tokens: usize,
@@ -68,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, requires = "path")]
     dtype: Option<ComputeDType>,
     /// Which device of this machine is probed, and whose kernels' activations and scratch are reckoned with
-    #[arg(long, value_name = "cpu|wgpu[:N|:NAME]", default_value_t = DeviceName::Cpu, requires = "path")]
+    #[arg(long, value_name = DEVICES, default_value_t = DeviceName::Cpu, requires = "path")]
     device: DeviceName,
     /// Threads that the cpu computes with when it is probed; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path")]
@@ -91,7 +83,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         return if json { output::json(&checked) } else { Ok(checked.print(&mut io::stdout().lock())?) };
     };
     let device = args.device.open(args.threads)?;
-    let source: Arc<dyn WeightSource> = Arc::new(checkpoint::open(DiskMap::options(), path, Read::Auto)?);
+    let checkpoint = Checkpoint::open(DiskMap::options(), path, Read::Auto, args.convert.as_deref())?;
+    let source = checkpoint.into_source();
     let opening = Opening { arch, path, source, device, tokens: args.tokens };
     let machine = args.machine(&opening)?;
     let subject = opening.open(1.0, args.config(u64::MAX))?;

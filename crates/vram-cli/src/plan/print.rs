@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use vram_stream::layers::schedule::Kept;
 use vram_types::ByteSize;
 
-use super::Waits;
 use super::curve::{self, blocks, worth};
 use super::document::{Document, Use};
 use super::probe::Probe;
+use crate::args::Waits;
 use crate::output::{self, seconds};
 
 /// Columns that show the depth of the model.

@@ -13,9 +13,8 @@ use vram_stream::layers::{Costs, Event, LayerWork, Link, Observer};
 use vram_stream::{Budget, Device, Lifetime, Tier, VramConfig, WeightSource};
 use vram_types::{CancelToken, FileId, Priority, ReadRequest};
 
-use super::Waits;
 use crate::arch::{Opening, Subject};
-use crate::args::Read;
+use crate::args::{Read, Waits};
 use crate::checkpoint;
 use crate::engine::explain;
 

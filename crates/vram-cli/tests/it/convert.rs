@@ -122,6 +122,45 @@ fn the_network_gives_the_same_bits_whatever_its_checkpoint_looks_like() {
     }
 }
 
+/// Other names for the same bytes in the same places: the same plan. Parts of a whole lie elsewhere, and a place in a slot goes by the place in
+/// the file, so that there only the weights are the same.
+#[test]
+fn a_plan_through_rules_is_that_of_the_checkpoint_that_they_give_back() {
+    let dir = folder();
+    let model = "--arch qwen-image-controlnet --blocks 6 --width 256 --in-dim 16";
+    run(&format!("synth {model} -o m.safetensors"), dir.path(), 0);
+    let rename = |from: &str, to: &str| {
+        format!("[[rule]]\nrename = {{ tensors = {{ prefix = '{from}' }}, to = '{to}' }}\n")
+    };
+    write(dir.path(), "rename.toml", &rename("controlnet_blocks.", "blocks."));
+    write(dir.path(), "name_back.toml", &rename("blocks.", "controlnet_blocks."));
+    write(dir.path(), "fuse.toml", FUSE);
+    write(dir.path(), "part.toml", PART);
+    let plan = |path: &str, flags: &str| {
+        let line = format!("plan {path} --arch qwen-image-controlnet --tokens 8 --budget 900KiB");
+        json(&format!("{line} {flags}"), dir.path())
+    };
+    let card = "--profile rtx3060-pcie3";
+    let (expected, here) = (plan("m.safetensors", card), plan("m.safetensors", ""));
+    for (there, back) in [("rename", "name_back"), ("fuse", "part")] {
+        let path = format!("{there}.safetensors");
+        run(&format!("extract m.safetensors --convert {there}.toml -o {path}"), dir.path(), 0);
+        let plain = format!("plan {path} --arch qwen-image-controlnet");
+        assert!(run(&plain, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names are others");
+        let flags = format!("--convert {back}.toml");
+        let (found, probed) = (plan(&path, &format!("{flags} {card}")), plan(&path, &flags));
+        assert_eq!(probed["probe"]["shapes"], here["probe"]["shapes"], "{there}");
+        assert_eq!(found["weights_bytes"], expected["weights_bytes"], "{there}");
+        if there == "rename" {
+            assert_eq!(found, expected);
+            assert_eq!(probed["minimum_budget_bytes"], here["minimum_budget_bytes"]);
+        }
+    }
+    let line = "plan m.safetensors --arch qwen-image-controlnet --convert nowhere.toml";
+    assert!(run(line, dir.path(), 1).1.contains("nowhere.toml: No such file"));
+    assert!(run("plan --check p.json --convert part.toml", dir.path(), 2).1.contains("<PATH>"));
+}
+
 #[test]
 fn a_real_model_from_fused_weights() {
     let Some(model) = minilm() else {

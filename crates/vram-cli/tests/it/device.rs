@@ -103,19 +103,94 @@ fn sentences_on_an_adapter_are_near_those_of_the_cpu() {
     assert!(cpu.len() == wgpu.len() && worst < 2e-5, "{worst}");
 }
 
+/// What does not stay is read once, and by whoever does not ask for this in each pass.
+#[test]
+fn weights_wait_in_host_memory_where_that_is_asked_for() {
+    let dir = with_golden();
+    let (_, error) = run(&format!("{FORWARD} --from host"), dir.path(), 1);
+    assert!(
+        error.contains("--from host is for devices with memory of their own: the memory of cpu"),
+        "{error}"
+    );
+    for (backend, built_in) in [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))] {
+        if found(backend, built_in).is_none() {
+            continue;
+        }
+        let (resident, smallest) = forward(dir.path(), &format!("--device {backend} --budget 64MiB"));
+        let line = format!("{FORWARD} --dtype f32 --device {backend} --budget {smallest} --passes 4");
+        let report = |flags: &str| {
+            let report = vram_json(&format!("{line} {flags}"), dir.path());
+            assert!(fs::read(dir.path().join("out.safetensors")).unwrap() == resident, "{backend} {flags}");
+            assert!(report["host_peak_bytes"].as_u64() <= report["host_budget_bytes"].as_u64(), "{report}");
+            report
+        };
+        let (disk, host) = (report(""), report("--from host --host-budget 128MiB"));
+        assert_eq!((&disk["from"], &host["from"]), (&json!("disk"), &json!("host")));
+        assert_eq!(report("--from disk")["from"], "disk");
+        let last = |report: &Value| report["passes"][3]["disk_bytes"].as_u64().unwrap();
+        assert!(last(&disk) > 0 && last(&host) == 0, "{disk} {host}");
+        let held = |report: &Value| report["host_peak_bytes"].as_u64().unwrap();
+        assert!(held(&host) > held(&disk), "{disk} {host}");
+        let (text, _) = run(&format!("{line} --from host"), dir.path(), 0);
+        assert!(text.contains("most held on the host"), "{text}");
+    }
+}
+
+#[test]
+fn sentences_are_the_same_wherever_weights_wait() {
+    let Some(_) = found("cuda", cfg!(feature = "cuda")) else { return };
+    let Some(model) = minilm() else {
+        return println!(
+            "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
+        );
+    };
+    let embed = |from: &str| -> Value {
+        let line =
+            format!("embed --json --device cuda --budget 24MiB --host-budget 256MiB --from {from} --model");
+        let mut args: Vec<&str> = line.split(' ').collect();
+        args.extend([model.to_str().unwrap(), "a cat"]);
+        let out = vram(&args, folder().path());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let (disk, host) = (embed("disk"), embed("host"));
+    assert_eq!(disk["embeddings"], host["embeddings"]);
+    assert_eq!((&disk["report"]["from"], &host["report"]["from"]), (&json!("disk"), &json!("host")));
+}
+
+#[test]
+fn whoever_asks_how_devices_are_named_is_told_of_all() {
+    for command in ["plan", "forward", "embed"] {
+        let (help, _) = run(&format!("{command} --help"), folder().path(), 0);
+        assert!(help.contains("--device <cpu|cuda[:N|:NAME]|wgpu[:N|:NAME]>"), "{help}");
+    }
+}
+
 #[test]
 fn a_plan_for_an_adapter_is_made_from_a_probe_of_it() {
-    let Some(_) = adapter() else { return };
+    if adapter().is_some() {
+        is_planned_from_a_probe("wgpu");
+    }
+}
+
+#[test]
+fn a_plan_for_a_card_is_made_from_a_probe_of_it() {
+    if found("cuda", cfg!(feature = "cuda")).is_some() {
+        is_planned_from_a_probe("cuda");
+    }
+}
+
+fn is_planned_from_a_probe(backend: &str) {
     let dir = folder();
     run(
         "synth --arch qwen-image-controlnet --blocks 6 --width 256 --in-dim 16 -o m.safetensors",
         dir.path(),
         0,
     );
-    let plan = "plan m.safetensors --arch qwen-image-controlnet --tokens 8 --device wgpu";
+    let plan = format!("plan m.safetensors --arch qwen-image-controlnet --tokens 8 --device {backend}");
     for from in ["disk", "host"] {
         let plan = vram_json(&format!("{plan} --budget 900KiB --from {from}"), dir.path());
-        assert!(plan["machine"].as_str().unwrap().contains("wgpu: "), "{plan}");
+        assert!(plan["machine"].as_str().unwrap().contains(&format!("{backend}: ")), "{plan}");
         assert_eq!((&plan["host_visible"], &plan["probe"]["shapes"]), (&json!(false), &json!(3)));
         assert!(plan["probe"]["bus_bytes_per_second"].as_f64().unwrap() > 0.0, "{plan}");
         assert!(plan["peak_bytes"].as_u64() <= Some(900 << 10));
@@ -132,6 +207,7 @@ fn a_plan_for_an_adapter_is_made_from_a_probe_of_it() {
         0,
     );
     let forward = "forward --arch qwen-image-controlnet --weights m.safetensors --input in.safetensors -o o.safetensors";
-    let report = vram_json(&format!("{forward} --device wgpu --budget {minimum} --dtype bf16"), dir.path());
+    let line = format!("{forward} --device {backend} --budget {minimum} --dtype bf16");
+    let report = vram_json(&line, dir.path());
     assert_eq!(report["minimum_budget_bytes"], minimum);
 }

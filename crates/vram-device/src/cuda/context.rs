@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::blas::Blas;
 use super::driver::{Ctx, Stream};
 use super::guard::{Guard, guard};
-use super::memory::{Freed, Readback};
+use super::memory::{Freed, Owner, Readback};
 use super::program::Programs;
 use super::queue::{Events, Timeline};
 use crate::{DeviceError, MemoryInfo, Queue, Region, Ticket};
@@ -143,12 +143,25 @@ impl Context {
             let mark = |timeline: &Timeline| timeline.mark(&self.events, |_| Ok(()));
             let (copy, compute) = (mark(&self.copy)?, mark(&self.compute)?);
             self.freed.lock().unwrap_or_else(PoisonError::into_inner).push_back((copy, compute, freed));
-            self.sweep(|_| false)
+            Ok(())
         });
+        let _ = self.sweep(|_| false);
     }
 
     /// Frees what is not in use any more, and waits for what `wait_for` says.
     fn sweep(&self, wait_for: impl Fn(&Freed) -> bool) -> Result<(), DeviceError> {
+        let mut owners = Vec::new();
+        let result = self.with(|| self.free_done(wait_for, &mut owners));
+        // Last, without a lock: dropping one is the caller's code, which may give back more memory or change the current context.
+        drop(owners);
+        result
+    }
+
+    fn free_done(
+        &self,
+        wait_for: impl Fn(&Freed) -> bool,
+        owners: &mut Vec<Owner>,
+    ) -> Result<(), DeviceError> {
         let mut all = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..all.len() {
             let Some((copy, compute, freed)) = all.pop_front() else { break };
@@ -164,7 +177,7 @@ impl Context {
             match done {
                 // SAFETY: `Freed` is made once for each allocation, when it is dropped, and what was issued until then, the last
                 // that can have used it, is done.
-                true => unsafe { freed.now() }?,
+                true => owners.extend(unsafe { freed.now() }?),
                 false => all.push_back((copy, compute, freed)),
             }
         }
@@ -177,11 +190,9 @@ impl Context {
     }
 
     pub(super) fn memory(&self) -> Result<MemoryInfo, DeviceError> {
-        self.with(|| {
-            self.sweep(|_| false)?;
-            let (free, total) = self.ctx.memory()?;
-            Ok(MemoryInfo { free, total })
-        })
+        self.sweep(|_| false)?;
+        let (free, total) = self.with(|| self.ctx.memory())?;
+        Ok(MemoryInfo { free, total })
     }
 
     /// Does what takes memory of the driver's own, and adds to the reserve what it took.
@@ -242,9 +253,10 @@ impl Drop for Context {
             // SAFETY: nothing is under way.
             let _ = unsafe { readback.free() };
         }
+        let mut owners = Vec::new();
         for (_, _, freed) in self.freed.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // SAFETY: as in `sweep`; nothing is under way. Nobody is left to tell of an error.
-            let _ = unsafe { freed.now() };
+            // SAFETY: as in `free_done`; nothing is under way. Nobody is left to tell of an error.
+            owners.extend(unsafe { freed.now() }.ok().flatten());
         }
         if let Some(blas) = self.blas.take() {
             blas.destroy();
@@ -254,5 +266,7 @@ impl Drop for Context {
         compute.destroy(&self.events);
         self.events.destroy();
         ctx.destroy();
+        // Last, because dropping them may make another context current.
+        drop(owners);
     }
 }

@@ -136,7 +136,7 @@ pub(super) struct Ctx {
 
 enum Keeper {
     Primary(sys::CUdevice),
-    Theirs { _context: Arc<CudaContext> },
+    Theirs(Arc<CudaContext>),
 }
 
 // SAFETY: contexts may be made current and used on any thread.
@@ -155,7 +155,7 @@ impl Ctx {
     /// The caller's context, and the card that it is of.
     pub(super) fn theirs(context: Arc<CudaContext>) -> Result<(Ctx, Card), DeviceError> {
         let card = Card::read(context.cu_device())?;
-        Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Theirs { _context: context } }, card))
+        Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Theirs(context) }, card))
     }
 
     /// Makes it the calling thread's, as each call of the driver needs. It stays so.
@@ -166,6 +166,13 @@ impl Ctx {
 
     pub(super) fn handle(&self) -> sys::CUcontext {
         self.raw
+    }
+
+    fn device(&self) -> sys::CUdevice {
+        match &self.keeper {
+            Keeper::Primary(device) => *device,
+            Keeper::Theirs(context) => context.cu_device(),
+        }
     }
 
     /// Lets go of it. What is of it has been destroyed.
@@ -294,6 +301,48 @@ pub(super) fn allocate(bytes: u64) -> Result<u64, DeviceError> {
 pub(super) unsafe fn free(pointer: u64) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemFree", unsafe { sys::cuMemFree_v2(pointer) })
+}
+
+/// What the driver knows of memory that is not ours.
+pub(super) struct Known {
+    /// Whether it is the host's.
+    pub(super) of_host: bool,
+    /// Whether it is of the context that was asked for.
+    pub(super) is_ours: bool,
+    /// First byte of the allocation, and how many bytes it has.
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+}
+
+impl Known {
+    /// `None` where the driver knows of no memory.
+    pub(super) fn at(pointer: u64, ctx: &Ctx) -> Result<Option<Known>, DeviceError> {
+        use sys::CUpointer_attribute_enum as Attribute;
+        const HOST: u64 = sys::CUmemorytype_enum::CU_MEMORYTYPE_HOST as u64;
+        let asked = |which| attribute(which, pointer);
+        let Some(kind) = asked(Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE)? else { return Ok(None) };
+        // Memory of a pool and memory that was mapped are of no context, but of a device.
+        let is_ours = match asked(Attribute::CU_POINTER_ATTRIBUTE_CONTEXT)?.unwrap_or(0) {
+            0 => asked(Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)? == u64::try_from(ctx.device()).ok(),
+            context => context == ctx.raw as u64,
+        };
+        let start = asked(Attribute::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR)?.unwrap_or(pointer);
+        let bytes = asked(Attribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE)?.unwrap_or(0);
+        Ok(Some(Known { of_host: kind == HOST, is_ours, start, bytes }))
+    }
+}
+
+/// What the driver says of a pointer, as a number; `None` where it has nothing to say.
+fn attribute(which: sys::CUpointer_attribute, pointer: u64) -> Result<Option<u64>, DeviceError> {
+    const INVALID_VALUE: u32 = 1;
+    let mut value = [0; 8];
+    // SAFETY: none of the attributes that are asked for is longer than eight bytes. The pointer is not followed.
+    let code = unsafe { sys::cuPointerGetAttribute(value.as_mut_ptr().cast(), which, pointer) };
+    if code as u32 == INVALID_VALUE {
+        return Ok(None);
+    }
+    // Shorter ones leave the upper bytes zero.
+    check("cuPointerGetAttribute", code).map(|()| Some(u64::from_le_bytes(value)))
 }
 
 /// Page-locked memory of the host, which the card copies from beside what the host does. Never write-combined: readers fill

@@ -1,6 +1,7 @@
 //! Device memory, pinned staging, and what is read back.
 
 use std::any::Any;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -8,28 +9,47 @@ use super::context::Context;
 use super::driver;
 use crate::{DeviceError, RawBuffer};
 
+/// Keeps memory of the caller's own.
+pub(super) type Owner = Box<dyn Send + Sync>;
+
 /// An allocation on the card.
 pub(super) struct DeviceMemory {
     pub(super) context: Arc<Context>,
     /// 0 where there are no bytes.
     pub(super) pointer: u64,
     bytes: u64,
+    /// Of memory that is not ours to free.
+    owner: Option<Owner>,
 }
 
 impl DeviceMemory {
     /// What was given back before and is still in use is waited for, or both would take memory at once.
     pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceMemory, DeviceError> {
-        let pointer = context.with(|| {
-            context.reclaim(true)?;
-            if bytes == 0 { Ok(0) } else { driver::allocate(bytes) }
-        })?;
-        Ok(DeviceMemory { context: Arc::clone(context), pointer, bytes })
+        context.reclaim(true)?;
+        let pointer = context.with(|| if bytes == 0 { Ok(0) } else { driver::allocate(bytes) })?;
+        Ok(DeviceMemory { context: Arc::clone(context), pointer, bytes, owner: None })
+    }
+
+    /// Memory of the caller's own.
+    ///
+    /// # Safety
+    /// It is device memory of this context, stays until `owner` is dropped, and is used as
+    /// [`Cuda::adopt`](super::Cuda::adopt) demands.
+    pub(super) unsafe fn theirs(
+        context: &Arc<Context>,
+        pointer: u64,
+        bytes: u64,
+        owner: Owner,
+    ) -> DeviceMemory {
+        DeviceMemory { context: Arc::clone(context), pointer, bytes, owner: Some(owner) }
     }
 }
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.bytes > 0 {
+        if let Some(owner) = self.owner.take() {
+            self.context.free(Freed::Theirs(ManuallyDrop::new(owner)));
+        } else if self.bytes > 0 {
             self.context.free(Freed::Device(self.pointer));
         }
     }
@@ -64,10 +84,8 @@ unsafe impl Sync for Pinned {}
 
 impl Pinned {
     pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Pinned, DeviceError> {
-        let pointer = context.with(|| {
-            context.reclaim(false)?;
-            pinned(bytes)
-        })?;
+        context.reclaim(false)?;
+        let pointer = context.with(|| pinned(bytes))?;
         Ok(Pinned { context: Arc::clone(context), pointer, bytes })
     }
 }
@@ -115,6 +133,8 @@ unsafe impl RawBuffer for Pinned {
 pub(super) enum Freed {
     /// Of the card.
     Device(u64),
+    /// Of the card and the caller's own: its owner, which is not dropped where nobody knows that all work has ended.
+    Theirs(ManuallyDrop<Owner>),
     /// Of the host.
     Pinned(*mut u8),
 }
@@ -124,17 +144,20 @@ unsafe impl Send for Freed {}
 
 impl Freed {
     pub(super) fn is_device(&self) -> bool {
-        matches!(self, Freed::Device(_))
+        matches!(self, Freed::Device(_) | Freed::Theirs(_))
     }
 
+    /// Frees it; of memory that is not ours, gives its owner to be dropped.
+    ///
     /// # Safety
     /// The memory is this backend's, is freed here alone, and nothing that was issued uses it any more.
-    pub(super) unsafe fn now(self) -> Result<(), DeviceError> {
+    pub(super) unsafe fn now(self) -> Result<Option<Owner>, DeviceError> {
         match self {
             // SAFETY: the caller's promise.
-            Freed::Device(pointer) => unsafe { driver::free(pointer) },
+            Freed::Device(pointer) => unsafe { driver::free(pointer) }.map(|()| None),
+            Freed::Theirs(owner) => Ok(Some(ManuallyDrop::into_inner(owner))),
             // SAFETY: the caller's promise.
-            Freed::Pinned(pointer) => unsafe { driver::free_pinned(pointer) },
+            Freed::Pinned(pointer) => unsafe { driver::free_pinned(pointer) }.map(|()| None),
         }
     }
 }

@@ -12,7 +12,7 @@
 //! Of cudarc, the layer `sys` is used and not the safe one above it: that records events of its own behind every call, frees
 //! memory and waits where the order here says when, and asks the driver for the text of an error, which it may not be asked any
 //! more once the context is lost. Its types are what a context and streams of the caller's own are handed in by
-//! ([`Cuda::over`]).
+//! ([`Cuda::over`]); memory is by its pointer ([`Cuda::adopt`]).
 //!
 //! Kernels are CUDA C, compiled by NVRTC for the card when they are first used and kept on disk ([`CudaCache`]). Every element is
 //! summed in the order of the inner extent, whatever the tile; products by cublasLt have one algorithm for each inner extent and dtype,
@@ -42,6 +42,7 @@ mod operand;
 mod probe;
 mod program;
 mod queue;
+mod theirs;
 mod transfer;
 
 use std::fmt;

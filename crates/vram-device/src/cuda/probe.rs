@@ -8,7 +8,7 @@ use cudarc::{cublaslt, driver, nvrtc};
 use crate::DeviceError;
 
 /// Functions of the driver that are called.
-const DRIVER: [&str; 31] = [
+const DRIVER: [&str; 32] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -24,6 +24,7 @@ const DRIVER: [&str; 31] = [
     "cuMemFree_v2",
     "cuMemHostAlloc",
     "cuMemFreeHost",
+    "cuPointerGetAttribute",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoDAsync_v2",

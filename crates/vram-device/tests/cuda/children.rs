@@ -3,18 +3,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use vram_device::cuda::{Cuda, CudaMatmul, CudaOptions};
 use vram_device::{Activation, Budget, Device, DeviceError, Kernels, Lifetime, Queue, Tier};
 use vram_types::DType::F32;
 
 use crate::standin::{self, Books};
+use crate::theirs::{self, Raw};
 use crate::util::{allocate, budget, busy, cache, f32s, get, part, put, stage, upload, values, view_mut};
 
 /// Which case a child is to run.
 const CASE: &str = "VRAM_CUDA_CASE";
 
-const CASES: [(&str, fn()); 8] = [
+const CASES: [(&str, fn()); 10] = [
     ("reason", reason),
     ("own products", own_products),
     ("lost", lost),
@@ -23,6 +25,8 @@ const CASES: [(&str, fn()); 8] = [
     ("clean", clean),
     ("books", books),
     ("staging", staging),
+    ("lent", theirs::late),
+    ("not lent", theirs::memory_that_cannot_be_taken_in_is_refused_and_left_to_its_owner),
 ];
 
 /// What a child runs. In the parent there is nothing to do.
@@ -163,6 +167,8 @@ fn lost() {
     let mut region = allocate(&cuda, 4096);
     let mut target = part(allocate(&cuda, 4096));
     let mut staging = stage(&cuda, &[1; 4096]);
+    let (raw, owner) = (Raw::new(&cuda, 4096), Arc::new(()));
+    let lent = theirs::adopt(&cuda, &raw, 4096, owner.clone());
     busy(&cuda, &mut region);
     let before = cuda.upload(&staging, 0..4096, &mut target, 0).unwrap();
     cuda.wait(before).unwrap();
@@ -191,7 +197,8 @@ fn lost() {
     lost("the memory", cuda.memory().map(drop));
     let error = cuda.wait(before).unwrap_err().to_string();
     assert!(error.contains("700"), "the first reason is the one that is told: {error}");
-    drop((region, target, staging, cuda));
+    drop((region, target, staging, lent, cuda));
+    assert_eq!(Arc::strong_count(&owner), 2, "what an owner does when it is dropped may call the driver");
     assert_eq!(Books::now().host_waits(), waits, "the driver was called after the loss");
 }
 
@@ -314,4 +321,21 @@ fn staging() {
         cuda.wait(ticket).unwrap();
     }
     assert_eq!(Books::now().peak_pinned(), 1 << 20);
+}
+
+/// On a driver that is never early, so that what is given back too soon shows, whether copies are late or early.
+#[test]
+fn memory_of_the_callers_own_is_given_back_behind_all_that_uses_it() {
+    for early in ["0", "1"] {
+        let late = ("STANDIN_QUERIES", "1000000000");
+        with_standin("lent", &[("STANDIN_STRICT", "1"), ("STANDIN_EARLY_COPIES", early), late]);
+    }
+}
+
+#[test]
+fn memory_of_another_context_is_refused() {
+    let Some(text) = with_standin("not lent", &[("STANDIN_STRICT", "1"), ("STANDIN_DEVICES", "2")]) else {
+        return;
+    };
+    assert!(text.contains("memory of another context was refused"), "{text}");
 }
