@@ -61,6 +61,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
         let mut subjects = vec![
             direct(2, 2),
             direct(4, 1),
+            direct(8, 1),
             Subject::each("resident pass", weights, PASSES, || resident.passes(PASSES)),
         ];
         let (mut shares, path, resident) = (Vec::new(), &path, &resident);
@@ -75,7 +76,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
                 move || {
                     drop_cache(path)?;
                     let read =
-                        || (0..PASSES).try_for_each(|_| read_direct(path, bytes / 4096 * 4096, 4, 1 << 20));
+                        || (0..PASSES).try_for_each(|_| read_direct(path, bytes / 4096 * 4096, 8, 1 << 20));
                     std::thread::scope(|scope| {
                         let reader = scope.spawn(read);
                         resident.passes(PASSES)?;
@@ -103,8 +104,8 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
         print_reading(path)?;
         for (i, ((_, runner), share)) in streamed.iter().zip(shares).enumerate() {
             let plan = runner.model.engine().plan();
-            let (both, streamed) = (3 + 2 * i, 4 + 2 * i);
-            println!("{}", row.against_the_larger(streamed, &[(&[0, 1], share), (&[2], 1.0)]));
+            let (both, streamed) = (4 + 2 * i, 5 + 2 * i);
+            println!("{}", row.against_the_larger(streamed, &[(&[0, 1, 2], share), (&[3], 1.0)]));
             println!("    over the two at once: {}", row.against(streamed, both));
             println!(
                 "    planned {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",

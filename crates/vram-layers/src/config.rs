@@ -8,6 +8,7 @@ use vram_types::DType;
 use crate::Error;
 use crate::converted::StorageDtypes;
 use crate::costs::Costs;
+use crate::engine::EngineOptions;
 use crate::observe::Observer;
 use crate::state::Placement;
 
@@ -66,7 +67,7 @@ impl VramConfig {
             host_limit: Budget::new(Tier::Host, 64 << 20),
             dtypes: StorageDtypes::checkpoint(),
             ring: None,
-            readers: 4,
+            readers: EngineOptions::READERS,
             costs: None,
             calibrate: true,
             observer: None,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use vram_diskmap::DiskMap;
 use vram_stream::layers::state::Placement;
-use vram_stream::layers::{self, Costs, LayerWork, Plan, Profile, Setting};
+use vram_stream::layers::{self, Costs, EngineOptions, LayerWork, Plan, Profile, Setting};
 use vram_stream::{Budget as Ledger, Device, Tier, VramConfig};
 use vram_types::{ByteSize, DType};
 
@@ -214,8 +214,8 @@ fn fits_host(subject: &dyn Subject, setting: &Setting, work: &[LayerWork]) -> Re
     Ok(subject.weights_bytes() <= setting.host_budget.saturating_sub(setting.staging + workspace))
 }
 
-/// Staging of four readers, as an engine takes it.
-const STAGING: u64 = 4 * ((2 << 20) + 2 * 4096);
+/// Staging of all readers, as an engine takes it.
+const STAGING: u64 = EngineOptions::READERS as u64 * (EngineOptions::PIECE_BYTES + 2 * 4096);
 
 /// A profile by its name or from a file.
 fn profile(name: &str) -> Result<Profile> {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use vram_diskmap::DiskMap;
 use vram_stream::device::Queue;
-use vram_stream::layers::{Costs, Event, LayerWork, Link, Observer};
+use vram_stream::layers::{Costs, EngineOptions, Event, LayerWork, Link, Observer};
 use vram_stream::{Budget, Device, Lifetime, Tier, VramConfig, WeightSource};
 use vram_types::{CancelToken, FileId, Priority, ReadRequest};
 
@@ -19,8 +19,8 @@ use crate::checkpoint;
 use crate::engine::explain;
 
 /// Threads that read and bytes of each read, as in an engine.
-const READERS: usize = 4;
-const PIECE: usize = 2 << 20;
+const READERS: usize = EngineOptions::READERS;
+const PIECE: usize = EngineOptions::PIECE_BYTES as usize;
 
 /// The stretch that is read at the most, and for how long.
 const STRETCH: u64 = 1 << 30;

@@ -36,9 +36,6 @@ pub use lease::Lease;
 pub(crate) use pass::{ALIGN, after_kernels};
 pub use pass::{Pass, PassRequest};
 
-/// Largest single read. Long enough for a disk's full speed, short enough that several readers share one layer.
-const PIECE: u64 = 2 << 20;
-
 /// How an [`Engine`] is set up.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -64,14 +61,22 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Under a device budget, with 64 MiB for staging, four readers, and the planner's own ring.
+    /// Readers, unless it is said how many. Each has one read under way, and waits for a processor behind kernels before it asks
+    /// for the next: with so many the disk has enough to do meanwhile.
+    pub const READERS: usize = 12;
+
+    /// Bytes of the largest single read, and about those of a reader's staging. Long enough for a disk's full speed, short enough
+    /// that several readers share one layer.
+    pub const PIECE_BYTES: u64 = 1 << 20;
+
+    /// Under a device budget, with 64 MiB for staging, twelve readers, and the planner's own ring.
     pub fn new(budget: Budget) -> EngineOptions {
         EngineOptions {
             budget,
             host_budget: Budget::new(Tier::Host, 64 << 20),
             host_weights: false,
             ring: None,
-            readers: 4,
+            readers: EngineOptions::READERS,
             residents: true,
             costs: None,
             calibrate: true,
@@ -112,7 +117,7 @@ impl Engine {
         let mapped = host_visible && first_range(&layers).is_some_and(|r| source.map(r).is_some());
         let readers = options.readers.max(1);
         let align = source.alignment();
-        let mut piece = PIECE.next_multiple_of(align);
+        let mut piece = EngineOptions::PIECE_BYTES.next_multiple_of(align);
         let mut staging = Vec::new();
         if !host_visible {
             // Half of it: inputs are staged as well.
