@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -107,18 +108,41 @@ pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize, chunk: u64) -> 
             if at >= bytes {
                 return Ok(());
             }
-            let want = chunk.min(bytes - at) as usize;
-            let mut done = 0;
-            while done < want {
-                let n = rustix::io::pread(&file, &mut buffer[done..want], at + done as u64)
-                    .with_context(|| format!("direct read at {}", at + done as u64))?;
-                ensure!(n > 0, "the file ended at {}", at + done as u64);
-                done += n;
-            }
+            read_whole(&file, &mut buffer[..chunk.min(bytes - at) as usize], at)?;
         }
     };
+    on_threads(depth, &worker)
+}
+
+/// The same of as many bytes as `memory` has, each to its place there. Memory that is written for the first time in a while costs more
+/// than some that is written over and over, and stays in caches.
+pub(crate) fn read_direct_to(path: &Path, memory: &mut [u8], depth: usize, chunk: u64) -> Result<()> {
+    let file = open_direct(path)?;
+    let pieces = Mutex::new(memory.chunks_mut(chunk as usize).enumerate());
+    let worker = || -> Result<()> {
+        loop {
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((i, piece)) = next else { return Ok(()) };
+            read_whole(&file, piece, i as u64 * chunk)?;
+        }
+    };
+    on_threads(depth, &worker)
+}
+
+fn read_whole(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let n = rustix::io::pread(file, &mut buffer[done..], at + done as u64)
+            .with_context(|| format!("direct read at {}", at + done as u64))?;
+        ensure!(n > 0, "the file ended at {}", at + done as u64);
+        done += n;
+    }
+    Ok(())
+}
+
+fn on_threads(count: usize, worker: &(impl Fn() -> Result<()> + Sync)) -> Result<()> {
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..depth).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a reader panicked")))
     })
 }

@@ -181,11 +181,15 @@ impl Row {
         format!("{name}, over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})")
     }
 
-    /// How fast one subject is, as a share of the fastest of several others in the same round, in words.
+    /// How fast one subject is, as a share of that of several others which is fastest by its median, round by round, in words.
     pub(crate) fn speed(&self, subject: usize, ceilings: &[usize]) -> String {
         let at = |i: usize, round: usize| self.subjects[i].seconds[round];
-        let fastest = |round: usize| ceilings.iter().map(|&i| at(i, round)).fold(f64::INFINITY, f64::min);
-        let shares: Vec<f64> = (0..self.rounds).map(|round| fastest(round) / at(subject, round)).collect();
+        let fastest = ceilings
+            .iter()
+            .copied()
+            .min_by(|&a, &b| self.subjects[a].median.total_cmp(&self.subjects[b].median));
+        let base = fastest.unwrap_or(subject);
+        let shares: Vec<f64> = (0..self.rounds).map(|round| at(base, round) / at(subject, round)).collect();
         let (least, median, most) = spread(&shares);
         let name = &self.subjects[subject].name;
         let others: Vec<&str> = ceilings.iter().map(|&i| self.subjects[i].name.as_str()).collect();

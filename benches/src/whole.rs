@@ -9,7 +9,7 @@ use vram_diskmap::{DiskMap, ReadMode};
 use vram_types::{CancelToken, FileId, Priority, ReadRequest, WeightSource};
 
 use crate::Options;
-use crate::ceilings::read_direct;
+use crate::ceilings::{read_direct, read_direct_to};
 use crate::harness::{Subject, measure};
 use crate::machine::{Huge, threads};
 use crate::model::{Args, checkpoint, drop_cache, warm_cache};
@@ -62,6 +62,11 @@ pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
             })
         })
         .collect();
+    subjects.push(Subject::new("direct read, 4 of 1 MiB, to as much memory", aligned, move || {
+        drop_cache(path)?;
+        read_direct_to(path, &mut target.borrow_mut().memory.bytes()[..aligned as usize], 4, 1 << 20)
+    }));
+    let first = subjects.len();
     for (name, mode) in modes() {
         subjects.push(Subject::new(format!("DiskMap, one batch, {name}"), weights, move || {
             drop_cache(path)?;
@@ -79,8 +84,9 @@ pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
     let row = measure(options, "whole-cold", &title, subjects, skipped())?;
     row.publish(options)?;
     print_reading(path)?;
-    for subject in DIRECT.len()..first_peer {
+    for subject in first..first_peer {
         println!("{}", row.speed(subject, &[0, 1, 2]));
+        println!("    {}", row.speed(subject, &[first - 1]));
     }
     println!("reach: one batch at least 0.93");
     Ok(())

@@ -123,6 +123,8 @@ pub fn write_files(
     each(&pieces, threads.min(pieces.len()), &one, &mut |piece| {
         written(piece.tensor, piece.bytes as u64);
     })?;
+    // Also what came with the last piece: what is cancelled leaves nothing.
+    cancel.check()?;
     writers.into_iter().try_for_each(PlacedWriter::finish)
 }
 

@@ -10,8 +10,8 @@ use std::vec::IntoIter;
 use super::Terms;
 use super::task::{Failed, Task};
 
-/// Threads that share one batch. They wait for the disk most of the time, or fill the memory's bandwidth.
-const THREADS: usize = 4;
+/// Threads that share one batch. They wait for the disk most of the time, or for a processor behind others.
+const THREADS: usize = 8;
 /// A batch of so many bytes gets helpers at once.
 pub(crate) const LEAST_SHARED_BYTES: usize = 4 << 20;
 /// Any other gets them if it takes longer than this, a few times as long as it takes to begin a thread.
