@@ -298,13 +298,14 @@ impl<'p, 'e> Forward<'p, 'e> {
         }
         let part = region.into_parts(&[])?.pop();
         let mut part = part.ok_or_else(|| Error::Shape("an input without memory".into()))?;
-        // One is filled while the other is copied. As little as that, since pinning memory takes longer than copying it.
+        // One is filled while the other is copied. As little as that, since pinning memory takes longer than copying it; and both
+        // before the first copy, so that where there is no room nothing is under way.
         let mut slots: Vec<(Staging, Option<Ticket>)> = Vec::with_capacity(2);
+        for piece in bytes.chunks(INPUT_PIECE).take(2) {
+            let room = self.host_budget.reserve(Lifetime::Pass, piece.len() as u64);
+            slots.push((device.stage(room.map_err(vram_device::DeviceError::from)?)?, None));
+        }
         for (i, piece) in bytes.chunks(INPUT_PIECE).enumerate() {
-            if i < 2 {
-                let room = self.host_budget.reserve(Lifetime::Pass, piece.len() as u64);
-                slots.push((device.stage(room.map_err(vram_device::DeviceError::from)?)?, None));
-            }
             let (staging, copied) = &mut slots[i % 2];
             if let Some(ticket) = copied.take()
                 && guard(Guard::StagingWait)
@@ -314,6 +315,7 @@ impl<'p, 'e> Forward<'p, 'e> {
             staging.host_mut()[..piece.len()].copy_from_slice(piece);
             let ticket =
                 device.upload(staging, 0..piece.len() as u64, &mut part, (i * INPUT_PIECE) as u64)?;
+            part.issued(ticket);
             *copied = Some(ticket);
         }
         if guard(Guard::KernelAfterInput) {
