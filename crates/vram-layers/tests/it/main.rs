@@ -10,6 +10,7 @@ mod departures;
 mod faults;
 mod files;
 mod gather;
+mod inputs;
 mod joined;
 mod lifetime;
 mod pipeline;
