@@ -1,4 +1,4 @@
-//! `vram extract` to fp8: what it takes of memory, and how long beside the disk and the cast.
+//! `vram extract` to fp8: what it takes of memory, and how long beside the disk, which reads and writes, and the cast.
 
 use std::fs::File;
 use std::io::Write;
@@ -50,6 +50,19 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
             write_all(output, weights / 2)?;
             Ok(start.elapsed())
         }),
+        Subject::timed("reads, casts and writes at once", weights, || {
+            settle(path, output)?;
+            let start = Instant::now();
+            thread::scope(|scope| {
+                let writes = scope.spawn(|| write_all(output, weights / 2));
+                let casts = scope.spawn(|| cast_all(weights));
+                read_direct(path, aligned, 4, 1 << 20)?;
+                [writes, casts]
+                    .into_iter()
+                    .try_for_each(|work| work.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+            })?;
+            Ok(start.elapsed())
+        }),
         Subject::timed("vram extract --dtype f8_e4m3", weights, || {
             settle(path, output)?;
             let (seconds, kib) = extract(vram, path, output)?;
@@ -65,7 +78,9 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     let map = DiskMap::open(output)?;
     ensure!(map.iter().all(|(_, info)| info.dtype() == DType::F8_E4M3), "not all is fp8");
     drop(map);
-    println!("{}", row.against_the_larger(4, &[(&[0, 1], 1.0), (&[2], 1.0), (&[3], 1.0)]));
+    let (bounds, at_once, extracted) = ([(&[0, 1][..], 1.0), (&[2], 1.0), (&[3], 1.0)], 4, 5);
+    println!("{}", row.against_the_larger(extracted, &bounds));
+    println!("    over all three at once, none waiting for another: {}", row.against(extracted, at_once));
     println!(
         "largest resident set of {} runs: {} KiB; reach: at most {LIMIT_KIB} KiB",
         options.rounds() + 1,

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// How the checkpoint is read
     #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     read: Read,
-    /// Threads that read and cast; twice as many as the machine runs at once if not given
+    /// Threads that read; six if not given. As many as the machine runs at once, eight at most, cast and write
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
@@ -70,11 +70,7 @@ struct Document {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let mut options = DiskMap::options().lenient(args.lenient);
-    // What is asked for as a whole is cast as it is read; else a tensor that nobody asks for might have no cast.
-    if let Some(dtype) = args.dtype.filter(|_| args.convert.is_none() && args.tensors.is_empty()) {
-        options = options.dtype(dtype);
-    }
+    let options = DiskMap::options().lenient(args.lenient);
     let checkpoint = Checkpoint::open(options, &args.path, args.read, args.convert.as_deref())?;
     let (map, source) = (checkpoint.map(), checkpoint.source());
     let names: Vec<&str> = source.names().filter(|name| checkpoint::wanted(&args.tensors, name)).collect();

@@ -1,6 +1,7 @@
-//! The one spelling of a tensor that every known writer uses, read quickly.
+//! The spellings of a tensor that known writers use, read quickly.
 //!
-//! `{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}` without a blank or an escape. Anything else, wrong or merely
+//! `{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}` with the three in any order, without escapes, and without blanks but
+//! for one behind a comma or a colon, as Python's `json` writes them. Anything else, wrong or merely
 //! spelt otherwise, is left to the general reader, which also finds the words for what is wrong.
 
 use smallvec::SmallVec;
@@ -20,31 +21,70 @@ const MOST_DIGITS: usize = 19;
 
 /// Reads the object at the beginning of `json`; also gives its length. `None` if it is spelt otherwise.
 pub(crate) fn read(json: &[u8]) -> Option<(Fields, usize)> {
-    let mut rest = json.strip_prefix(b"{\"dtype\":\"")?;
-    let quote = rest.iter().take(MOST_DIGITS).position(|&b| b == b'"')?;
-    let dtype = dtype(&rest[..quote])?;
-    rest = &rest[quote..];
-    let shape_at = json.len() - rest.len() + 2;
-    rest = rest.strip_prefix(b"\",\"shape\":[")?;
+    let (mut dtype_is, mut shape_is, mut offsets_are) = (None, None, None);
+    let mut rest = json.strip_prefix(b"{")?;
+    for last in [false, false, true] {
+        let at = json.len() - rest.len();
+        let twice = if let Some(value) = rest.strip_prefix(b"\"dtype\":") {
+            rest = blank(value);
+            dtype_is.replace(quoted_dtype(&mut rest)?).is_some()
+        } else if let Some(value) = rest.strip_prefix(b"\"shape\":") {
+            rest = blank(value);
+            shape_is.replace((shape(&mut rest)?, at)).is_some()
+        } else {
+            rest = blank(rest.strip_prefix(b"\"data_offsets\":")?);
+            offsets_are.replace((pair(&mut rest)?, at)).is_some()
+        };
+        if twice {
+            return None;
+        }
+        rest = if last { rest.strip_prefix(b"}")? } else { blank(rest.strip_prefix(b",")?) };
+    }
+    let ((shape, shape_at), (offsets, offsets_at)) = (shape_is?, offsets_are?);
+    let fields = Fields { dtype: dtype_is?, shape, shape_at, offsets, offsets_at };
+    Some((fields, json.len() - rest.len()))
+}
+
+/// What is left after the blank that some writers put behind commas and colons.
+#[inline]
+fn blank(rest: &[u8]) -> &[u8] {
+    rest.strip_prefix(b" ").unwrap_or(rest)
+}
+
+#[inline]
+fn quoted_dtype(rest: &mut &[u8]) -> Option<DType> {
+    let name = rest.strip_prefix(b"\"")?;
+    let end = name.iter().take(MOST_DIGITS).position(|&b| b == b'"')?;
+    *rest = &name[end + 1..];
+    dtype(&name[..end])
+}
+
+#[inline]
+fn shape(rest: &mut &[u8]) -> Option<Shape> {
     let mut dims = SmallVec::<[usize; 4]>::new();
+    *rest = rest.strip_prefix(b"[")?;
     while rest.first() != Some(&b']') {
         if !dims.is_empty() {
-            rest = rest.strip_prefix(b",")?;
+            *rest = blank(rest.strip_prefix(b",")?);
         }
         // A long shape is left to the reader that has its memory in hand.
         if dims.len() == dims.inline_size() {
             return None;
         }
-        dims.push(usize::try_from(number(&mut rest)?).ok()?);
+        dims.push(usize::try_from(number(rest)?).ok()?);
     }
-    let offsets_at = json.len() - rest.len() + 2;
-    rest = rest.strip_prefix(b"],\"data_offsets\":[")?;
-    let begin = number(&mut rest)?;
-    rest = rest.strip_prefix(b",")?;
-    let end = number(&mut rest)?;
-    rest = rest.strip_prefix(b"]}")?;
-    let fields = Fields { dtype, shape: Shape::new(&dims), shape_at, offsets: (begin, end), offsets_at };
-    Some((fields, json.len() - rest.len()))
+    *rest = &rest[1..];
+    Some(Shape::new(&dims))
+}
+
+#[inline]
+fn pair(rest: &mut &[u8]) -> Option<(u64, u64)> {
+    *rest = rest.strip_prefix(b"[")?;
+    let first = number(rest)?;
+    *rest = blank(rest.strip_prefix(b",")?);
+    let second = number(rest)?;
+    *rest = rest.strip_prefix(b"]")?;
+    Some((first, second))
 }
 
 /// The dtype of that name; the usual ones first, since the list of all is long to compare with.
@@ -89,6 +129,17 @@ mod tests {
         );
         assert_eq!(text[len..], *b",");
         assert!(read(br#"{"dtype":"U8","shape":[],"data_offsets":[0,1]}"#).is_some());
+        for text in [
+            r#"{"shape":[2,3],"dtype":"F32","data_offsets":[0,24]}"#,
+            r#"{"data_offsets":[0,24],"dtype":"F32","shape":[2,3]}"#,
+            r#"{"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}"#,
+        ] {
+            let (fields, len) = read(text.as_bytes()).unwrap();
+            assert_eq!((fields.dtype, fields.shape.dims()), (DType::F32, &[2, 3][..]), "{text}");
+            assert_eq!((fields.offsets, len), ((0, 24), text.len()), "{text}");
+            assert!(text[fields.shape_at..].starts_with("\"shape\""), "{text}");
+            assert!(text[fields.offsets_at..].starts_with("\"data_offsets\""), "{text}");
+        }
         for other in [
             r#"{ "dtype":"F32","shape":[2,3],"data_offsets":[0,24]}"#,
             r#"{"dtype":"F33","shape":[2,3],"data_offsets":[0,24]}"#,
@@ -99,7 +150,12 @@ mod tests {
             r#"{"dtype":"F32","shape":[2],"data_offsets":[0,24,3]}"#,
             r#"{"dtype":"F32","shape":[2],"data_offsets":[0,24],"x":1}"#,
             r#"{"dtype":"F32","shape":[99999999999999999999],"data_offsets":[0,24]}"#,
-            r#"{"shape":[2],"dtype":"F32","data_offsets":[0,8]}"#,
+            r#"{"dtype":"F32","dtype":"F32","data_offsets":[0,8]}"#,
+            r#"{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
+            r#"{"dtype":"F32","shape":[2]}"#,
+            r#"{"dtype" :"F32","shape":[2],"data_offsets":[0,8]}"#,
+            r#"{"dtype":"F32","shape":[2 ],"data_offsets":[0,8]}"#,
+            r#"{"dtype":"F32","shape":[2],  "data_offsets":[0,8]}"#,
             r#"{"dtype":"F32","shape":[2"#,
         ] {
             assert!(read(other.as_bytes()).is_none(), "{other}");

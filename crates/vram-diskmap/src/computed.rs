@@ -2,40 +2,76 @@
 
 use std::ops::Range;
 
-use vram_types::{SourceError, SourceErrorKind, TypeError};
+use vram_types::{SourceError, SourceErrorKind, TensorMeta, TypeError};
 
 use crate::convert;
 use crate::diskmap::{DiskMap, TensorInfo};
+use crate::io::HUGE_PAGE;
 use crate::read_many::Until;
 use crate::strides::{self, Strides};
 
-/// Bytes that are decoded at a time: they stay in the processor's cache.
+/// Bytes that are converted at a time: they stay in the processor's cache.
 const PIECE_BYTES: u64 = 256 << 10;
-/// The same for what is read as it lies and then converted, or gathered from strides, where long pieces make long reads.
-const CONVERT_BYTES: u64 = 1 << 20;
+/// The same for what is gathered from strides, where long pieces make long reads.
 const GATHER_BYTES: u64 = 8 << 20;
+/// Bytes of a file that are read at a time to be converted: they fit a huge page with the sectors at their ends.
+const STORED_BYTES: u64 = (HUGE_PAGE - 2 * SECTOR) as u64;
 /// Pieces are multiples of this: whole blocks of every block type, whole bytes of every dtype.
 pub(crate) const UNIT_ELEMENTS: u64 = 256;
+/// What direct reads are aligned to.
+const SECTOR: usize = 4096;
 
-/// Memory that is used piece after piece.
-#[derive(Default)]
-struct Scratch {
-    /// Bytes as they are in the file.
-    raw: Raw,
-    /// Elements of the stored dtype.
-    decoded: Vec<u8>,
-    /// Elements of the dtype asked for.
-    cast: Vec<u8>,
+/// What is wanted of a tensor: `dst` begins at byte `offset` of it.
+struct Wanted<'a> {
+    meta: &'a TensorMeta,
+    offset: u64,
+    dst: &'a mut [u8],
+    /// For pieces of which only a part is wanted.
+    whole: Vec<u8>,
 }
 
-/// Memory for bytes of a file, with slack around them.
+impl Wanted<'_> {
+    /// Where an element begins, or the last one ends.
+    fn bytes(&self, element: u64) -> u64 {
+        // Where the dtype needs no whole number of bytes for a part, the tensor's own size does.
+        self.meta.dtype().bytes_of(element).unwrap_or(self.meta.bytes())
+    }
+
+    /// The elements that are needed, in whole units.
+    fn elements(&self) -> Range<u64> {
+        let unit = self.bytes(UNIT_ELEMENTS).max(1);
+        let end = self.offset + self.dst.len() as u64;
+        let last = end.div_ceil(unit) * UNIT_ELEMENTS;
+        self.offset / unit * UNIT_ELEMENTS..last.min(self.meta.elements())
+    }
+
+    /// Gives `fill` the memory of some of those elements, and keeps what is wanted of it.
+    fn fill(
+        &mut self,
+        elements: Range<u64>,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), SourceError>,
+    ) -> Result<(), SourceError> {
+        let (begin, stop) = (self.bytes(elements.start), self.bytes(elements.end));
+        let end = self.offset + self.dst.len() as u64;
+        if begin >= self.offset && stop <= end {
+            return fill(&mut self.dst[(begin - self.offset) as usize..(stop - self.offset) as usize]);
+        }
+        self.whole.resize((stop - begin) as usize, 0);
+        fill(&mut self.whole)?;
+        let inside = self.offset.max(begin)..end.min(stop);
+        self.dst[(inside.start - self.offset) as usize..(inside.end - self.offset) as usize]
+            .copy_from_slice(&self.whole[(inside.start - begin) as usize..(inside.end - begin) as usize]);
+        Ok(())
+    }
+}
+
+/// Memory for bytes of a file, with slack around them, that is used group after group.
 #[derive(Default)]
 struct Raw(Vec<u8>);
 
 impl Raw {
     /// Memory for `len` bytes from `offset`, and where in it they go so that a direct read needs no copy.
     fn room(&mut self, offset: u64, len: usize) -> (&mut [u8], usize) {
-        const SECTOR: usize = 4096;
         if self.0.len() < len + 2 * SECTOR {
             self.0.resize(len + 2 * SECTOR, 0);
         }
@@ -43,6 +79,13 @@ impl Raw {
         let at = (offset as usize % SECTOR + SECTOR - base) % SECTOR;
         (&mut self.0[..], at)
     }
+}
+
+/// Cuts elements into pieces of at most so many, a multiple of the unit.
+fn pieces(elements: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let step = (most / UNIT_ELEMENTS).max(1) * UNIT_ELEMENTS;
+    let end = elements.end;
+    elements.step_by(step as usize).map(move |first| first..(first + step).min(end))
 }
 
 impl DiskMap {
@@ -54,90 +97,80 @@ impl DiskMap {
         dst: &mut [u8],
         until: Until<'_>,
     ) -> Result<(), SourceError> {
-        let end = offset + dst.len() as u64;
-        let to = info.meta.dtype();
-        let most = match (info.strides, info.block) {
-            (Some(_), _) => GATHER_BYTES,
-            (None, Some(_)) => PIECE_BYTES,
-            (None, None) => CONVERT_BYTES,
-        };
-        let unit_bytes = to.bytes_of(UNIT_ELEMENTS).unwrap_or(UNIT_ELEMENTS);
-        let piece = (most / unit_bytes).max(1) * UNIT_ELEMENTS;
-        let mut first = offset / unit_bytes * UNIT_ELEMENTS;
-        let mut scratch = Scratch::default();
-        // Where the dtype needs no whole number of bytes for a part, the tensor's own size does.
-        let bytes = |elements: u64| to.bytes_of(elements).unwrap_or(info.meta.bytes());
-        while bytes(first) < end {
-            let whole = info.meta.elements();
-            let last = (end.div_ceil(unit_bytes) * UNIT_ELEMENTS).min(first + piece).min(whole);
-            let (begin, stop) = (bytes(first), bytes(last));
-            if begin >= offset && stop <= end {
-                let part = &mut dst[(begin - offset) as usize..(stop - offset) as usize];
-                self.compute(info, first..last, &mut scratch, part, until)?;
-            } else {
-                let mut all = std::mem::take(&mut scratch.cast);
-                all.resize((stop - begin) as usize, 0);
-                self.compute(info, first..last, &mut scratch, &mut all, until)?;
-                let inside = offset.max(begin)..end.min(stop);
-                dst[(inside.start - offset) as usize..(inside.end - offset) as usize]
-                    .copy_from_slice(&all[(inside.start - begin) as usize..(inside.end - begin) as usize]);
-                scratch.cast = all;
-            }
-            first = last;
+        let wanted = &mut Wanted { meta: &info.meta, offset, dst, whole: Vec::new() };
+        match self.strides_of(info) {
+            Some(strides) => self.read_gathered(info, strides, wanted, until),
+            None => self.read_converted(info, wanted, until),
+        }
+    }
+
+    /// Reads long runs of the file and decodes and casts them in pieces.
+    fn read_converted(
+        &self,
+        info: &TensorInfo,
+        wanted: &mut Wanted<'_>,
+        until: Until<'_>,
+    ) -> Result<(), SourceError> {
+        let mut decoded = Vec::new();
+        let most = STORED_BYTES / info.stored_before(UNIT_ELEMENTS).max(1) * UNIT_ELEMENTS;
+        let widest = wanted.bytes(UNIT_ELEMENTS).max(info.decoded_bytes(UNIT_ELEMENTS)).max(1);
+        for run in pieces(wanted.elements(), most) {
+            let begin = info.stored_before(run.start);
+            let len = (info.stored_before(run.end) - begin) as usize;
+            let room = (len + 2 * SECTOR).max(HUGE_PAGE);
+            self.pool.with(room, HUGE_PAGE, |memory| {
+                let at = ((info.offset + begin) % SECTOR as u64) as usize;
+                self.read_file(info.file, info.offset + begin, memory, (at, len), until)?;
+                pieces(run, PIECE_BYTES / widest * UNIT_ELEMENTS).try_for_each(|piece| {
+                    let part = at + (info.stored_before(piece.start) - begin) as usize
+                        ..at + (info.stored_before(piece.end) - begin) as usize;
+                    let stored = &memory[part];
+                    let len = (info.decoded_bytes(piece.end) - info.decoded_bytes(piece.start)) as usize;
+                    wanted.fill(piece, |dst| match info.block {
+                        None => self.cast(info, stored, dst),
+                        Some(block) if !info.is_converted() => {
+                            block.decode(stored, dst);
+                            Ok(())
+                        }
+                        Some(block) => {
+                            decoded.resize(len, 0);
+                            block.decode(stored, &mut decoded);
+                            self.cast(info, &decoded, dst)
+                        }
+                    })
+                })
+            })?;
         }
         Ok(())
     }
 
-    /// Fills `dst` with elements as they are asked for.
-    fn compute(
+    /// Gathers elements from where they lie apart, and casts them.
+    fn read_gathered(
         &self,
         info: &TensorInfo,
-        elements: Range<u64>,
-        scratch: &mut Scratch,
-        dst: &mut [u8],
+        strides: &Strides,
+        wanted: &mut Wanted<'_>,
         until: Until<'_>,
     ) -> Result<(), SourceError> {
-        if !info.is_converted() {
-            return self.decode(info, elements, &mut scratch.raw, dst, until);
+        let (mut raw, mut gathered) = (Raw::default(), Vec::new());
+        let most = GATHER_BYTES / wanted.bytes(UNIT_ELEMENTS).max(1) * UNIT_ELEMENTS;
+        for piece in pieces(wanted.elements(), most) {
+            wanted.fill(piece.clone(), |dst| {
+                if !info.is_converted() {
+                    return self.gather(info, strides, piece, &mut raw, dst, until);
+                }
+                let len = info.decoded_bytes(piece.end) - info.decoded_bytes(piece.start);
+                gathered.resize(len as usize, 0);
+                self.gather(info, strides, piece, &mut raw, &mut gathered, until)?;
+                self.cast(info, &gathered, dst)
+            })?;
         }
-        let begin = info.decoded_bytes(elements.start);
-        let len = (info.decoded_bytes(elements.end) - begin) as usize;
-        let stored = if info.block.is_none() && info.strides.is_none() {
-            let (memory, at) = scratch.raw.room(info.offset + begin, len);
-            self.read_file(info.file, info.offset + begin, memory, (at, len), until)?;
-            &memory[at..at + len]
-        } else {
-            scratch.decoded.resize(len, 0);
-            self.decode(info, elements, &mut scratch.raw, &mut scratch.decoded, until)?;
-            &scratch.decoded[..]
-        };
-        convert::cast(stored, info.stored, dst, info.meta.dtype())
-            .map_err(|e| cannot(info, e, self.names.get(info.name)))
+        Ok(())
     }
 
-    /// Reads elements as the stored dtype has them. `raw` is memory to work with.
-    fn decode(
-        &self,
-        info: &TensorInfo,
-        elements: Range<u64>,
-        raw: &mut Raw,
-        dst: &mut [u8],
-        until: Until<'_>,
-    ) -> Result<(), SourceError> {
-        if let Some(block) = info.block {
-            let begin = elements.start / block.elements() * block.bytes();
-            let end = elements.end.div_ceil(block.elements()) * block.bytes();
-            let len = (end - begin) as usize;
-            let (memory, at) = raw.room(info.offset + begin, len);
-            self.read_file(info.file, info.offset + begin, memory, (at, len), until)?;
-            block.decode(&memory[at..at + len], dst);
-            return Ok(());
-        }
-        if let Some(strides) = self.strides_of(info) {
-            return self.gather(info, strides, elements, raw, dst, until);
-        }
-        let len = dst.len();
-        self.read_file(info.file, info.offset + info.decoded_bytes(elements.start), dst, (0, len), until)
+    fn cast(&self, info: &TensorInfo, stored: &[u8], dst: &mut [u8]) -> Result<(), SourceError> {
+        convert::cast(stored, info.stored, dst, info.meta.dtype())
+            .map_err(|e| cannot(info, e, self.names.get(info.name)))
     }
 
     fn gather(

@@ -114,9 +114,14 @@ impl TensorInfo {
     }
 
     fn stored_bytes(&self) -> u64 {
+        self.stored_before(self.meta.elements())
+    }
+
+    /// Bytes of the file that so many elements take: all of them, or a number that makes whole blocks and bytes.
+    pub(crate) fn stored_before(&self, elements: u64) -> u64 {
         match self.block {
-            Some(block) => self.meta.elements() / block.elements() * block.bytes(),
-            None => self.decoded_bytes(self.meta.elements()),
+            Some(block) => elements / block.elements() * block.bytes(),
+            None => self.decoded_bytes(elements),
         }
     }
 

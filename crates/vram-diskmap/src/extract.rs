@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use vram_types::{
     CancelToken, DType, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind, TensorMeta,
@@ -11,9 +11,15 @@ use vram_types::{
 };
 
 use crate::convert;
-use crate::fill::{NewFile, NewTensor, write_files};
-use crate::io::{HUGE_PAGE, Pool};
+use crate::fill::{Making, NewFile, NewTensor, PIECE_UNIT, room, write_brought};
+use crate::io::{Aligned, HUGE_PAGE};
 use crate::write::{CHECKSUMS, quote, write_whole};
+
+/// Threads that read, unless another number is asked for.
+const READERS: usize = 6;
+/// Bytes that are read at a time: they fit a huge page with the sectors at their ends, and those of all threads the processor's
+/// caches.
+const READ_BYTES: u64 = PIECE_UNIT * 84;
 
 /// Copies tensors of a source into a new safetensors file, or several with an index; cast if asked.
 ///
@@ -75,19 +81,107 @@ struct Way {
     place: Option<u64>,
 }
 
-/// What all pieces share.
-struct Reading<'a> {
-    pool: Pool,
+/// How the pieces of a copy come from its source.
+struct Copying<'a> {
+    source: &'a dyn WeightSource,
+    ways: HashMap<&'a str, Way>,
     align: usize,
     cancel: &'a CancelToken,
 }
 
+/// Bytes as the source has them, and where they are in memory that begins at a multiple of a sector.
+#[derive(Default)]
+struct Stored {
+    memory: Option<Aligned>,
+    at: Range<usize>,
+}
+
+impl Stored {
+    /// Room for whole sectors, in one huge page where the system has them.
+    fn room(&mut self, bytes: usize, align: usize) -> &mut [u8] {
+        let (len, align) = (bytes.max(HUGE_PAGE), align.max(HUGE_PAGE));
+        if self.memory.as_ref().is_none_or(|memory| !memory.fits(len, align)) {
+            self.memory = None;
+        }
+        &mut self.memory.get_or_insert_with(|| Aligned::new(len, align)).bytes_mut()[..bytes]
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().and_then(|memory| memory.bytes().get(self.at.clone())).unwrap_or_default()
+    }
+}
+
+impl Copying<'_> {
+    fn way(&self, tensor: &NewTensor) -> Result<&Way, SourceError> {
+        self.ways.get(tensor.name.as_str()).ok_or_else(|| {
+            SourceError::new(SourceErrorKind::NotFound, "not a tensor of this copy").at_tensor(&tensor.name)
+        })
+    }
+}
+
+impl Making for Copying<'_> {
+    type Memory = Stored;
+
+    fn most(&self, tensor: &NewTensor) -> u64 {
+        // As many elements as `READ_BYTES` of the wider side hold.
+        let Ok(Way { from, to, .. }) = self.way(tensor) else { return PIECE_UNIT };
+        let bits = |meta: &TensorMeta| u64::from(meta.dtype().bits());
+        let bytes = READ_BYTES * bits(to) / bits(from).max(bits(to)).max(1);
+        (bytes / PIECE_UNIT * PIECE_UNIT).max(PIECE_UNIT)
+    }
+
+    fn bring(
+        &self,
+        tensor: &NewTensor,
+        at: u64,
+        bytes: usize,
+        memory: &mut Stored,
+    ) -> Result<(), SourceError> {
+        let (way, name) = (self.way(tensor)?, &tensor.name);
+        let (from, to) = (way.from.dtype(), way.to.dtype());
+        // Pieces are whole elements, so both sides have them.
+        let elements =
+            |bytes: u64| bytes / u64::from(to.layout().block_bytes) * u64::from(to.layout().block_elements);
+        let stored = |bytes: u64| match from == to {
+            true => bytes,
+            false => from.bytes_of(elements(bytes)).unwrap_or(way.from.bytes()),
+        };
+        let (begin, end) = (stored(at), stored(at + bytes as u64));
+        let len = (end - begin) as usize;
+        // Congruent to the file, with room for whole sectors: a direct read then goes straight to where it is cast from.
+        let skip = way.place.map_or(0, |place| ((place + begin) % self.align as u64) as usize);
+        let room = memory.room((skip + len).next_multiple_of(self.align), self.align);
+        let target = ReadTarget::Tensor { name, offset: begin };
+        let request = ReadRequest { target, bytes: len as u64, dst: room, at: skip };
+        self.source.read_many(&mut [request], Priority::Urgent, self.cancel)?;
+        memory.at = skip..skip + len;
+        Ok(())
+    }
+
+    fn make<'m>(
+        &self,
+        tensor: &NewTensor,
+        bytes: usize,
+        brought: &'m Stored,
+        own: &'m mut Vec<u8>,
+    ) -> Result<&'m [u8], SourceError> {
+        let way = self.way(tensor)?;
+        let (from, to) = (way.from.dtype(), way.to.dtype());
+        if from == to {
+            return Ok(brought.bytes());
+        }
+        let piece = room(own, bytes);
+        convert::cast(brought.bytes(), from, piece, to).map_err(|e| {
+            SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(&tensor.name)
+        })?;
+        Ok(piece)
+    }
+}
+
 impl<'a> Extract<'a> {
-    /// Of all tensors of `source`, in its order, without metadata, by twice as many threads as the machine runs at once:
-    /// half of them wait for the disk.
+    /// Of all tensors of `source`, in its order, without metadata, read by six threads.
     pub fn new(source: &'a dyn WeightSource) -> Extract<'a> {
-        let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
-        let metadata = Vec::new();
+        let (metadata, threads) = (Vec::new(), READERS);
         Extract { source, names: None, dtype: None, metadata, threads, shard_bytes: None, checksums: false }
     }
 
@@ -112,7 +206,7 @@ impl<'a> Extract<'a> {
         self
     }
 
-    /// How many threads read, cast and write.
+    /// How many threads read. As many others as the machine runs at once, eight at most, cast and write.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Extract<'a> {
         self.threads = threads;
@@ -141,7 +235,7 @@ impl<'a> Extract<'a> {
         Ok(self.plan(out)?.0.into_iter().map(|file| file.path).collect())
     }
 
-    /// Copies. Memory is bounded: some 32 MiB and what casts need, whatever the tensors' size. `progress` is told after each
+    /// Copies. Memory is bounded: 2 MiB for each thread that reads, and 5 MiB for each that writes, whatever the tensors' size. `progress` is told after each
     /// piece. Files appear under their names when all are complete, and may even be files of the source.
     ///
     /// # Errors
@@ -155,23 +249,15 @@ impl<'a> Extract<'a> {
     ) -> Result<Extracted, SourceError> {
         let (files, ways) = self.plan(out)?;
         let bytes_total = files.iter().map(NewFile::tensor_bytes).fold(0, u64::saturating_add);
-        let align = usize::try_from(self.source.alignment()).unwrap_or(1);
-        let reading = Reading { pool: Pool::keeping(self.threads), align, cancel };
-        let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
-            cancel.check()?;
-            let way = ways.get(tensor.name.as_str()).ok_or_else(|| {
-                SourceError::new(SourceErrorKind::NotFound, "not a tensor of this copy")
-                    .at_tensor(&tensor.name)
-            })?;
-            self.fill(&reading, &tensor.name, way, at, piece)
-        };
+        let align = usize::try_from(self.source.alignment()).unwrap_or(1).max(1);
+        let (source, tensors) = (self.source, ways.len());
+        let copying = Copying { source, ways, align, cancel };
         let mut bytes_done = 0;
-        write_files(&files, self.threads, cancel, &fill, &mut |tensor, bytes| {
+        write_brought(&files, self.threads, cancel, &copying, &mut |tensor, bytes| {
             bytes_done += bytes;
             progress(ExtractProgress { tensor: &tensor.name, bytes_done, bytes_total });
         })?;
         let output = if self.shard_bytes.is_some() { write_index(out, &files)? } else { out.to_owned() };
-        let tensors = ways.len();
         let files = files.into_iter().map(|file| file.path).collect();
         Ok(Extracted { output, files, tensors, bytes: bytes_total })
     }
@@ -211,36 +297,6 @@ impl<'a> Extract<'a> {
             checksums: self.checksums,
         });
         Ok((files.collect(), ways))
-    }
-
-    fn fill(
-        &self,
-        reading: &Reading<'_>,
-        name: &str,
-        way: &Way,
-        at: u64,
-        piece: &mut [u8],
-    ) -> Result<(), SourceError> {
-        let (from, to) = (way.from.dtype(), way.to.dtype());
-        if from == to {
-            return self.source.read_range(name, at..at + piece.len() as u64, piece);
-        }
-        // Pieces are whole elements, so both sides have them.
-        let elements =
-            |bytes: u64| bytes / u64::from(to.layout().block_bytes) * u64::from(to.layout().block_elements);
-        let stored = |bytes: u64| from.bytes_of(elements(bytes)).unwrap_or(way.from.bytes());
-        let (begin, end) = (stored(at), stored(at + piece.len() as u64));
-        let len = (end - begin) as usize;
-        // Congruent to the file, with room for whole sectors: a direct read then goes straight to where it is cast from.
-        let skip = way.place.map_or(0, |place| ((place + begin) % reading.align as u64) as usize);
-        let room = (skip + len).next_multiple_of(reading.align);
-        reading.pool.with(room.max(HUGE_PAGE), HUGE_PAGE.max(reading.align), |memory| {
-            let target = ReadTarget::Tensor { name, offset: begin };
-            let request = ReadRequest { target, bytes: len as u64, dst: &mut memory[..room], at: skip };
-            self.source.read_many(&mut [request], Priority::Urgent, reading.cancel)?;
-            convert::cast(&memory[skip..skip + len], from, piece, to)
-                .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()).at_tensor(name))
-        })
     }
 }
 

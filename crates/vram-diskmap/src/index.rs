@@ -79,6 +79,8 @@ impl Index {
             Fault::new(vram_types::SourceErrorKind::Invalid, message).of(name_of(second))
         })?;
         let mut files: Vec<NameRef> = entries.iter().map(|&(_, file)| file).collect();
+        // Neighbours share a name that is kept once; the few that are left are compared as text.
+        files.dedup();
         files.sort_unstable_by_key(|&file| text.get(file));
         files.dedup_by_key(|file| text.get(*file));
         files.shrink_to_fit();

@@ -15,7 +15,7 @@ pub(crate) fn count(len: usize) -> Result<u32, Fault> {
 }
 
 /// Where a name lies in a [`Names`] arena.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NameRef {
     start: u32,
     len: u32,

@@ -15,6 +15,8 @@ pub(crate) struct PlacedWriter {
     /// Where in the file the tensors' bytes begin.
     data: u64,
     written: AtomicU64,
+    /// Held by who writes: systems write into a file one at a time, and who waits for that in the system keeps a processor busy.
+    turn: Mutex<()>,
     /// What was written where, if there are to be checksums.
     sums: Option<Mutex<Vec<(u64, crc32fast::Hasher)>>>,
 }
@@ -25,13 +27,15 @@ impl PlacedWriter {
         let begun = writer.out.flush().and_then(|()| writer.out.stream_position());
         let data = begun.map_err(|e| SourceError::io(e).at_path(&writer.path))?;
         let sums = writer.checksums.is_some().then(Mutex::default);
-        Ok(PlacedWriter { writer, data, written: AtomicU64::new(0), sums })
+        Ok(PlacedWriter { writer, data, written: AtomicU64::new(0), turn: Mutex::default(), sums })
     }
 
     /// Writes bytes of one tensor, `at` bytes after where the first tensor begins. Each byte is to be written once.
     pub(crate) fn write(&self, tensor: &str, at: u64, bytes: &[u8]) -> Result<(), SourceError> {
-        write_all_at(self.writer.out.get_ref(), bytes, self.data + at)
-            .map_err(|e| SourceError::io(e).at_path(&self.writer.path).at_tensor(tensor))?;
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = write_all_at(self.writer.out.get_ref(), bytes, self.data + at);
+        drop(turn);
+        written.map_err(|e| SourceError::io(e).at_path(&self.writer.path).at_tensor(tensor))?;
         if let Some(sums) = &self.sums {
             let mut sum = crc32fast::Hasher::new();
             sum.update(bytes);

@@ -326,10 +326,11 @@ fn header(tensors: &[(String, TensorMeta)], metadata: &[(String, String)]) -> Re
         }
         let end = begin.checked_add(meta.bytes()).ok_or_else(|| at("all tensors together are too large"))?;
         quote(&mut json, name);
+        let dims: Vec<String> = meta.shape().iter().map(ToString::to_string).collect();
         json.push_str(&format!(
-            ":{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{begin},{end}]}},",
+            ":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{begin},{end}]}},",
             meta.dtype().name(),
-            meta.shape().dims()
+            dims.join(",")
         ));
         ends.push((name.clone(), end));
         begin = end;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 /// Bytes of one bounce buffer: long enough that the disk, not the call, sets the speed.
 pub(crate) const BOUNCE_BYTES: usize = 1 << 20;
 /// Pieces that a pool keeps for the next reader, unless it is told.
-const MOST_KEPT: usize = 4;
+const MOST_KEPT: usize = 16;
 /// What the system maps at once where it can: a buffer of this length and alignment is one page.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 /// Memory is not asked to be in huge pages below this: it need not hold a whole one.
@@ -32,7 +32,11 @@ impl Aligned {
         self.len >= len && self.align >= align
     }
 
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.len]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..self.start + self.len]
     }
 }
@@ -85,7 +89,7 @@ impl Pool {
         let kept = self.kept.lock().unwrap_or_else(|e| e.into_inner()).pop();
         let mut piece =
             kept.filter(|piece| piece.fits(len, align)).unwrap_or_else(|| Aligned::new(len, align));
-        let result = work(piece.bytes());
+        let result = work(piece.bytes_mut());
         let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
         if kept.len() < self.most {
             kept.push(piece);

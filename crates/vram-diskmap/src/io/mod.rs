@@ -21,7 +21,7 @@ use std::io;
 
 use vram_types::{CancelToken, FileId, Priority};
 
-pub(crate) use aligned::{HUGE_PAGE, Pool, zeroed};
+pub(crate) use aligned::{Aligned, HUGE_PAGE, Pool, zeroed};
 pub(crate) use batch::{Copied, Span, join};
 pub(crate) use file::StoredFile;
 pub(crate) use handle::Wrap;

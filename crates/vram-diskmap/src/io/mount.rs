@@ -10,7 +10,7 @@ use super::probe::{self, Probe};
 use super::{ReadMode, StoredFile};
 
 /// A mount is probed once it has given so many bytes: before that a probe costs more than it can save.
-const PROBED_AFTER_BYTES: u64 = 1 << 30;
+const PROBED_AFTER_BYTES: u64 = 4 << 30;
 /// How much faster than positioned direct reads another way has to be: disks change their mood within a probe.
 const WORTH_IT: f64 = 1.3;
 

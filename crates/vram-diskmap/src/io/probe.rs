@@ -46,11 +46,11 @@ pub(crate) fn probe(file: &StoredFile) -> Option<Probe> {
     // In huge pages, as memory that is meant for much is.
     let mut memory = Aligned::new(STRETCH_BYTES as usize, align.max(HUGE_PAGE));
     // Faults of fresh pages are not the disk's.
-    memory.bytes().fill(1);
+    memory.bytes_mut().fill(1);
     let mut rates = vec![Vec::new(); modes.len()];
     for (i, offset) in stretches.into_iter().enumerate() {
         let way = i % modes.len();
-        rates[way].push(rate(file, modes[way], offset, memory.bytes())?);
+        rates[way].push(rate(file, modes[way], offset, memory.bytes_mut())?);
     }
     // Who has the disk besides may be fast or slow at any moment: another way is taken if its slowest is worth it.
     let slowest = |way: usize| rates.get(way).map(|r| r.iter().copied().fold(f64::INFINITY, f64::min));

@@ -157,7 +157,7 @@ impl<'r, 'a> Run<'r, 'a> {
             None => {
                 let fits = |spare: &Aligned| spare.fits(len, *align);
                 let spare = self.spare.iter().position(fits).map(|i| self.spare.swap_remove(i));
-                buffer.insert(spare.unwrap_or_else(|| Aligned::new(len, *align))).bytes()
+                buffer.insert(spare.unwrap_or_else(|| Aligned::new(len, *align))).bytes_mut()
             }
         };
         let number = self.flights.iter().position(Option::is_none).unwrap_or(0);
@@ -195,7 +195,7 @@ impl<'r, 'a> Run<'r, 'a> {
             rest.push(flight.task);
             return Ok(());
         }
-        if let Some(mut buffer) = flight.buffer.take() {
+        if let Some(buffer) = flight.buffer.take() {
             place(&mut flight.task, &buffer.bytes()[flight.before..wanted]);
             self.spare.push(buffer);
         }

@@ -23,7 +23,7 @@ const ESTALE: i32 = 116;
 type Event = dyn Fn(usize, &mut [u8]) -> Option<io::Result<usize>> + Send + Sync;
 
 /// Counts the reads of all files of a map, and lets something happen at them.
-struct Watch {
+pub(crate) struct Watch {
     armed: AtomicBool,
     reads: AtomicUsize,
     event: Box<Event>,
@@ -48,7 +48,7 @@ impl ReadAt for Watched {
 }
 
 impl Watch {
-    fn new(
+    pub(crate) fn new(
         event: impl Fn(usize, &mut [u8]) -> Option<io::Result<usize>> + Send + Sync + 'static,
     ) -> Arc<Watch> {
         let (armed, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -56,16 +56,16 @@ impl Watch {
     }
 
     /// Begins to count, from now on.
-    fn arm(&self, yes: bool) {
+    pub(crate) fn arm(&self, yes: bool) {
         self.reads.store(0, Ordering::SeqCst);
         self.armed.store(yes, Ordering::SeqCst);
     }
 
-    fn reads(&self) -> usize {
+    pub(crate) fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
     }
 
-    fn options(self: &Arc<Self>, mode: ReadMode, queue: &Arc<ReadQueue>) -> DiskMapOptions {
+    pub(crate) fn options(self: &Arc<Self>, mode: ReadMode, queue: &Arc<ReadQueue>) -> DiskMapOptions {
         let watch = Arc::clone(self);
         let wrap = move |_: &Path, inner| -> Box<dyn ReadAt> {
             Box::new(Watched { inner, watch: Arc::clone(&watch) })

@@ -13,6 +13,7 @@ mod conversion_rules;
 mod conversion_toml;
 mod counting;
 mod dependencies;
+mod extracting;
 mod faults;
 mod gguf;
 mod helpers;
