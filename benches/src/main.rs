@@ -4,6 +4,7 @@
 
 mod ceilings;
 mod extract;
+mod fio;
 mod harness;
 mod machine;
 mod memory;
