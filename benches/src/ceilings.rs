@@ -129,6 +129,33 @@ pub(crate) fn read_direct_to(path: &Path, memory: &mut [u8], depth: usize, chunk
     on_threads(depth, &worker)
 }
 
+/// The same of the first `bytes` of the file, round and round in `memory`, as a ring is filled.
+pub(crate) fn read_direct_around(
+    path: &Path,
+    bytes: u64,
+    memory: &mut [u8],
+    depth: usize,
+    chunk: u64,
+) -> Result<()> {
+    let file = open_direct(path)?;
+    let slots: Vec<_> = memory.chunks_exact_mut(chunk as usize).map(Mutex::new).collect();
+    ensure!(slots.len() >= depth, "{depth} reads at once do not fit the memory");
+    let next = AtomicU64::new(0);
+    let worker = || -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let at = number * chunk;
+            if at >= bytes {
+                return Ok(());
+            }
+            let slot = &slots[(number % slots.len() as u64) as usize];
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            read_whole(&file, &mut slot[..chunk.min(bytes - at) as usize], at)?;
+        }
+    };
+    on_threads(depth, &worker)
+}
+
 fn read_whole(file: &File, buffer: &mut [u8], at: u64) -> Result<()> {
     let mut done = 0;
     while done < buffer.len() {

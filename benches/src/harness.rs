@@ -81,6 +81,8 @@ pub(crate) struct Row {
     subjects: Vec<Measured>,
     /// What was left out, and why.
     skipped: Vec<String>,
+    /// Of the processor time that was wanted meanwhile, the share that the host gave to others; `None` where nobody tells.
+    stolen: Option<f64>,
 }
 
 /// Measures all subjects, once unrecorded and then `rounds` times.
@@ -94,6 +96,7 @@ pub(crate) fn measure(
     ensure!(!subjects.is_empty(), "nothing to measure in {row}: {}", skipped.join("; "));
     let rounds = options.rounds();
     let mut seconds: Vec<Vec<f64>> = vec![Vec::with_capacity(rounds); subjects.len()];
+    let before = ProcessorTime::now();
     for round in 0..=rounds {
         eprint!("\r{row}: round {round} of {rounds} ");
         let mut order: Vec<usize> = (0..subjects.len()).collect();
@@ -109,6 +112,7 @@ pub(crate) fn measure(
         }
     }
     eprintln!();
+    let stolen = before.zip(ProcessorTime::now()).map(|(before, after)| after.stolen_since(before));
     let first = seconds[0].clone();
     let subjects = subjects
         .into_iter()
@@ -121,8 +125,37 @@ pub(crate) fn measure(
             Measured { name, bytes, seconds, median, fastest, slowest, ratio, fastest_ratio, slowest_ratio }
         })
         .collect();
-    let machine = Machine::here();
-    Ok(Row { row: row.into(), title: title.into(), machine, rounds, quick: options.quick, subjects, skipped })
+    let (row, title, machine) = (row.to_owned(), title.to_owned(), Machine::here());
+    Ok(Row { row, title, machine, rounds, quick: options.quick, subjects, skipped, stolen })
+}
+
+/// What all processors have done since the machine started, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ProcessorTime {
+    busy: u64,
+    /// Ready to run, while the host ran something else.
+    stolen: u64,
+}
+
+impl ProcessorTime {
+    fn now() -> Option<ProcessorTime> {
+        ProcessorTime::parse(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<ProcessorTime> {
+        let ticks = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> = ticks.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        let &[user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] = ticks.as_slice() else {
+            return None;
+        };
+        Some(ProcessorTime { busy: user + nice + system + irq + softirq, stolen })
+    }
+
+    fn stolen_since(self, before: ProcessorTime) -> f64 {
+        let (busy, stolen) =
+            (self.busy.saturating_sub(before.busy), self.stolen.saturating_sub(before.stolen));
+        stolen as f64 / (busy + stolen).max(1) as f64
+    }
 }
 
 /// Least, median and greatest. NaN for none.
@@ -213,6 +246,13 @@ impl Row {
         for reason in &self.skipped {
             let _ = writeln!(text, "skipped: {reason}");
         }
+        if let Some(stolen) = self.stolen.filter(|stolen| *stolen >= 0.01) {
+            let percent = stolen * 100.0;
+            let _ = writeln!(
+                text,
+                "the host gave {percent:.0} % of the processor time that was wanted to others"
+            );
+        }
         text
     }
 }
@@ -277,6 +317,16 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.path().join("test.json")).unwrap()).unwrap();
         assert_eq!(json["subjects"][1]["seconds"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_what_was_wanted() {
+        let before = ProcessorTime::parse("cpu  10 0 5 100 7 1 2 3 0 0\ncpu0 1").unwrap();
+        assert_eq!(before, ProcessorTime { busy: 18, stolen: 3 });
+        let after = ProcessorTime { busy: 18 + 60, stolen: 3 + 20 };
+        assert_eq!(after.stolen_since(before), 0.25);
+        assert_eq!(before.stolen_since(before), 0.0);
+        assert_eq!(ProcessorTime::parse("cpu  1 2 3"), None);
     }
 
     #[test]

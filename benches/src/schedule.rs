@@ -10,14 +10,12 @@ use vram_device::{Budget, Device, Kernels, Lifetime, LinearArgs, Region, Scratch
 use vram_diskmap::{DiskMap, ReadMode};
 use vram_layers::layers::Linear;
 use vram_layers::{Error, Forward, ModuleMap, VramConfig, enable_vram_management};
-use vram_types::{
-    CancelToken, DType, FileId, Located, Priority, ReadRequest, SourceError, StorageId, TensorMeta,
-    WeightSource,
-};
+use vram_types::{DType, GeneratedSource, TensorMeta};
 
 use crate::Options;
-use crate::ceilings::read_direct;
+use crate::ceilings::{read_direct, read_direct_around};
 use crate::harness::{Subject, measure};
+use crate::machine::Huge;
 use crate::model::{Args, Runner, checkpoint, drop_cache, open};
 use crate::whole::print_reading;
 
@@ -27,10 +25,14 @@ const BUDGETS: [u64; 4] = [10, 25, 50, 75];
 /// Passes in a row that make one sample, of the bounds as well.
 const PASSES: u32 = 3;
 
-/// Passes over a cold file under several budgets, beside two bounds of each: the larger of a direct read of what is
+/// Reads on their way at once of 1 MiB each, where they go round a ring.
+const RING_READS: usize = 8;
+
+/// Passes over a cold file under several budgets, beside bounds of each: the larger of a direct read of what is
 /// streamed and the resident pass, each of them alone on the machine; and the two at once, neither waiting for the
-/// other. Where reading costs the kernels time (or kernels the disk, if its driver needs the same cores) only the second
-/// can be reached.
+/// other. Where reading costs the kernels time (or kernels the disk, if its driver needs the same cores) only the latter
+/// can be reached. The direct read goes round in as much memory as the ring has; beside it others go over and over to the same few
+/// MiB, which stay in the processor's caches, as no weights can that are to be there when their layer comes.
 pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
@@ -69,6 +71,20 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             let bytes = runner.streamed()?;
             shares.push(bytes as f64 / aligned as f64);
             let name = format!("budget {percent} % of the weights");
+            let ring = usize::try_from(runner.model.engine().plan().ring_bytes)?;
+            let mut ring = Huge::new(ring.next_multiple_of(1 << 20).max(RING_READS << 20))?;
+            ring.bytes().fill(1);
+            subjects.push(Subject::each(
+                format!("direct read of what {percent} % stream, round a ring"),
+                bytes,
+                PASSES,
+                move || {
+                    drop_cache(path)?;
+                    (0..PASSES).try_for_each(|_| {
+                        read_direct_around(path, bytes / 4096 * 4096, ring.bytes(), RING_READS, 1 << 20)
+                    })
+                },
+            ));
             subjects.push(Subject::each(
                 format!("both bounds of {percent} % at once"),
                 bytes,
@@ -104,8 +120,10 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
         print_reading(path)?;
         for (i, ((_, runner), share)) in streamed.iter().zip(shares).enumerate() {
             let plan = runner.model.engine().plan();
-            let (both, streamed) = (4 + 2 * i, 5 + 2 * i);
-            println!("{}", row.against_the_larger(streamed, &[(&[0, 1, 2], share), (&[3], 1.0)]));
+            let (read, both, streamed) = (4 + 3 * i, 5 + 3 * i, 6 + 3 * i);
+            println!("{}", row.against_the_larger(streamed, &[(&[read], 1.0), (&[3], 1.0)]));
+            let small = row.against_the_larger(streamed, &[(&[0, 1, 2], share), (&[3], 1.0)]);
+            println!("    with the fastest read to a few MiB: {small}");
             println!("    over the two at once: {}", row.against(streamed, both));
             println!(
                 "    planned {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",
@@ -146,42 +164,8 @@ impl Stack {
     }
 }
 
-/// Weights of one value, which keep the outputs finite: a sum of 64 products of 2^-6.
-struct Even(Vec<String>);
-
+/// One value for all weights, which keeps the outputs finite: a sum of 64 products of 2^-6.
 const ELEMENT: [u8; 2] = [0x80, 0x3c];
-
-impl WeightSource for Even {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.0.iter().map(String::as_str))
-    }
-
-    fn locate(&self, name: &str) -> Option<Located> {
-        let offset = self.0.iter().position(|n| n == name)? as u64;
-        let meta = TensorMeta::new(DType::BF16, [WIDTH, WIDTH]).ok()?;
-        Some(Located { meta, storage: StorageId { file: FileId(0), offset }, ranges: Default::default() })
-    }
-
-    fn file(&self, _: FileId) -> Option<&Path> {
-        None
-    }
-
-    fn read_many(
-        &self,
-        all: &mut [ReadRequest<'_>],
-        _: Priority,
-        _: &CancelToken,
-    ) -> Result<(), SourceError> {
-        for request in all {
-            request.wanted()?.chunks_exact_mut(2).for_each(|element| element.copy_from_slice(&ELEMENT));
-        }
-        Ok(())
-    }
-
-    fn bytes_read(&self) -> u64 {
-        0
-    }
-}
 
 /// A fully resident pass of many small layers through the engine, beside the same kernels called bare.
 pub(crate) fn overhead(options: &Options) -> Result<()> {
@@ -190,10 +174,14 @@ pub(crate) fn overhead(options: &Options) -> Result<()> {
         let layers = (0..LAYERS).map(|_| Linear::new(WIDTH, WIDTH, false, DType::BF16));
         Ok(Stack { layers: layers.collect::<Result<_, _>>()? })
     })?;
-    let names = (0..LAYERS).map(|i| format!("layers.{i}.weight")).collect();
+    let meta = TensorMeta::new(DType::BF16, [WIDTH, WIDTH])?;
+    let tensors = (0..LAYERS).map(|i| (format!("layers.{i}.weight"), meta.clone()));
+    let source = GeneratedSource::new(tensors, |_, _, dst| {
+        dst.chunks_exact_mut(2).for_each(|element| element.copy_from_slice(&ELEMENT));
+    })?;
     let config = VramConfig::disk(DType::BF16, Budget::new(Tier::Device, 1 << 30));
     let kernels: Arc<dyn Kernels> = Arc::<Cpu>::clone(&cpu);
-    let net = enable_vram_management(net, Arc::new(Even(names)), kernels, &ModuleMap::standard(), config)?;
+    let net = enable_vram_management(net, Arc::new(source), kernels, &ModuleMap::standard(), config)?;
     let input = ELEMENT.repeat(WIDTH);
     let through = || net.run(|net, fwd| net.forward(fwd, &input));
 

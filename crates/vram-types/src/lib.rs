@@ -18,6 +18,7 @@
 pub mod cast;
 mod dtype;
 mod error;
+mod generated;
 mod meta;
 mod shape;
 mod size;
@@ -25,6 +26,7 @@ pub mod source;
 
 pub use dtype::{DType, ElementLayout, UnknownDType};
 pub use error::{SourceError, SourceErrorKind, TypeError};
+pub use generated::GeneratedSource;
 pub use meta::TensorMeta;
 pub use shape::Shape;
 pub use size::{ByteSize, ParseByteSizeError};

@@ -12,7 +12,7 @@ use super::{ReadMode, StoredFile};
 /// A mount is probed once it has given so many bytes: before that a probe costs more than it can save.
 const PROBED_AFTER_BYTES: u64 = 4 << 30;
 /// How much faster than positioned direct reads another way has to be: disks change their mood within a probe.
-const WORTH_IT: f64 = 1.3;
+const WORTH_IT: f64 = 1.5;
 
 /// A way in which bytes are read that the page cache has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,10 +227,10 @@ mod tests {
         let check = |direct, buffered, uring, expected| {
             assert_eq!(choice(&Probe { direct, buffered, uring }), expected);
         };
-        check(2.0, 2.5, None, ReadPath::Direct);
-        check(2.0, 2.7, None, ReadPath::Buffered);
-        check(2.0, 1.0, Some(2.5), ReadPath::Direct);
-        check(2.0, 2.8, Some(2.9), ReadPath::Uring);
+        check(2.0, 2.9, None, ReadPath::Direct);
+        check(2.0, 3.1, None, ReadPath::Buffered);
+        check(2.0, 1.0, Some(2.9), ReadPath::Direct);
+        check(2.0, 3.2, Some(3.3), ReadPath::Uring);
         check(0.5, 2.9, Some(2.8), ReadPath::Buffered);
     }
 }

@@ -6,7 +6,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::Arc;
 
 use vram_alloc::{module, skip_init};
@@ -14,10 +13,7 @@ use vram_device::cpu::{Cpu, CpuOptions};
 use vram_device::{Budget, Tier};
 use vram_layers::layers::{Linear, RmsNorm};
 use vram_layers::{Error, Forward, ModuleMap, VramConfig, enable_vram_management};
-use vram_types::{
-    CancelToken, DType, FileId, Located, Priority, ReadRequest, SourceError, StorageId, TensorMeta,
-    WeightSource,
-};
+use vram_types::{DType, GeneratedSource, TensorMeta};
 
 struct Counting;
 
@@ -65,41 +61,6 @@ impl Net {
     }
 }
 
-/// Tensors of one value, one after the other in a file that is not there.
-struct Ones(Vec<(String, TensorMeta)>);
-
-impl WeightSource for Ones {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.0.iter().map(|(name, _)| name.as_str()))
-    }
-
-    fn locate(&self, name: &str) -> Option<Located> {
-        let at = self.0.iter().position(|(n, _)| n == name)?;
-        let storage = StorageId { file: FileId(0), offset: at as u64 };
-        Some(Located { meta: self.0[at].1.clone(), storage, ranges: Default::default() })
-    }
-
-    fn file(&self, _: FileId) -> Option<&Path> {
-        None
-    }
-
-    fn read_many(
-        &self,
-        all: &mut [ReadRequest<'_>],
-        _: Priority,
-        _: &CancelToken,
-    ) -> Result<(), SourceError> {
-        for request in all {
-            request.wanted()?.fill(0x3c);
-        }
-        Ok(())
-    }
-
-    fn bytes_read(&self) -> u64 {
-        0
-    }
-}
-
 /// Allocations of a warm pass over so many layers, under a budget in percent of the weights.
 fn allocations(layers: usize, stored: DType, compute: DType, percent: u64) -> u64 {
     let mut tensors = vec![("norm.weight".to_owned(), TensorMeta::new(stored, [WIDTH]).unwrap())];
@@ -115,8 +76,8 @@ fn allocations(layers: usize, stored: DType, compute: DType, percent: u64) -> u6
     let mut config = VramConfig::disk(compute, budget);
     config.calibrate = false;
     let cpu = Arc::new(Cpu::new(CpuOptions { threads: Some(2), ..CpuOptions::default() }).unwrap());
-    let net =
-        enable_vram_management(net, Arc::new(Ones(tensors)), cpu, &ModuleMap::standard(), config).unwrap();
+    let ones = Arc::new(GeneratedSource::new(tensors, |_, _, dst| dst.fill(0x3c)).unwrap());
+    let net = enable_vram_management(net, ones, cpu, &ModuleMap::standard(), config).unwrap();
     // Whatever is allocated once is.
     (0..6).map(|_| net.run(|net, fwd| net.forward(fwd)).unwrap()).min().unwrap()
 }

@@ -1,6 +1,5 @@
 //! How near passes come to the bound of their schedule: the larger of copying what is streamed and of the resident pass.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +8,7 @@ use vram_alloc::{named_parameters, skip_init};
 use vram_device::{Budget, Kernels, Lifetime, Part, Queue, Staging, Tier};
 use vram_layers::{Managed, ModuleMap, RunOptions, VramConfig, enable_vram_management};
 use vram_models::controlnet::{Config, ControlNet, Inputs};
-use vram_types::{
-    CancelToken, DType, FileId, Located, Priority, ReadRequest, ReadTarget, SourceError, SourceErrorKind,
-    StorageId, TensorMeta, WeightSource,
-};
+use vram_types::{DType, GeneratedSource, TensorMeta};
 
 use crate::Outcome;
 
@@ -34,12 +30,6 @@ const PASSES: u32 = 5;
 const COPIED: u64 = 1 << 30;
 const TARGET: u64 = 64 << 20;
 
-/// Small random numbers in place of trained weights, made as they are read.
-struct Noise {
-    tensors: Vec<(String, TensorMeta)>,
-    block: Vec<u8>,
-}
-
 fn noise(len: usize, spread: f32) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move || {
@@ -51,61 +41,13 @@ fn noise(len: usize, spread: f32) -> Vec<u8> {
     (0..len).flat_map(|_| ((next().to_bits() >> 16) as u16).to_le_bytes()).collect()
 }
 
-impl Noise {
-    fn of(model: &ControlNet) -> Noise {
-        let tensors = named_parameters(model).into_iter().map(|(name, p)| (name, p.meta().clone())).collect();
-        Noise { tensors, block: noise(1 << 20, 1.0 / (MODEL.width as f32).sqrt()) }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|(_, meta)| meta.bytes()).sum()
-    }
-
-    fn position(&self, name: &str) -> Option<usize> {
-        self.tensors.iter().position(|(n, _)| n == name)
-    }
-}
-
-impl WeightSource for Noise {
-    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        Box::new(self.tensors.iter().map(|(name, _)| name.as_str()))
-    }
-
-    fn locate(&self, name: &str) -> Option<Located> {
-        let position = self.position(name)?;
-        let storage = StorageId { file: FileId(0), offset: position as u64 };
-        Some(Located { meta: self.tensors[position].1.clone(), storage, ranges: Default::default() })
-    }
-
-    fn file(&self, _: FileId) -> Option<&Path> {
-        None
-    }
-
-    fn read_many(
-        &self,
-        all: &mut [ReadRequest<'_>],
-        _: Priority,
-        _: &CancelToken,
-    ) -> Result<(), SourceError> {
-        for request in all {
-            let unknown = || SourceError::new(SourceErrorKind::NotFound, "noise has tensors alone");
-            let ReadTarget::Tensor { name, offset } = request.target else { return Err(unknown()) };
-            let position = self.position(name).ok_or_else(unknown)?;
-            // Each tensor begins elsewhere in the block, at an element.
-            let mut from = (position * 5000 + offset as usize) % self.block.len();
-            let mut rest = request.wanted()?;
-            while !rest.is_empty() {
-                let len = rest.len().min(self.block.len() - from);
-                let (now, later) = rest.split_at_mut(len);
-                now.copy_from_slice(&self.block[from..from + len]);
-                (from, rest) = (0, later);
-            }
-        }
-        Ok(())
-    }
-
-    fn bytes_read(&self) -> u64 {
-        0
+/// Small random numbers in place of trained weights: each tensor begins elsewhere in a block of them, at an element.
+fn from_noise(block: &[u8], tensor: usize, offset: u64, mut dst: &mut [u8]) {
+    let mut from = (tensor * 5000 + offset as usize) % block.len();
+    while !dst.is_empty() {
+        let (now, later) = dst.split_at_mut(dst.len().min(block.len() - from));
+        now.copy_from_slice(&block[from..from + now.len()]);
+        (from, dst) = (0, later);
     }
 }
 
@@ -147,14 +89,25 @@ struct Runner {
 impl Runner {
     fn new(device: &Arc<dyn Kernels>, tokens: usize, budget: u64) -> Outcome<Runner> {
         let model = skip_init(|| ControlNet::new(&MODEL))?;
-        let source = Arc::new(Noise::of(&model));
-        let host = Budget::new(Tier::Host, source.bytes() + (256 << 20));
+        let block = noise(1 << 20, 1.0 / (MODEL.width as f32).sqrt());
+        let tensors = named_parameters(&model).into_iter().map(|(name, p)| (name, p.meta().clone()));
+        let source = GeneratedSource::new(tensors, move |tensor, offset, dst| {
+            from_noise(&block, tensor, offset, dst);
+        })?;
+        let weights: u64 = source.tensors().map(|(_, meta)| meta.bytes()).sum();
+        let host = Budget::new(Tier::Host, weights + (256 << 20));
         let config = VramConfig::host(DType::BF16, Budget::new(Tier::Device, budget), host);
         let input = |width: usize| -> Outcome<(Vec<u8>, TensorMeta)> {
             Ok((noise(tokens * width, 1.0), TensorMeta::new(DType::BF16, [1, tokens, width])?))
         };
         Ok(Runner {
-            model: enable_vram_management(model, source, Arc::clone(device), &ModuleMap::standard(), config)?,
+            model: enable_vram_management(
+                model,
+                Arc::new(source),
+                Arc::clone(device),
+                &ModuleMap::standard(),
+                config,
+            )?,
             img: input(MODEL.width)?,
             conditioning: input(MODEL.inputs)?,
         })
