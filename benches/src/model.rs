@@ -177,7 +177,7 @@ pub(crate) fn open(path: &Path) -> Result<Arc<DiskMap>> {
     Ok(Arc::new(DiskMap::open(path)?))
 }
 
-fn open_mapped(path: &Path) -> Result<Arc<DiskMap>> {
+pub(crate) fn open_mapped(path: &Path) -> Result<Arc<DiskMap>> {
     // SAFETY: the checkpoint is this program's own and nobody writes it while a row is measured.
     Ok(Arc::new(unsafe { DiskMap::open_mapped(path)? }))
 }

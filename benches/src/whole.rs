@@ -13,7 +13,7 @@ use crate::Options;
 use crate::ceilings::{read_direct, read_direct_to};
 use crate::harness::{Subject, measure};
 use crate::machine::{Huge, threads};
-use crate::model::{Args, checkpoint, drop_cache, warm_cache};
+use crate::model::{Args, checkpoint, drop_cache, open_mapped, warm_cache};
 use crate::peers::{self, Mapped};
 
 /// The fastest of `ceilings` here; which of them wins changes from minute to minute.
@@ -125,9 +125,7 @@ pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
             target.borrow_mut().read(&DiskMap::open(path)?).map(drop)
         }),
         Subject::new("DiskMap, one batch copied out of the map", weights, || {
-            // SAFETY: nobody else has this file, which stays as it is while this runs.
-            let map = unsafe { DiskMap::open_mapped(path) }?;
-            target.borrow_mut().read(&map).map(drop)
+            target.borrow_mut().read(&*open_mapped(path)?).map(drop)
         }),
         Subject::new("DiskMap, every byte read in the map", weights, || in_place(path)),
         Subject::new("DiskMap, get by get", weights, || one_by_one(&DiskMap::open(path)?)),
@@ -169,8 +167,7 @@ fn one_by_one(map: &DiskMap) -> Result<()> {
 
 /// Looks at every byte of every tensor where the map has it, by all threads: what a caller does who needs no copy.
 fn in_place(path: &Path) -> Result<()> {
-    // SAFETY: nobody else has this file, which stays as it is while this runs.
-    let map = unsafe { DiskMap::open_mapped(path) }?;
+    let map = open_mapped(path)?;
     let tensors: Vec<FileRange> = map.iter().map(|(_, info)| info.range()).collect();
     let next = AtomicUsize::new(0);
     let worker = || -> Result<u64> {
