@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 /// Bytes of one bounce buffer: long enough that the disk, not the call, sets the speed.
 pub(crate) const BOUNCE_BYTES: usize = 1 << 20;
-/// Pieces that a pool keeps for the next reader, unless it is told.
+/// Pieces that a pool keeps for the next readers.
 const MOST_KEPT: usize = 16;
 /// What the system maps at once where it can: a buffer of this length and alignment is one page.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
@@ -67,23 +67,12 @@ fn ask_for_huge_pages(buffer: &[u8]) {
 fn ask_for_huge_pages(_buffer: &[u8]) {}
 
 /// Buffers that readers borrow and return.
+#[derive(Default)]
 pub(crate) struct Pool {
     kept: Mutex<Vec<Aligned>>,
-    most: usize,
-}
-
-impl Default for Pool {
-    fn default() -> Pool {
-        Pool::keeping(MOST_KEPT)
-    }
 }
 
 impl Pool {
-    /// Keeps at most so many pieces that nobody uses.
-    pub(crate) fn keeping(most: usize) -> Pool {
-        Pool { kept: Mutex::default(), most }
-    }
-
     /// Runs `work` with at least `len` bytes that begin at a multiple of `align`.
     pub(crate) fn with<R>(&self, len: usize, align: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
         let kept = self.kept.lock().unwrap_or_else(|e| e.into_inner()).pop();
@@ -91,7 +80,7 @@ impl Pool {
             kept.filter(|piece| piece.fits(len, align)).unwrap_or_else(|| Aligned::new(len, align));
         let result = work(piece.bytes_mut());
         let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
-        if kept.len() < self.most {
+        if kept.len() < MOST_KEPT {
             kept.push(piece);
         }
         result
