@@ -52,20 +52,30 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             streamed.push((percent, runner));
         }
         let aligned = weights / 4096 * 4096;
-        let direct = |depth: usize, mib: u64| {
+        let direct = |depth: usize, kib: u64| {
             let path: &Path = &path;
-            let name = format!("direct read of the file, {depth} of {mib} MiB");
+            let name = format!("direct read of the file, {depth} of {kib} KiB");
             Subject::each(name, aligned, PASSES, move || {
                 drop_cache(path)?;
-                (0..PASSES).try_for_each(|_| read_direct(path, aligned, depth, mib << 20))
+                (0..PASSES).try_for_each(|_| read_direct(path, aligned, depth, kib << 10))
             })
         };
         let mut subjects = vec![
-            direct(2, 2),
-            direct(4, 1),
-            direct(8, 1),
             Subject::each("resident pass", weights, PASSES, || resident.passes(PASSES)),
+            direct(4, 1024),
+            direct(8, 1024),
+            direct(8, 512),
         ];
+        let few: Vec<usize> = (1..subjects.len()).collect();
+        let (mut fio, mut skipped) = (Vec::new(), Vec::new());
+        match crate::fio::subjects(&path) {
+            Ok(ways) => {
+                fio = (subjects.len()..subjects.len() + ways.len()).collect();
+                subjects.extend(ways);
+            }
+            Err(why) => skipped.push(why),
+        }
+        let budgets = subjects.len();
         let (mut shares, path, resident) = (Vec::new(), &path, &resident);
         for (percent, runner) in &streamed {
             let bytes = runner.streamed()?;
@@ -115,14 +125,19 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             }));
         }
         let title = format!("Streamed from a cold file, {tokens} tokens, bf16, several budgets");
-        let row = measure(options, &format!("schedule-{tokens}"), &title, subjects, vec![])?;
+        let row = measure(options, &format!("schedule-{tokens}"), &title, subjects, skipped)?;
         row.publish(options)?;
         print_reading(path)?;
         for (i, ((_, runner), share)) in streamed.iter().zip(shares).enumerate() {
             let plan = runner.model.engine().plan();
-            let (read, both, streamed) = (4 + 3 * i, 5 + 3 * i, 6 + 3 * i);
-            println!("{}", row.against_the_larger(streamed, &[(&[read], 1.0), (&[3], 1.0)]));
-            let small = row.against_the_larger(streamed, &[(&[0, 1, 2], share), (&[3], 1.0)]);
+            let read = budgets + 3 * i;
+            let (both, streamed) = (read + 1, read + 2);
+            println!("{}", row.against_the_larger(streamed, &[(&[read], 1.0), (&[0], 1.0)]));
+            if !fio.is_empty() {
+                let by_fio = row.against_the_larger(streamed, &[(&fio, share), (&[0], 1.0)]);
+                println!("    with the faster read of fio: {by_fio}");
+            }
+            let small = row.against_the_larger(streamed, &[(&few, share), (&[0], 1.0)]);
             println!("    with the fastest read to a few MiB: {small}");
             println!("    over the two at once: {}", row.against(streamed, both));
             println!(

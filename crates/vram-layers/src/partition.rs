@@ -29,7 +29,14 @@ pub(crate) struct Unit {
     pub(crate) packing: Packing,
 }
 
+/// A unit by the layers and rows that it holds: what it is called in every plan.
+pub(crate) type Identity = Vec<(LayerId, Option<Range<usize>>)>;
+
 impl Unit {
+    pub(crate) fn identity(&self) -> Identity {
+        self.members.iter().map(|m| (m.layer, m.rows.clone())).collect()
+    }
+
     /// Bytes that are read for it: its tensors, and the gaps between them.
     pub(crate) fn read_bytes(&self) -> u64 {
         let extents = self.packing.extents.iter().map(|e| e.bytes);
@@ -118,17 +125,38 @@ impl Partition {
             self.push(whole);
             return Ok(());
         }
-        let cut = |slack| -> Result<Vec<Unit>, Error> {
-            let rows = tiles(layer.rows(), layer.row_bytes(), slack, cap);
-            rows.map(|rows| build(layers, &[(id, Some(rows))], sector)).collect()
-        };
-        let mut units = cut(slack(layer, sector))?;
-        if units.iter().any(|u| u.bytes > cap) {
-            // Gaps between the tensors' rows are read along; where that is too much, leave room for them.
-            units = cut(slack(layer, sector) + layer.tensors.len() as u64 * MERGE_GAP)?;
-        }
+        let units = cut(layers, id, 0..layer.rows(), cap, sector)?;
         units.into_iter().for_each(|unit| self.push(unit));
         Ok(())
+    }
+
+    /// The same with the units that are not in `whole` cut further, into layers and tiles of at most `cap` bytes where layers
+    /// allow it.
+    pub(crate) fn refine(
+        &self,
+        layers: &[Layer],
+        whole: impl Fn(usize) -> bool,
+        cap: u64,
+        sector: u64,
+    ) -> Result<Partition, Error> {
+        let mut out = Partition { units: Vec::new(), tiles: vec![Vec::new(); layers.len()] };
+        for (i, unit) in self.units.iter().enumerate() {
+            if unit.bytes <= cap || unit.table || whole(i) {
+                out.push(unit.clone());
+                continue;
+            }
+            for Member { layer: id, rows, .. } in &unit.members {
+                let layer = &layers[id.0];
+                let alone = build(layers, &[(*id, rows.clone())], sector)?;
+                if alone.bytes <= cap || layer.split == Split::Whole {
+                    out.push(alone);
+                    continue;
+                }
+                let rows = rows.clone().unwrap_or(0..layer.rows());
+                cut(layers, *id, rows, cap, sector)?.into_iter().for_each(|unit| out.push(unit));
+            }
+        }
+        Ok(out)
     }
 
     fn push(&mut self, unit: Unit) {
@@ -138,6 +166,25 @@ impl Partition {
         }
         self.units.push(unit);
     }
+}
+
+/// Tiles of these rows of a layer, of at most `cap` bytes each where [`TILE_ROWS`] rows are not more.
+fn cut(layers: &[Layer], id: LayerId, rows: Range<usize>, cap: u64, sector: u64) -> Result<Vec<Unit>, Error> {
+    let layer = &layers[id.0];
+    let with = |slack| -> Result<Vec<Unit>, Error> {
+        tiles(rows.len(), layer.row_bytes(), slack, cap)
+            .map(|tile| {
+                let tile = rows.start + tile.start..rows.start + tile.end;
+                build(layers, &[(id, Some(tile))], sector)
+            })
+            .collect()
+    };
+    let units = with(slack(layer, sector))?;
+    if units.iter().any(|u| u.bytes > cap) {
+        // Gaps between the tensors' rows are read along; where that is too much, leave room for them.
+        return with(slack(layer, sector) + layer.tensors.len() as u64 * MERGE_GAP);
+    }
+    Ok(units)
 }
 
 /// The most that a tile's slot exceeds its tensors' bytes and the gaps between them.

@@ -1,7 +1,6 @@
 //! What is in force between passes, and how another plan is put in its place.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use vram_device::{Arena, DeviceError, Lifetime, Reservation, Topology};
@@ -12,6 +11,7 @@ use super::slot::Weights;
 use crate::costs::{Costs, LayerWork};
 use crate::guard::{Guard, charged};
 use crate::observe::{Event, EvictionReason};
+use crate::partition::Identity;
 use crate::pipeline::Stages;
 use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, forecast, minimum, plan, predict};
 use crate::report::Eviction;
@@ -24,6 +24,10 @@ const CALIBRATION: u32 = 2;
 
 /// A new plan has to save one part in so many of a pass.
 const WORTH: u64 = 32;
+
+/// Where kernels read the memory that the disk's bytes are put into, the ring goes round in about this much while it need not
+/// hold more: reads into memory that is still in the processor's caches are faster.
+const WARM_BYTES: u64 = 8 << 20;
 
 /// How much of the device's memory an engine may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +52,6 @@ pub struct Setting {
     /// Whether weights wait in host memory as far as the budget allows.
     pub host_weights: bool,
 }
-
-/// A unit by the layers and rows that it holds: what it is called in every plan.
-type Identity = Vec<(LayerId, Option<Range<usize>>)>;
 
 /// Its lock comes before the fetch state's.
 pub(crate) struct Admitted {
@@ -173,6 +174,7 @@ impl Engine {
         let input = PlanInput {
             budget: setting.budget,
             costs,
+            warm: !self.shared.mapped,
             topology: setting.topology,
             host: HostRoom { budget: setting.host_budget, staging, kept, piece: self.shared.piece },
             ..self.plan_input(&admitted, trace, false, workspace)
@@ -230,6 +232,7 @@ impl Engine {
             workspace,
             ring: self.options.ring,
             residents: self.options.residents,
+            warm: !self.shared.mapped && (self.options.costs.is_some() || admitted.measured >= CALIBRATION),
             sector: self.shared.source.alignment(),
             costs: &admitted.costs,
             topology,
@@ -396,7 +399,9 @@ impl Engine {
             return Ok(Some(Arena::window(room)));
         }
         // What a map has no window of is computed into memory.
-        Ok(Some(Arena::ring(vec![self.shared.device.allocate(room)?])))
+        let memory = vec![self.shared.device.allocate(room)?];
+        let host_visible = self.shared.device.info().topology.host_visible;
+        Ok(Some(if host_visible { Arena::warm_ring(memory, WARM_BYTES) } else { Arena::ring(memory) }))
     }
 
     fn reserve(&self, which: Guard, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
@@ -435,9 +440,13 @@ impl Engine {
         if admitted.measured == CALIBRATION {
             let now = predict(&input, &current);
             // A plan is in force that works: if no other can be made, it stays.
-            let then = plan(&input).map_or(u64::MAX, |better| predict(&input, &better));
-            tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
-            replan = then < now - now / WORTH;
+            if let Ok(better) = plan(&input) {
+                let then = predict(&input, &better);
+                tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
+                // What caches are worth is in no prediction.
+                let otherwise_cut = better.warm != current.warm && then <= now + now / WORTH;
+                replan = then < now - now / WORTH || otherwise_cut;
+            }
         }
         admitted.replan = replan;
         admitted.forecast = Some(forecast);
@@ -465,7 +474,7 @@ fn reason(old: &PlanKey, new: &PlanKey) -> EvictionReason {
 }
 
 fn identity(plan: &Planned, unit: usize) -> Identity {
-    plan.partition.units[unit].members.iter().map(|m| (m.layer, m.rows.clone())).collect()
+    plan.partition.units[unit].identity()
 }
 
 /// Residents of the old plan that the new one keeps, by its units, and those that have to go: these are freed here.

@@ -22,6 +22,9 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{Error, UnitId};
 
+/// As many readers fill tiles that are to stay in the processor's caches: what all have under way counts.
+const WARM_READERS: usize = 8;
+
 pub(crate) struct Shared {
     pub(crate) source: Arc<dyn WeightSource>,
     pub(crate) device: Arc<dyn Device>,
@@ -266,6 +269,12 @@ impl Shared {
 impl Fetch {
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
+    }
+
+    /// The next job, unless as many readers are at work as are of use.
+    pub(super) fn take_job(&mut self) -> Option<Job> {
+        let enough = self.plan.warm && self.busy >= WARM_READERS;
+        if enough { None } else { self.jobs.pop_front() }
     }
 
     /// Whether what a job brings is what the computing thread needs next.

@@ -23,3 +23,4 @@ mod sim_random;
 mod source;
 mod tiers;
 mod trace;
+mod warm;
