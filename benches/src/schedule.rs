@@ -31,8 +31,8 @@ const RING_READS: usize = 8;
 /// Passes over a cold file under several budgets, beside bounds of each: the larger of a direct read of what is
 /// streamed and the resident pass, each of them alone on the machine; and the two at once, neither waiting for the
 /// other. Where reading costs the kernels time (or kernels the disk, if its driver needs the same cores) only the latter
-/// can be reached. The direct read goes round in as much memory as the ring has; beside it others go over and over to the same few
-/// MiB, which stay in the processor's caches, as no weights can that are to be there when their layer comes.
+/// can be reached. Of direct reads the fastest over and over to the same few MiB counts, which stay in the processor's caches; beside
+/// it one that goes round in as much memory as the ring has, and what `fio` reaches.
 pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
@@ -132,13 +132,13 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             let plan = runner.model.engine().plan();
             let read = budgets + 3 * i;
             let (both, streamed) = (read + 1, read + 2);
-            println!("{}", row.against_the_larger(streamed, &[(&[read], 1.0), (&[0], 1.0)]));
+            println!("{}", row.against_the_larger(streamed, &[(&few, share), (&[0], 1.0)]));
+            let round = row.against_the_larger(streamed, &[(&[read], 1.0), (&[0], 1.0)]);
+            println!("    with a read round a ring: {round}");
             if !fio.is_empty() {
                 let by_fio = row.against_the_larger(streamed, &[(&fio, share), (&[0], 1.0)]);
                 println!("    with the faster read of fio: {by_fio}");
             }
-            let small = row.against_the_larger(streamed, &[(&few, share), (&[0], 1.0)]);
-            println!("    with the fastest read to a few MiB: {small}");
             println!("    over the two at once: {}", row.against(streamed, both));
             println!(
                 "    planned {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",

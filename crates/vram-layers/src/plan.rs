@@ -11,6 +11,7 @@ use crate::costs::{Costs, nanos};
 use crate::partition::{Identity, Partition, Unit, partition};
 use crate::schedule::{Choice, Fetch, Kept, Limit, Machine, Problem, Room, UnitCost, choose, simulate};
 use crate::spec::{Layer, LayerId};
+use crate::warm::{TILE_BYTES, TILE_NANOS};
 use crate::{Error, UnitId};
 
 /// The ring is no larger than this unless it is asked for: more read-ahead than it takes to smooth a disk's hiccups
@@ -22,13 +23,6 @@ const RING_UNITS: u64 = 3;
 
 /// Other cuts of the model into units have to pay by one part in so many.
 const WORTH: u64 = 50;
-
-/// Tiles where a pass waits for the disk, and readers fill the memory that kernels read: those on their way and those in use
-/// stay in the processor's caches together, which makes the reads faster.
-const TILE_BYTES: u64 = 2 << 20;
-
-/// What a tile more costs the kernels, in nanoseconds: threads wait for the last of them at its end.
-const TILE_NANOS: u64 = 80_000;
 
 /// Passes that are simulated, and how many of them a plan lists the fetches of.
 const PASSES: usize = 8;

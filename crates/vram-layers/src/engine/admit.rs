@@ -17,17 +17,13 @@ use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, forecast, minimu
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
 use crate::sync::atomic::Ordering;
-use crate::{Error, UnitId};
+use crate::{Error, UnitId, warm};
 
 /// Passes that are measured.
 const CALIBRATION: u32 = 2;
 
 /// A new plan has to save one part in so many of a pass.
 const WORTH: u64 = 32;
-
-/// Where kernels read the memory that the disk's bytes are put into, the ring goes round in about this much while it need not
-/// hold more: reads into memory that is still in the processor's caches are faster.
-const WARM_BYTES: u64 = 8 << 20;
 
 /// How much of the device's memory an engine may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,8 +396,7 @@ impl Engine {
         }
         // What a map has no window of is computed into memory.
         let memory = vec![self.shared.device.allocate(room)?];
-        let host_visible = self.shared.device.info().topology.host_visible;
-        Ok(Some(if host_visible { Arena::warm_ring(memory, WARM_BYTES) } else { Arena::ring(memory) }))
+        Ok(Some(if plan.warm { Arena::warm_ring(memory, warm::RING_BYTES) } else { Arena::ring(memory) }))
     }
 
     fn reserve(&self, which: Guard, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {

@@ -20,10 +20,7 @@ use crate::spec::Layer;
 use crate::state::{Event, State, transition};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::{Error, UnitId};
-
-/// As many readers fill tiles that are to stay in the processor's caches: what all have under way counts.
-const WARM_READERS: usize = 8;
+use crate::{Error, UnitId, warm};
 
 pub(crate) struct Shared {
     pub(crate) source: Arc<dyn WeightSource>,
@@ -273,7 +270,7 @@ impl Fetch {
 
     /// The next job, unless as many readers are at work as are of use.
     pub(super) fn take_job(&mut self) -> Option<Job> {
-        let enough = self.plan.warm && self.busy >= WARM_READERS;
+        let enough = self.plan.warm && self.busy >= warm::READERS;
         if enough { None } else { self.jobs.pop_front() }
     }
 

@@ -12,11 +12,7 @@ use crate::guard::{Guard, charged, guard};
 use crate::partition::Unit;
 use crate::plan::Planned;
 use crate::state::Event;
-use crate::{Error, UnitId};
-
-/// Bytes of the largest read into tiles that are to stay in the processor's caches. Kernels that the disk waits for are
-/// disturbed less often by longer ones.
-const WARM_PIECE_BYTES: u64 = 512 << 10;
+use crate::{Error, UnitId, warm};
 
 /// A unit in host memory.
 #[derive(Clone)]
@@ -91,7 +87,7 @@ impl Shared {
     /// Queues the reads that fill a region.
     fn fill(&self, f: &mut Fetch, unit: &Unit, region: Region, place: Place) -> Slot {
         let load = f.new_load();
-        let piece = if f.plan.warm { self.piece.min(WARM_PIECE_BYTES) } else { self.piece };
+        let piece = if f.plan.warm { self.piece.min(warm::PIECE_BYTES) } else { self.piece };
         match fill_jobs(unit, &self.layers, region, piece, (place, load), &f.cancel) {
             Ok((jobs, memory)) => {
                 let bytes = jobs.iter().map(Job::bytes).sum();
