@@ -10,7 +10,8 @@ use super::aligned::BOUNCE_BYTES;
 use super::handle::{Handle, Wrap};
 use super::{Piece, Pool, ReadAt, fill};
 
-/// What is assumed of a file system that does not tell.
+/// What is assumed of a file system that does not tell, and the least that reads are aligned to: where 512 is enough for the file
+/// system, a long read to memory that does not begin with a page still takes a quarter longer.
 pub(crate) const DEFAULT_ALIGNMENT: usize = 4096;
 
 /// A second descriptor of the same file, opened at the first direct read.
@@ -167,7 +168,7 @@ fn reopen(_plain: &File) -> Option<(File, usize)> {
     None
 }
 
-/// The alignment that the file system states, `None` if it states that there are no direct reads.
+/// The alignment that the file system states, and at least [`DEFAULT_ALIGNMENT`]; `None` if it states that there are no direct reads.
 #[cfg(target_os = "linux")]
 fn stated_alignment(file: &File) -> Option<usize> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
@@ -180,5 +181,5 @@ fn stated_alignment(file: &File) -> Option<usize> {
     }
     let align = stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) as usize;
     // A file system that wants more than a bounce buffer holds is read through the cache.
-    (align.is_power_of_two() && align <= 1 << 20).then_some(align)
+    (align.is_power_of_two() && align <= 1 << 20).then_some(align.max(DEFAULT_ALIGNMENT))
 }

@@ -20,7 +20,7 @@ use crate::spec::Layer;
 use crate::state::{Event, State, transition};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::{Error, UnitId, warm};
+use crate::{Error, UnitId};
 
 pub(crate) struct Shared {
     pub(crate) source: Arc<dyn WeightSource>,
@@ -266,12 +266,6 @@ impl Shared {
 impl Fetch {
     pub(crate) fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
-    }
-
-    /// The next job, unless as many readers are at work as are of use.
-    pub(super) fn take_job(&mut self) -> Option<Job> {
-        let enough = self.plan.warm && self.busy >= warm::READERS;
-        if enough { None } else { self.jobs.pop_front() }
     }
 
     /// Whether what a job brings is what the computing thread needs next.

@@ -12,7 +12,7 @@ use crate::guard::{Guard, charged, guard};
 use crate::partition::Unit;
 use crate::plan::Planned;
 use crate::state::Event;
-use crate::{Error, UnitId, warm};
+use crate::{Error, UnitId};
 
 /// A unit in host memory.
 #[derive(Clone)]
@@ -87,8 +87,7 @@ impl Shared {
     /// Queues the reads that fill a region.
     fn fill(&self, f: &mut Fetch, unit: &Unit, region: Region, place: Place) -> Slot {
         let load = f.new_load();
-        let piece = if f.plan.warm { self.piece.min(warm::PIECE_BYTES) } else { self.piece };
-        match fill_jobs(unit, &self.layers, region, piece, (place, load), &f.cancel) {
+        match fill_jobs(unit, &self.layers, region, self.piece, (place, load), &f.cancel) {
             Ok((jobs, memory)) => {
                 let bytes = jobs.iter().map(Job::bytes).sum();
                 let left = jobs.len();

@@ -37,7 +37,7 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
         if shared.issue_wanted(&mut f) {
             continue;
         }
-        if let Some(job) = f.take_job() {
+        if let Some(job) = f.jobs.pop_front() {
             f.busy += 1;
             let priority = f.priority(job.place);
             drop(f);
@@ -49,11 +49,6 @@ fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
             f.busy -= 1;
             shared.complete(&mut f, place, load, result);
             shared.ready.notify_all();
-            continue;
-        }
-        if !f.jobs.is_empty() {
-            // Who is at work takes the next one.
-            f = shared.work.wait(f).unwrap_or_else(PoisonError::into_inner);
             continue;
         }
         match shared.issue_next(&mut f) {

@@ -3,11 +3,11 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use vram_device::Budget;
-use vram_diskmap::{DiskMap, ReadAt, ReadQueue, SafetensorsWriter};
+use vram_diskmap::{DiskMap, ReadAt, ReadMode, ReadQueue, SafetensorsWriter};
 use vram_layers::{Engine, Error, Split};
 use vram_types::{DType, SourceErrorKind, TensorMeta, WeightSource};
 
@@ -95,6 +95,52 @@ impl Failed {
     fn end(self) {
         drop(self.engine);
         assert_eq!((self.budget.used(), self.queue.bytes_in_flight()), (0, 0), "{}", self.path.display());
+    }
+}
+
+/// Where in a page the memory and the file's bytes of each long read begin.
+struct Within {
+    inner: Box<dyn ReadAt>,
+    reads: Arc<Mutex<Vec<(usize, u64)>>>,
+}
+
+impl ReadAt for Within {
+    fn read_at(&self, dst: &mut [u8], offset: u64) -> io::Result<usize> {
+        if dst.len() >= 64 << 10 {
+            self.reads.lock().unwrap().push((dst.as_ptr() as usize % 4096, offset % 4096));
+        }
+        self.inner.read_at(dst, offset)
+    }
+}
+
+/// A file system that is content with sectors of 512 bytes brings them a quarter slower to memory that begins within a page.
+#[test]
+fn long_reads_begin_with_a_page_of_memory_and_of_the_file() {
+    let (dir, written, raw) = layers();
+    // Our own writer begins the tensors with a page. Others do not.
+    let (path, bytes) = (dir.path().join("others.safetensors"), std::fs::read(written).unwrap());
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let shorter = bytes[8..8 + header].trim_ascii_end();
+    let spaces = vec![b' '; 3000 - shorter.len()];
+    std::fs::write(&path, [&3000u64.to_le_bytes(), shorter, &spaces, &bytes[8 + header..]].concat()).unwrap();
+    for mode in [ReadMode::Direct, ReadMode::Buffered] {
+        let reads = Arc::new(Mutex::new(Vec::new()));
+        for discrete in [false, true] {
+            let seen = Arc::clone(&reads);
+            let wrap = move |_: &Path, inner| -> Box<dyn ReadAt> {
+                Box::new(Within { inner, reads: Arc::clone(&seen) })
+            };
+            let source = DiskMap::options().read(mode).read_through(wrap).open(&path).unwrap();
+            assert_eq!(source.locate("layer.0").unwrap().ranges[0].offset, 3008);
+            let engine = raw.engine_over(Arc::new(source), options(BUDGET, Some(1 << 20), 3), discrete);
+            for _ in 0..3 {
+                raw.pass(&engine, &ALL).unwrap();
+            }
+        }
+        let reads = reads.lock().unwrap();
+        assert!(reads.len() >= ALL.len());
+        let apart = reads.iter().find(|(memory, file)| *memory as u64 != *file);
+        assert_eq!(apart, None, "{mode:?}");
     }
 }
 

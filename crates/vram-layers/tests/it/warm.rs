@@ -13,10 +13,10 @@ use vram_types::{DType, GeneratedSource, TensorMeta};
 use crate::common::{bytes, cpu, options};
 
 const LAYERS: usize = 8;
-const LAYER: [usize; 2] = [4096, 2048];
-const LAYER_BYTES: u64 = 8 << 20;
-const TILE_BYTES: u64 = 2 << 20;
-const BUDGET: u64 = 60 << 20;
+const LAYER: [usize; 2] = [8192, 2048];
+const LAYER_BYTES: u64 = 16 << 20;
+const TILE_BYTES: u64 = 4 << 20;
+const BUDGET: u64 = 120 << 20;
 
 /// Bytes that are alike.
 const BLOCK: usize = 512;
@@ -73,11 +73,11 @@ fn a_plan_has_small_tiles_where_it_waits_for_the_disk() {
         assert!(plan.peak_bytes <= BUDGET && plan.ring_bytes >= 12 << 20, "{plan:?}");
         plan
     };
-    let (disk, (streamed, stays)) = (plan(1e-3, true), largest(&plan(1e-3, true)));
+    let (disk, (streamed, stays)) = (plan(2e-3, true), largest(&plan(2e-3, true)));
     assert!(streamed <= TILE_BYTES && stays > TILE_BYTES, "{streamed}, {stays}");
     let tiled = |plan: &Plan| largest(plan).0 <= TILE_BYTES;
-    assert!(!tiled(&plan(1e-3, false)), "readers fill staging there");
-    assert!(!tiled(&plan(6e-3, true)), "kernels take longer than the disk");
+    assert!(!tiled(&plan(2e-3, false)), "readers fill staging there");
+    assert!(!tiled(&plan(12e-3, true)), "kernels take longer than the disk");
     let nearly = 0.95 * disk.bound_seconds / LAYERS as f64;
     let nearly = plan(nearly, true);
     assert!(nearly.bound_seconds < disk.bound_seconds * 1.01, "{nearly:?}");
@@ -88,7 +88,7 @@ fn a_plan_has_small_tiles_where_it_waits_for_the_disk() {
 fn an_engine_cuts_its_layers_once_it_knows_the_disk() {
     let options = EngineOptions::new(Budget::new(Tier::Device, BUDGET));
     let budget = options.budget.clone();
-    let engine = engine(options, 100e6);
+    let engine = engine(options, 200e6);
     let mut cuts = Vec::new();
     for _ in 0..5 {
         let mut pass = engine.begin(PassRequest::default()).unwrap();
