@@ -227,7 +227,7 @@ impl DiskMap {
     }
 
     /// What addresses, offsets and lengths should be multiples of, in bytes, so that direct reads need no copy: the
-    /// largest of all files, and 4096 for a file system that does not tell.
+    /// largest of all files, and 4096 at least.
     pub fn direct_alignment(&self) -> usize {
         self.files.iter().map(StoredFile::direct_alignment).max().unwrap_or(4096)
     }

@@ -218,7 +218,7 @@ pub trait WeightSource: Send + Sync {
     }
 
     /// Reads go fastest into memory whose address is congruent to the file offset modulo this many bytes, a power
-    /// of two: the sector for direct reads, 1 where it makes no difference.
+    /// of two: the page, or a larger sector, for direct reads, 1 where it makes no difference.
     fn alignment(&self) -> u64 {
         1
     }
