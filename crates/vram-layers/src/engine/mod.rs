@@ -48,7 +48,8 @@ pub struct EngineOptions {
     pub host_weights: bool,
     /// Bytes of the ring; the planner chooses if `None`.
     pub ring: Option<u64>,
-    /// Threads that read. They wait for the disk most of the time.
+    /// Threads that read. They wait for the disk most of the time. Fewer where the host budget would leave each of
+    /// them a few sectors of staging.
     pub readers: usize,
     /// Whether units may stay on the device between passes (the `Preparing` state).
     pub residents: bool,
@@ -115,13 +116,15 @@ impl Engine {
             layers.into_iter().map(|spec| Layer::resolve(spec, &*source)).collect::<Result<_, Error>>()?;
         let host_visible = device.info().topology.host_visible;
         let mapped = host_visible && first_range(&layers).is_some_and(|r| source.map(r).is_some());
-        let readers = options.readers.max(1);
+        let mut readers = options.readers.max(1);
         let align = source.alignment();
         let mut piece = EngineOptions::PIECE_BYTES.next_multiple_of(align);
         let mut staging = Vec::new();
         if !host_visible {
-            // Half of it: inputs are staged as well.
-            let share = options.host_budget.limit() / 2 / readers as u64;
+            // Half of it: inputs are staged as well. Fewer readers rather than reads of a few sectors.
+            let half = options.host_budget.limit() / 2;
+            readers = readers.min(usize::try_from(half / (16 * align)).unwrap_or(usize::MAX)).max(1);
+            let share = half / readers as u64;
             // Whole sectors, and whole elements of what is converted on the way.
             let whole = align.max(16);
             piece = piece.min(share.saturating_sub(2 * align) / whole * whole);
