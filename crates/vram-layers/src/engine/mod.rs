@@ -124,7 +124,8 @@ impl Engine {
             // Half of it: inputs are staged as well. Fewer readers rather than reads of a few sectors.
             let half = options.host_budget.limit() / 2;
             readers = readers.min(usize::try_from(half / (16 * align)).unwrap_or(usize::MAX)).max(1);
-            let share = half / readers as u64;
+            // A staging buffer is an allocation of the device as well.
+            let share = (half / readers as u64).min(device.info().max_allocation);
             // Whole sectors, and whole elements of what is converted on the way.
             let whole = align.max(16);
             piece = piece.min(share.saturating_sub(2 * align) / whole * whole);
