@@ -73,10 +73,12 @@ impl Device for Watched {
 
     fn allocate(&self, reservation: Reservation) -> Result<Buffer, DeviceError> {
         let bytes = reservation.bytes();
-        if self.usage().allocated + bytes > *self.capacity.lock().unwrap() {
+        // First, for the backend waits for what was dropped and is still in use, which is none of the card's any more.
+        let buffer = self.wgpu.allocate(reservation)?;
+        if self.usage().allocated > *self.capacity.lock().unwrap() {
             return Err(DeviceError::OutOfMemory { bytes, reason: "the card is full".into() });
         }
-        let buffer = self.look(self.wgpu.allocate(reservation))?;
+        let buffer = self.look(buffer);
         self.most.lock().unwrap().allocations += 1;
         Ok(buffer)
     }
