@@ -76,8 +76,15 @@ impl DiskMap {
     pub fn get(&self, name: &str) -> Result<HostTensor, SourceError> {
         let info = self.info(name)?;
         let len = memory(info.meta.bytes()).map_err(|e| e.at_tensor(name))?;
-        let (mut buffer, at) = self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(name))?;
-        self.read_whole(info, &mut buffer, (at, len))?;
+        let (buffer, at) = match self.fresh(info, len).transpose().map_err(|e| e.at_tensor(name))? {
+            Some(buffer) => (buffer, 0),
+            None => {
+                let (mut buffer, at) =
+                    self.congruent(info, len, info.offset).map_err(|e| e.at_tensor(name))?;
+                self.read_whole(info, &mut buffer, (at, len))?;
+                (buffer, at)
+            }
+        };
         self.unchanged(info)?;
         Ok(HostTensor { meta: info.meta.clone(), buffer, at, len })
     }
@@ -183,6 +190,22 @@ impl DiskMap {
             return self.read_parts(vec![part], waited_for());
         }
         self.read_file(info.file, info.offset, dst, (at, len), waited_for())
+    }
+
+    /// A long tensor that the page cache or a map holds, in memory that is not zeroed first; `None` for any other.
+    #[cfg(target_os = "linux")]
+    fn fresh(&self, info: &TensorInfo, len: usize) -> Option<Result<Vec<u8>, SourceError>> {
+        if info.is_computed() || len < LEAST_CONGRUENT_BYTES {
+            return None;
+        }
+        let read = self.files[info.file.0 as usize].read_fresh(self.mode, info.offset, len)?;
+        self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
+        Some(read)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn fresh(&self, _: &TensorInfo, _: usize) -> Option<Result<Vec<u8>, SourceError>> {
+        None
     }
 
     /// Reads `dst[at..at + len]` from a file, where `part` is `(at, len)`, and counts it. The caller has checked the bounds.

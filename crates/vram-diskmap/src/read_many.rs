@@ -52,7 +52,7 @@ impl DiskMap {
         let bytes = wanted.iter().map(|part| part.dst.len()).sum();
         let mut parts = Vec::with_capacity(wanted.len());
         wanted.into_iter().for_each(|part| part.cut(&mut parts));
-        io::share(parts, bytes, |Part { info, offset, dst }| {
+        io::share(parts, bytes, io::THREADS, |Part { info, offset, dst }| {
             until.1.check()?;
             self.read_computed(info, offset, dst, until)
         })
@@ -68,7 +68,8 @@ impl DiskMap {
     ) -> Result<(), SourceError> {
         cancel.check()?;
         let (mode, pool, queue) = (self.mode, &self.pool, &*self.queue);
-        let terms = Terms { mode, pool, queue, priority, cancel };
+        let streamed = pieces.iter().map(|p| p.len).sum::<usize>() >= io::LEAST_STREAMED_BYTES;
+        let terms = Terms { mode, pool, queue, priority, cancel, streamed };
         if let [piece] = pieces.as_mut_slice()
             && io::is_whole(piece)
         {

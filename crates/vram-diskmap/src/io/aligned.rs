@@ -46,25 +46,35 @@ impl Aligned {
 pub(crate) fn zeroed(len: usize) -> Vec<u8> {
     let buffer = vec![0; len];
     if len >= LEAST_HUGE_BYTES {
-        ask_for_huge_pages(&buffer);
+        ask_for_huge_pages(buffer.as_ptr(), len);
+    }
+    buffer
+}
+
+/// Room for so many bytes, as [`zeroed`] takes it.
+#[cfg(target_os = "linux")]
+pub(super) fn reserved(len: usize) -> Vec<u8> {
+    let buffer = Vec::with_capacity(len);
+    if len >= LEAST_HUGE_BYTES {
+        ask_for_huge_pages(buffer.as_ptr(), len);
     }
     buffer
 }
 
 /// Only a hint: without huge pages everything works, a little slower.
 #[cfg(target_os = "linux")]
-fn ask_for_huge_pages(buffer: &[u8]) {
+fn ask_for_huge_pages(buffer: *const u8, len: usize) {
     let page = rustix::param::page_size();
-    let skip = buffer.as_ptr().align_offset(page);
-    let Some(len) = buffer.len().checked_sub(skip).map(|len| len / page * page) else { return };
-    let first = buffer.as_ptr().wrapping_add(skip);
+    let skip = buffer.align_offset(page);
+    let Some(len) = len.checked_sub(skip).map(|len| len / page * page) else { return };
+    let first = buffer.wrapping_add(skip);
     // SAFETY: whole pages inside of a live buffer of ours; MADV_HUGEPAGE says how they are to be backed and changes no byte,
     // and where they are given back to the allocator it stays as harmless.
     let _ = unsafe { rustix::mm::madvise(first.cast_mut().cast(), len, rustix::mm::Advice::LinuxHugepage) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_buffer: &[u8]) {}
+fn ask_for_huge_pages(_buffer: *const u8, _len: usize) {}
 
 /// Buffers that readers borrow and return.
 #[derive(Default)]

@@ -121,7 +121,7 @@ impl StoredFile {
     pub(crate) fn read(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> Result<(), SourceError> {
         let (len, offset) = (piece.len, piece.offset);
         let got = match &self.map {
-            Some(map) => Ok(map.copy(piece.wanted(), offset)),
+            Some(map) => Ok(map.copy(piece.wanted(), offset, terms.streamed)),
             None => self.read_by(terms, piece)?,
         };
         self.complete(got, len, offset)

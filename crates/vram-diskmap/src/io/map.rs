@@ -8,6 +8,8 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use vram_types::{HostBytes, SourceError};
 
+use super::streaming::copy_past_caches;
+
 /// A read-only map of a file.
 #[derive(Clone)]
 pub(crate) struct FileMap(Arc<Mmap>);
@@ -33,15 +35,20 @@ impl FileMap {
         Some(Window { map: self.clone(), start, end })
     }
 
-    /// Copies bytes out and gives their pages back. Returns how many there were.
-    pub(crate) fn copy(&self, dst: &mut [u8], offset: u64) -> usize {
+    /// Copies bytes out, past the caches if that is `streamed`, and gives their pages back. Returns how many there were.
+    pub(crate) fn copy(&self, dst: &mut [u8], offset: u64, streamed: bool) -> usize {
         let len = self.0.len() as u64;
         let start = offset.min(len);
         let end = offset.saturating_add(dst.len() as u64).min(len);
         match self.window(start..end) {
             Some(window) => {
                 let bytes = window.bytes();
-                dst[..bytes.len()].copy_from_slice(bytes);
+                let dst = &mut dst[..bytes.len()];
+                if streamed {
+                    copy_past_caches(dst, bytes);
+                } else {
+                    dst.copy_from_slice(bytes);
+                }
                 bytes.len()
             }
             None => 0,

@@ -6,11 +6,14 @@ mod batch;
 mod cache;
 mod direct;
 mod file;
+#[cfg(target_os = "linux")]
+mod fresh;
 mod handle;
 mod map;
 mod mount;
 mod probe;
 mod queue;
+mod streaming;
 mod task;
 mod threads;
 #[cfg(all(target_os = "linux", feature = "io-uring"))]
@@ -28,8 +31,9 @@ pub(crate) use handle::Wrap;
 pub(crate) use map::FileMap;
 pub use mount::{FileReading, ReadPath};
 pub use queue::ReadQueue;
+pub(crate) use streaming::LEAST_STREAMED_BYTES;
 pub(crate) use task::{Failed, Task, cut, is_whole};
-pub(crate) use threads::{read_all, share};
+pub(crate) use threads::{THREADS, read_all, share};
 
 /// How the bytes of tensors are read. Headers are always read through the page cache.
 ///
@@ -117,6 +121,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) queue: &'a ReadQueue,
     pub(crate) priority: Priority,
     pub(crate) cancel: &'a CancelToken,
+    /// Whether it is more than caches hold.
+    pub(crate) streamed: bool,
 }
 
 /// Bytes of a file and where they go: `dst[at..at + len]`. The rest of `dst` may be overwritten.

@@ -8,7 +8,7 @@ use vram_types::{CancelToken, FileId, Priority};
 use super::aligned::{Aligned, HUGE_PAGE};
 use super::cache::{Cached, cached};
 use super::task::{Task, cut};
-use super::threads::{read_all, share};
+use super::threads::{THREADS, read_all, share};
 use super::{Piece, Pool, ReadMode, ReadQueue, StoredFile, Terms};
 
 /// Bytes that one measurement reads.
@@ -62,14 +62,15 @@ pub(crate) fn probe(file: &StoredFile) -> Option<Probe> {
 fn rate(file: &StoredFile, mode: ReadMode, offset: u64, dst: &mut [u8]) -> Option<f64> {
     // Not in the line of the process: what is measured is the disk, and it is little.
     let (pool, queue, cancel) = (Pool::default(), ReadQueue::new(2 * STRETCH_BYTES), CancelToken::new());
-    let terms = Terms { mode, pool: &pool, queue: &queue, priority: Priority::Urgent, cancel: &cancel };
+    let priority = Priority::Urgent;
+    let terms = Terms { mode, pool: &pool, queue: &queue, priority, cancel: &cancel, streamed: false };
     let start = Instant::now();
     let len = dst.len();
     let mut tasks: Vec<Task<'_>> = Vec::new();
     cut(Piece { id: FileId(0), file, offset, dst, at: 0, len }, &mut tasks);
     let read = match mode {
         // As `Auto` would.
-        ReadMode::Buffered => share(tasks, len, |task| match task {
+        ReadMode::Buffered => share(tasks, len, THREADS, |task| match task {
             Task::One(piece) => file.pass_through(piece).map(drop).map_err(drop),
             Task::Joint(_) => Err(()),
         }),

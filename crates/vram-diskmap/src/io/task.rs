@@ -2,12 +2,14 @@
 
 use vram_types::{FileId, SourceError};
 
-use super::aligned::BOUNCE_BYTES;
+use super::aligned::{BOUNCE_BYTES, HUGE_PAGE};
 use super::direct::DEFAULT_ALIGNMENT;
 use super::{Piece, StoredFile, Terms};
 
 /// Bytes of one read: long enough for a disk's full speed, short enough that several are on their way of one tensor.
 const PIECE_BYTES: u64 = 1 << 20;
+/// Bytes copied out of a map at a time: whole huge pages, which are mapped and given back each in one.
+const MAPPED_BYTES: u64 = 2 * HUGE_PAGE as u64;
 
 /// One read.
 pub(crate) enum Task<'a> {
@@ -98,13 +100,25 @@ impl Joint<'_> {
     }
 }
 
-/// Cuts a request into reads, on the borders of sectors.
-pub(crate) fn cut<'a>(mut piece: Piece<'a>, tasks: &mut Vec<Task<'a>>) {
-    let align = DEFAULT_ALIGNMENT as u64;
+/// How long the reads of a file are, and what they begin at multiples of.
+fn grain(file: &StoredFile) -> (u64, u64) {
+    match file.map() {
+        Some(_) => (MAPPED_BYTES, HUGE_PAGE as u64),
+        None => (PIECE_BYTES, DEFAULT_ALIGNMENT as u64),
+    }
+}
+
+/// Bytes of the first read of a range: all, or up to the border of a sector, or of a huge page of a map.
+pub(super) fn first(file: &StoredFile, offset: u64, len: usize) -> usize {
+    let (bytes, align) = grain(file);
     // A rest that is hardly worth a read of its own goes with the piece before it.
-    while piece.len as u64 > PIECE_BYTES + PIECE_BYTES / 4 {
-        let end = (piece.offset + PIECE_BYTES) / align * align;
-        let len = (end - piece.offset) as usize;
+    if len as u64 <= bytes + bytes / 4 { len } else { ((offset + bytes) / align * align - offset) as usize }
+}
+
+/// Cuts a request into reads.
+pub(crate) fn cut<'a>(mut piece: Piece<'a>, tasks: &mut Vec<Task<'a>>) {
+    while !is_whole(&piece) {
+        let len = first(piece.file, piece.offset, piece.len);
         let (front, back) = piece.split_off_front(len);
         tasks.push(Task::One(front));
         piece = back;
@@ -114,5 +128,5 @@ pub(crate) fn cut<'a>(mut piece: Piece<'a>, tasks: &mut Vec<Task<'a>>) {
 
 /// Whether [`cut`] would leave it whole.
 pub(crate) fn is_whole(piece: &Piece<'_>) -> bool {
-    piece.len as u64 <= PIECE_BYTES + PIECE_BYTES / 4
+    first(piece.file, piece.offset, piece.len) == piece.len
 }

@@ -2,7 +2,7 @@
 
 use std::iter::Enumerate;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::vec::IntoIter;
@@ -10,36 +10,44 @@ use std::vec::IntoIter;
 use super::Terms;
 use super::task::{Failed, Task};
 
-/// Threads that share one batch. They wait for the disk most of the time, or for a processor behind others.
-const THREADS: usize = 8;
+/// Threads that share one batch of reads. They wait for the disk most of the time, or for a processor behind others.
+pub(crate) const THREADS: usize = 8;
 /// A batch of so many bytes gets helpers at once.
 pub(crate) const LEAST_SHARED_BYTES: usize = 4 << 20;
 /// Any other gets them if it takes longer than this, a few times as long as it takes to begin a thread.
 const ALONE: Duration = Duration::from_micros(200);
+
+/// Threads that share what waits for nothing: copies of what is in memory.
+pub(super) fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(THREADS))
+}
 
 /// Performs all reads, in about their order. After a failure the rest is not begun; when this returns nothing is on its way.
 pub(crate) fn read_all(terms: &Terms<'_>, tasks: Vec<Task<'_>>) -> Result<(), Failed> {
     #[cfg(all(target_os = "linux", feature = "io-uring"))]
     let tasks = super::uring::read_cold(terms, tasks)?;
     let bytes: usize = tasks.iter().map(Task::bytes).sum();
-    share(tasks, bytes, |task| {
+    let mapped = tasks.iter().all(|task| task.begins().is_some_and(|(_, file, _)| file.map().is_some()));
+    share(tasks, bytes, if mapped { processors() } else { THREADS }, |task| {
         let place = task.place();
         let read = terms.cancel.check().and_then(|()| task.run(terms));
         read.map_err(|error| Failed { place, error: Box::new(error) })
     })
 }
 
-/// Does all of something, in about its order, on the calling thread and on helpers that end with it. `bytes` says how much it
-/// is. After a failure the rest is not begun; of several failures the one that comes first in the order is given.
+/// Does all of something, in about its order, on the calling thread and on helpers that end with it, `threads` at most. `bytes`
+/// says how much it is. After a failure the rest is not begun; of several failures the one that comes first in the order is given.
 pub(crate) fn share<T: Send, E: Send>(
     tasks: Vec<T>,
     bytes: usize,
+    threads: usize,
     run: impl Fn(T) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let batch = Batch::new(tasks, run);
     let until = if bytes >= LEAST_SHARED_BYTES { Instant::now() } else { Instant::now() + ALONE };
     let left = batch.work(|| Instant::now() >= until);
-    let helpers = left.saturating_sub(1).min(THREADS - 1);
+    let helpers = left.min(threads).saturating_sub(1);
     thread::scope(|scope| {
         for _ in 0..helpers {
             let helper = thread::Builder::new().name("vram-read".to_owned());
@@ -110,7 +118,7 @@ mod tests {
     fn everything_is_done_once() {
         for (count, bytes) in [(0, 0), (1, 0), (1, usize::MAX), (100, 0), (100, usize::MAX)] {
             let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-            let result = share((0..count).collect(), bytes, |i: usize| {
+            let result = share((0..count).collect(), bytes, THREADS, |i: usize| {
                 done[i].fetch_add(1, Ordering::Relaxed);
                 Ok::<(), ()>(())
             });
@@ -122,7 +130,7 @@ mod tests {
     #[test]
     fn after_a_failure_nothing_is_begun_and_the_first_is_told() {
         let begun = AtomicUsize::new(0);
-        let result = share((0..1000).collect(), usize::MAX, |i: usize| {
+        let result = share((0..1000).collect(), usize::MAX, THREADS, |i: usize| {
             begun.fetch_add(1, Ordering::Relaxed);
             if i < 5 { Ok(()) } else { Err(i) }
         });

@@ -1,5 +1,6 @@
 //! Single files: every way to read gives the bytes that were written.
 
+use safetensors::Dtype;
 use vram_diskmap::{DiskMap, ReadMode};
 use vram_types::{
     CancelToken, DType, FileId, FileRange, Priority, ReadRequest, ReadTarget, SourceErrorKind, WeightSource,
@@ -40,6 +41,40 @@ fn whole_tensors_in_every_mode() {
             assert!(map.get(name).unwrap().into_bytes() == *bytes, "{name:?}");
         }
     }
+}
+
+/// More than caches hold, from the page cache and from the map: cut by large pages, copied past the caches, into new memory.
+#[test]
+fn long_tensors_that_are_in_memory() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("long.safetensors");
+    let tensors = [("short", 1001), ("long", (37 << 20) + 13), ("after", (6 << 20) + 1)]
+        .map(|(name, len)| (name.to_owned(), Dtype::U8, vec![len], noise(len as u64, len)));
+    write(&path, &tensors);
+    // SAFETY: nobody writes to the file while the map lives.
+    let mapped = unsafe { DiskMap::open_mapped(&path) }.unwrap();
+    for map in [DiskMap::open(&path).unwrap(), mapped] {
+        let before = map.bytes_read();
+        holds(&map, &tensors);
+        let mut dst: Vec<Vec<u8>> = tensors.iter().map(|t| vec![0; t.3.len() + 3]).collect();
+        let mut requests: Vec<_> = tensors
+            .iter()
+            .zip(&mut dst)
+            .map(|(t, dst)| ReadRequest::tensor(&t.0, 1, &mut dst[3..][..t.3.len() - 1]))
+            .collect();
+        map.read_many(&mut requests, Priority::Urgent, &CancelToken::new()).unwrap();
+        for ((name, _, _, bytes), dst) in tensors.iter().zip(&dst) {
+            assert!(dst[3..][..bytes.len() - 1] == bytes[1..] && dst[..3] == [0; 3], "{name}");
+            assert!(map.get(name).unwrap().into_bytes() == *bytes, "{name}");
+        }
+        let all: usize = tensors.iter().map(|t| t.3.len()).sum();
+        assert!((map.bytes_read() - before) as usize >= 3 * all - 3);
+    }
+    let map = DiskMap::open(&path).unwrap();
+    let range = map.require("long").unwrap().ranges[0];
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(range.offset + (5 << 20)).unwrap();
+    let error = map.get("long").unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Truncated, Some("long")));
 }
 
 #[test]
