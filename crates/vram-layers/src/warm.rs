@@ -8,4 +8,4 @@ pub(crate) const TILE_BYTES: u64 = 4 << 20;
 pub(crate) const TILE_NANOS: u64 = 80_000;
 
 /// The ring goes round in about this much while it need not hold more: what all readers have under way, and two tiles.
-pub(crate) const RING_BYTES: u64 = 20 << 20;
+pub(crate) const RING_BYTES: u64 = 24 << 20;

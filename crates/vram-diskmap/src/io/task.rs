@@ -7,7 +7,7 @@ use super::direct::DEFAULT_ALIGNMENT;
 use super::{Piece, StoredFile, Terms};
 
 /// Bytes of one read: long enough for a disk's full speed, short enough that several are on their way of one tensor.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = 2 << 20;
 /// Bytes copied out of a map at a time: whole huge pages, which are mapped and given back each in one.
 const MAPPED_BYTES: u64 = 2 * HUGE_PAGE as u64;
 

@@ -64,13 +64,13 @@ pub struct EngineOptions {
 impl EngineOptions {
     /// Readers, unless it is said how many. Each has one read under way, and waits for a processor behind kernels before it asks
     /// for the next: with so many the disk has enough to do meanwhile.
-    pub const READERS: usize = 12;
+    pub const READERS: usize = 8;
 
-    /// Bytes of the largest single read, and about those of a reader's staging. Long enough for a disk's full speed, short enough
-    /// that several readers share one layer.
-    pub const PIECE_BYTES: u64 = 1 << 20;
+    /// Bytes of the largest single read, and about those of a reader's staging. Long enough for a disk's full speed beside kernels,
+    /// short enough that several readers share one layer.
+    pub const PIECE_BYTES: u64 = 2 << 20;
 
-    /// Under a device budget, with 64 MiB for staging, twelve readers, and the planner's own ring.
+    /// Under a device budget, with 64 MiB for staging, eight readers, and the planner's own ring.
     pub fn new(budget: Budget) -> EngineOptions {
         EngineOptions {
             budget,
