@@ -199,7 +199,9 @@ impl DiskMap {
             return None;
         }
         let read = self.files[info.file.0 as usize].read_fresh(self.mode, info.offset, len)?;
-        self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
+        if read.is_ok() {
+            self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
+        }
         Some(read)
     }
 

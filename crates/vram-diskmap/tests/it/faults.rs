@@ -317,8 +317,8 @@ fn a_batch_reads_every_byte_once_and_neighbours_together() {
     assert!(part == tensors[1].3[1_000_001..4_000_001]);
     let bytes: usize = tensors.iter().map(|t| t.3.len()).sum();
     assert_eq!(map.bytes_read() - before, bytes as u64);
-    // Five pieces for each long one, one read for all short ones.
-    assert_eq!(watch.reads(), 3 * 5 + 1);
+    // Three pieces for each long one, one read for all short ones.
+    assert_eq!(watch.reads(), 3 * 3 + 1);
     assert!(queue.peak_bytes_in_flight() <= 4 << 20, "{queue:?}");
     assert_eq!(map.get_many(&["short.3", "long.0", "short.3"]).unwrap()[2].bytes(), tensors[6].3);
 }
