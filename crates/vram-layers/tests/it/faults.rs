@@ -96,6 +96,8 @@ fn every_read_may_fail_once() {
                     let raw = Raw::plain(n as u64);
                     let mut options = options(5000, Some(2100), readers);
                     options.residents = residents;
+                    // A new plan drops what the old one had read ahead, and with it a failure that nobody has met yet.
+                    options.calibrate = false;
                     let (budget, host) = (options.budget.clone(), options.host_budget.clone());
                     let kind = match fault() {
                         Fault::Short => SourceErrorKind::Truncated,
