@@ -117,8 +117,8 @@ pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
     let row = write(&path, &written).and_then(|()| {
         cached_file(options, &written, "whole-cached-written", "left in the page cache by writing it")
     });
-    std::fs::remove_file(&written)?;
-    row
+    let removed = std::fs::remove_file(&written);
+    row.and(removed.context("removing the copy"))
 }
 
 fn buffered(path: &Path) -> Result<io::BufReader<File>> {

@@ -9,6 +9,7 @@ const MOST_KEPT: usize = 16;
 /// What the system maps at once where it can: a buffer of this length and alignment is one page.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 /// Memory is not asked to be in huge pages below this: it need not hold a whole one.
+#[cfg(target_os = "linux")]
 const LEAST_HUGE_BYTES: usize = 2 * HUGE_PAGE;
 
 /// A buffer of which a part begins at a multiple of an alignment.
@@ -44,37 +45,29 @@ impl Aligned {
 /// Zeros that no page has been given for yet, in huge pages where the system has them: a disk then gets its addresses in one
 /// piece instead of 512, and the first touch takes one fault instead of 512.
 pub(crate) fn zeroed(len: usize) -> Vec<u8> {
-    let buffer = vec![0; len];
-    if len >= LEAST_HUGE_BYTES {
-        ask_for_huge_pages(buffer.as_ptr(), len);
-    }
-    buffer
+    in_huge_pages(vec![0; len])
 }
 
-/// Room for so many bytes, as [`zeroed`] takes it.
+/// Room for so many bytes, in huge pages likewise.
 #[cfg(target_os = "linux")]
 pub(super) fn reserved(len: usize) -> Vec<u8> {
-    let buffer = Vec::with_capacity(len);
-    if len >= LEAST_HUGE_BYTES {
-        ask_for_huge_pages(buffer.as_ptr(), len);
-    }
-    buffer
+    in_huge_pages(Vec::with_capacity(len))
 }
 
 /// Only a hint: without huge pages everything works, a little slower.
-#[cfg(target_os = "linux")]
-fn ask_for_huge_pages(buffer: *const u8, len: usize) {
-    let page = rustix::param::page_size();
-    let skip = buffer.align_offset(page);
-    let Some(len) = len.checked_sub(skip).map(|len| len / page * page) else { return };
-    let first = buffer.wrapping_add(skip);
-    // SAFETY: whole pages inside of a live buffer of ours; MADV_HUGEPAGE says how they are to be backed and changes no byte,
-    // and where they are given back to the allocator it stays as harmless.
-    let _ = unsafe { rustix::mm::madvise(first.cast_mut().cast(), len, rustix::mm::Advice::LinuxHugepage) };
+fn in_huge_pages(buffer: Vec<u8>) -> Vec<u8> {
+    #[cfg(target_os = "linux")]
+    if buffer.capacity() >= LEAST_HUGE_BYTES {
+        let page = rustix::param::page_size();
+        let skip = buffer.as_ptr().align_offset(page);
+        let len = buffer.capacity().saturating_sub(skip) / page * page;
+        let first = buffer.as_ptr().wrapping_add(skip).cast_mut().cast();
+        // SAFETY: whole pages inside of what the buffer has; MADV_HUGEPAGE says how they are to be backed and changes no byte,
+        // and where they are given back to the allocator it stays as harmless.
+        let _ = unsafe { rustix::mm::madvise(first, len, rustix::mm::Advice::LinuxHugepage) };
+    }
+    buffer
 }
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_huge_pages(_buffer: *const u8, _len: usize) {}
 
 /// Buffers that readers borrow and return.
 #[derive(Default)]
