@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn every_subject_runs_once_a_round_in_alternating_order() {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { quick: true, out: dir.path().to_owned() };
+        let options = Options { quick: true, rounds: None, out: dir.path().to_owned() };
         let log = &std::cell::RefCell::new(String::new());
         let subject = |name: &'static str| Subject {
             name: name.to_owned(),

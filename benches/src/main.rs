@@ -18,6 +18,7 @@ mod torch;
 mod upload;
 mod whole;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ struct Options {
     /// Three rounds and small sizes: shows that a row runs, and no more than that
     #[arg(long, global = true)]
     quick: bool,
+    /// How many times each subject is measured: 7, or 3 if quick
+    #[arg(long, global = true, value_name = "N")]
+    rounds: Option<NonZeroUsize>,
     /// Where the JSON goes
     #[arg(long, global = true, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
@@ -46,7 +50,7 @@ struct Options {
 impl Options {
     /// How many times each subject is measured.
     fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 7 }
+        self.rounds.map_or(if self.quick { 3 } else { 7 }, NonZeroUsize::get)
     }
 }
 

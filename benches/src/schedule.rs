@@ -140,10 +140,12 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
                 println!("    with the faster read of fio: {by_fio}");
             }
             println!("    over the two at once: {}", row.against(streamed, both));
+            let report = runner.model.report();
+            let last = report.passes.last().context("no pass yet")?;
             println!(
-                "    planned {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",
-                plan.pass_seconds,
-                plan.bound_seconds,
+                "    predicted {:.3} s, bound {:.3} s by {:?}, ring {} MiB; {}",
+                last.predicted_seconds,
+                last.bound_seconds,
                 plan.limited_by,
                 plan.ring_bytes >> 20,
                 runner.stalls()

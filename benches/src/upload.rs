@@ -157,6 +157,6 @@ mod tests {
     #[test]
     fn the_row_runs() {
         let dir = tempfile::tempdir().unwrap();
-        run(&Options { quick: true, out: dir.path().to_owned() }).unwrap();
+        run(&Options { quick: true, rounds: None, out: dir.path().to_owned() }).unwrap();
     }
 }
