@@ -102,7 +102,6 @@ mod spec;
 pub mod state;
 mod sync;
 mod trace;
-mod warm;
 
 pub use check::{Violation, check};
 pub use config::VramConfig;

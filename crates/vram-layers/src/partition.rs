@@ -125,38 +125,9 @@ impl Partition {
             self.push(whole);
             return Ok(());
         }
-        let units = cut(layers, id, 0..layer.rows(), cap, sector)?;
+        let units = cut(layers, id, cap, sector)?;
         units.into_iter().for_each(|unit| self.push(unit));
         Ok(())
-    }
-
-    /// The same with the units that are not in `whole` cut further, into layers and tiles of at most `cap` bytes where layers
-    /// allow it.
-    pub(crate) fn refine(
-        &self,
-        layers: &[Layer],
-        whole: impl Fn(usize) -> bool,
-        cap: u64,
-        sector: u64,
-    ) -> Result<Partition, Error> {
-        let mut out = Partition { units: Vec::new(), tiles: vec![Vec::new(); layers.len()] };
-        for (i, unit) in self.units.iter().enumerate() {
-            if unit.bytes <= cap || unit.table || whole(i) {
-                out.push(unit.clone());
-                continue;
-            }
-            for Member { layer: id, rows, .. } in &unit.members {
-                let layer = &layers[id.0];
-                let alone = build(layers, &[(*id, rows.clone())], sector)?;
-                if alone.bytes <= cap || layer.split == Split::Whole {
-                    out.push(alone);
-                    continue;
-                }
-                let rows = rows.clone().unwrap_or(0..layer.rows());
-                cut(layers, *id, rows, cap, sector)?.into_iter().for_each(|unit| out.push(unit));
-            }
-        }
-        Ok(out)
     }
 
     fn push(&mut self, unit: Unit) {
@@ -168,15 +139,12 @@ impl Partition {
     }
 }
 
-/// Tiles of these rows of a layer, of at most `cap` bytes each where [`TILE_ROWS`] rows are not more.
-fn cut(layers: &[Layer], id: LayerId, rows: Range<usize>, cap: u64, sector: u64) -> Result<Vec<Unit>, Error> {
+/// Tiles of a layer, of at most `cap` bytes each where [`TILE_ROWS`] rows are not more.
+fn cut(layers: &[Layer], id: LayerId, cap: u64, sector: u64) -> Result<Vec<Unit>, Error> {
     let layer = &layers[id.0];
     let with = |slack| -> Result<Vec<Unit>, Error> {
-        tiles(rows.len(), layer.row_bytes(), slack, cap)
-            .map(|tile| {
-                let tile = rows.start + tile.start..rows.start + tile.end;
-                build(layers, &[(id, Some(tile))], sector)
-            })
+        tiles(layer.rows(), layer.row_bytes(), slack, cap)
+            .map(|rows| build(layers, &[(id, Some(rows))], sector))
             .collect()
     };
     let units = with(slack(layer, sector))?;

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use vram_device::{DeviceError, Topology};
 
 use crate::costs::{Costs, nanos};
-use crate::partition::{Identity, Partition, Unit, partition};
+use crate::partition::{Partition, Unit, partition};
 use crate::schedule::{Choice, Fetch, Kept, Limit, Machine, Problem, Room, UnitCost, choose, simulate};
 use crate::spec::{Layer, LayerId};
-use crate::warm::{TILE_BYTES, TILE_NANOS};
 use crate::{Error, UnitId};
 
 /// The ring is no larger than this unless it is asked for: more read-ahead than it takes to smooth a disk's hiccups
@@ -44,8 +43,6 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) ring: Option<u64>,
     /// Whether units may stay on the device between passes.
     pub(crate) residents: bool,
-    /// Whether layers may be cut for the processor's caches: not before costs are known, nor where nothing is read into memory.
-    pub(crate) warm: bool,
     /// Congruence of slots to file offsets.
     pub(crate) sector: u64,
     pub(crate) costs: &'a Costs,
@@ -142,8 +139,6 @@ pub(crate) struct Planned {
     pub(crate) resident: Vec<bool>,
     /// Units that wait in host memory.
     pub(crate) cached: Vec<bool>,
-    /// Whether layers are cut for the processor's caches.
-    pub(crate) warm: bool,
 }
 
 /// Makes the plan, or says what budget would do.
@@ -219,41 +214,7 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let Some((cut, choice)) = best else {
         return Err(Error::Model("no cut of the model into units was tried".into()));
     };
-    if let Some((cut, choice)) = warm(input, (&cut, &choice), TILE_BYTES.max(smallest))? {
-        let planned = finish(input, needed, cut, choice.kept, choice.ring_bytes);
-        return Ok(Planned { warm: true, ..planned });
-    }
     Ok(finish(input, needed, cut, choice.kept, choice.ring_bytes))
-}
-
-/// The same with what passes through the ring in tiles of at most `cap` bytes, if the disk has enough to do for all that
-/// this costs the kernels.
-fn warm(
-    input: &PlanInput<'_>,
-    (coarse, choice): (&Partition, &Choice),
-    cap: u64,
-) -> Result<Option<(Partition, Choice)>, Error> {
-    let may = input.warm && input.residents && input.topology.host_visible;
-    let stays = |unit: usize| choice.kept[unit] == Kept::Device;
-    if !may || !(0..coarse.units.len()).any(|unit| !stays(unit) && coarse.units[unit].bytes > cap) {
-        return Ok(None);
-    }
-    let cut = coarse.refine(input.layers, stays, cap, input.sector)?;
-    let resident: HashSet<Identity> = (0..coarse.units.len())
-        .filter(|&unit| stays(unit))
-        .map(|unit| coarse.units[unit].identity())
-        .collect();
-    let place = |u: &Unit| if resident.contains(&u.identity()) { Kept::Device } else { Kept::Nowhere };
-    let kept: Vec<Kept> = cut.units.iter().map(place).collect();
-    let problem = input.problem(&cut);
-    let more = problem.trace.len().saturating_sub(order(coarse, input.trace).len()) as u64;
-    let compute: u64 = problem.trace.iter().map(|&u| problem.units[u].compute).sum();
-    let bound = problem.bound(&kept);
-    let hidden = bound.limit == Limit::Disk && compute + more * TILE_NANOS <= bound.nanos - bound.nanos / 8;
-    let ring_bytes = choice.ring_bytes;
-    let pass = simulate(&problem, &kept, ring_bytes, PASSES).map_or(u64::MAX, |t| t.steady());
-    let as_fast = more > 0 && pass <= choice.pass + choice.pass / WORTH;
-    Ok((hidden && as_fast).then_some((cut, Choice { kept, ring_bytes, pass })))
 }
 
 /// The smallest budget that works, in bytes.
@@ -421,5 +382,5 @@ fn finish(
     };
     let resident = kept.iter().map(|k| *k == Kept::Device).collect();
     let cached = kept.iter().map(|k| *k == Kept::Host).collect();
-    Planned { data: data.into(), partition, trace, resident, cached, warm: false }
+    Planned { data: data.into(), partition, trace, resident, cached }
 }

@@ -147,9 +147,6 @@ impl OffsetAlloc for Measure {
 ///
 /// A range that is freed out of order is kept until those before it are free as well. An empty ring begins again at
 /// its first byte, so whatever fits the largest segment fits an empty ring.
-///
-/// Memory that was used a moment ago is still in a processor's caches, and a ring comes back to it as late as it can. One
-/// that is [kept warm](RingAlloc::kept_warm) comes back early for as long as little of it is in use.
 #[derive(Debug)]
 pub struct RingAlloc {
     segments: Vec<Range<u64>>,
@@ -157,7 +154,6 @@ pub struct RingAlloc {
     entries: VecDeque<Entry>,
     segment: usize,
     head: u64,
-    warm: u64,
 }
 
 #[derive(Debug)]
@@ -170,24 +166,7 @@ struct Entry {
 impl RingAlloc {
     /// A ring over segments of the given sizes in bytes.
     pub fn new(segments: &[u64]) -> RingAlloc {
-        RingAlloc { segments: bounds(segments), entries: VecDeque::new(), segment: 0, head: 0, warm: 0 }
-    }
-
-    /// Goes round in one and a half times so many bytes at the beginning of the first segment while no more than these are in
-    /// use, and through everything else once more are: who takes faster than is given back has all of the ring.
-    #[must_use]
-    pub fn kept_warm(self, bytes: u64) -> RingAlloc {
-        RingAlloc { warm: bytes, ..self }
-    }
-
-    /// Where a range begins that goes back to the first byte early.
-    fn early(&self, tail: &Entry, bytes: u64, align: u64) -> Option<u64> {
-        // Where both are at the same place the ring has gone round and is full.
-        let ahead = self.segment == 0 && tail.segment == 0 && self.head > tail.start;
-        let in_use = ahead.then(|| self.head - tail.start)?;
-        let far = self.head.saturating_add(bytes) > self.warm.saturating_add(self.warm / 2);
-        let few = in_use.saturating_add(bytes) <= self.warm;
-        if far && few { place(0..tail.start, 0, bytes, align) } else { None }
+        RingAlloc { segments: bounds(segments), entries: VecDeque::new(), segment: 0, head: 0 }
     }
 
     fn take(&mut self, segment: usize, start: u64, bytes: u64) -> u64 {
@@ -206,9 +185,6 @@ impl OffsetAlloc for RingAlloc {
             let (segment, start) = self.segments.iter().enumerate().find_map(|(i, s)| Some((i, fit(s)?)))?;
             return Some(self.take(segment, start, bytes));
         };
-        if let Some(start) = self.early(tail, bytes, align) {
-            return Some(self.take(0, start, bytes));
-        }
         let (tail_segment, tail_start) = (tail.segment, tail.start);
         let mut segment = self.segment;
         let mut from = self.head;
@@ -274,12 +250,11 @@ mod tests {
         #[test]
         fn ring_never_overlaps_nor_crosses_and_serves_in_turn(
             segments in prop::collection::vec(8u64..64, 1..4),
-            warm in prop_oneof![Just(0), 1u64..64],
             ops in prop::collection::vec((0u64..40, 0u32..4, any::<u8>()), 1..200),
         ) {
             let total: u64 = segments.iter().sum();
             let largest = *segments.iter().max().unwrap();
-            let mut ring = RingAlloc::new(&segments).kept_warm(warm);
+            let mut ring = RingAlloc::new(&segments);
             let mut naive = NaiveRing { taken: vec![false; total as usize], order: VecDeque::new() };
             let ends: Vec<_> = bounds(&segments);
             for (bytes, align, choice) in ops {
@@ -342,40 +317,6 @@ mod tests {
             }
             prop_assert!(segment == u64::MAX || measure.alloc(segment + 1, 1).is_none());
         }
-    }
-
-    /// Bytes of the ring that are touched by who holds `ahead` ranges of 2 bytes each, oldest given back first.
-    fn touched(ring: &mut RingAlloc, ahead: usize) -> u64 {
-        let mut held = VecDeque::new();
-        let mut end = 0;
-        for _ in 0..1000 {
-            while held.len() < ahead {
-                let Some(start) = ring.alloc(2, 2) else { break };
-                end = end.max(start + 2);
-                held.push_back(start);
-            }
-            ring.free(held.pop_front().unwrap());
-        }
-        held.into_iter().for_each(|start| ring.free(start));
-        end
-    }
-
-    #[test]
-    fn a_warm_ring_goes_round_in_little_memory_until_more_is_in_use() {
-        assert_eq!(touched(&mut RingAlloc::new(&[100]), 4), 100);
-        let mut warm = RingAlloc::new(&[100]).kept_warm(10);
-        assert_eq!(touched(&mut warm, 4), 14, "and no more than 15");
-        assert_eq!(touched(&mut warm, 100), 100);
-        assert_eq!(touched(&mut warm, 4), 14, "again, after it was full");
-        // Who is given less than is asked for lags behind, and is soon given all there is.
-        let mut held = VecDeque::new();
-        let mut most = 0;
-        for _ in 0..200 {
-            held.extend([warm.alloc(2, 2), warm.alloc(2, 2)].into_iter().flatten());
-            most = most.max(held.len());
-            warm.free(held.pop_front().unwrap());
-        }
-        assert!(most >= 49, "{most} of 50");
     }
 
     #[test]

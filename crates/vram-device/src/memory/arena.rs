@@ -51,13 +51,6 @@ impl Arena {
         Arena::new(chunks, Policy::Ring(RingAlloc::new(&sizes)))
     }
 
-    /// A ring that goes round in little memory, which stays in a processor's caches, while little is in use:
-    /// [`RingAlloc::kept_warm`].
-    pub fn warm_ring(chunks: Vec<Buffer>, warm: u64) -> Arena {
-        let sizes: Vec<u64> = chunks.iter().map(Buffer::bytes).collect();
-        Arena::new(chunks, Policy::Ring(RingAlloc::new(&sizes).kept_warm(warm)))
-    }
-
     /// Lowest free offset first.
     pub fn first_fit(chunks: Vec<Buffer>) -> Arena {
         let sizes: Vec<u64> = chunks.iter().map(Buffer::bytes).collect();

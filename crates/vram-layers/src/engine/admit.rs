@@ -17,7 +17,7 @@ use crate::plan::{HostRoom, Plan, PlanInput, Planned, Smallest, forecast, minimu
 use crate::report::Eviction;
 use crate::spec::{Layer, LayerId, Split};
 use crate::sync::atomic::Ordering;
-use crate::{Error, UnitId, warm};
+use crate::{Error, UnitId};
 
 /// Passes that are measured.
 const CALIBRATION: u32 = 2;
@@ -170,7 +170,6 @@ impl Engine {
         let input = PlanInput {
             budget: setting.budget,
             costs,
-            warm: !self.shared.mapped,
             topology: setting.topology,
             host: HostRoom { budget: setting.host_budget, staging, kept, piece: self.shared.piece },
             ..self.plan_input(&admitted, trace, false, workspace)
@@ -228,7 +227,6 @@ impl Engine {
             workspace,
             ring: self.options.ring,
             residents: self.options.residents,
-            warm: !self.shared.mapped && (self.options.costs.is_some() || admitted.measured >= CALIBRATION),
             sector: self.shared.source.alignment(),
             costs: &admitted.costs,
             topology,
@@ -396,7 +394,7 @@ impl Engine {
         }
         // What a map has no window of is computed into memory.
         let memory = vec![self.shared.device.allocate(room)?];
-        Ok(Some(if plan.warm { Arena::warm_ring(memory, warm::RING_BYTES) } else { Arena::ring(memory) }))
+        Ok(Some(Arena::ring(memory)))
     }
 
     fn reserve(&self, which: Guard, lifetime: Lifetime, bytes: u64) -> Result<Reservation, Error> {
@@ -438,9 +436,7 @@ impl Engine {
             if let Ok(better) = plan(&input) {
                 let then = predict(&input, &better);
                 tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
-                // What caches are worth is in no prediction.
-                let otherwise_cut = better.warm != current.warm && then <= now + now / WORTH;
-                replan = then < now - now / WORTH || otherwise_cut;
+                replan = then < now - now / WORTH;
             }
         }
         admitted.replan = replan;

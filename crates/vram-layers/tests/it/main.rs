@@ -23,4 +23,3 @@ mod sim_random;
 mod source;
 mod tiers;
 mod trace;
-mod warm;
