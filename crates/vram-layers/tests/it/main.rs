@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)] // modules of one test binary
 
 mod budget;
+mod calibration;
 mod chain;
 mod common;
 mod departures;
