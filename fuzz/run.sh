@@ -11,13 +11,13 @@ case $target in
     safetensors) cp "$tests"/bad/*.safetensors "$corpus" ;;
     index) for file in "$tests"/bad/*/*.index.json; do cp "$file" "$corpus/$(basename "$(dirname "$file")")"; done ;;
     zip) cp "$tests"/torch/*.p* "$tests"/torch/*.bin "$tests"/torch/*.ckpt "$corpus"; rm -f "$corpus"/*.py "$corpus"/*.safetensors ;;
-    pickle) for file in "$tests"/torch/*.p*t "$tests"/torch/*.ckpt; do
+    pickle) for file in "$tests"/torch/*.p*t "$tests"/torch/*.ckpt "$tests"/cases/*/*.pt; do
         python3 - "$file" "$corpus" <<'PY'
 import os, sys, zipfile
 if zipfile.is_zipfile(sys.argv[1]):
     archive = zipfile.ZipFile(sys.argv[1])
     name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-    open(os.path.join(sys.argv[2], os.path.basename(sys.argv[1])), "wb").write(archive.read(name))
+    open(os.path.join(sys.argv[2], "-".join(sys.argv[1].split("/")[-2:])), "wb").write(archive.read(name))
 PY
     done ;;
     gguf) cp "$tests"/gguf/*.gguf "$corpus" ;;

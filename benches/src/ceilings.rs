@@ -1,4 +1,4 @@
-//! What this machine can do at best, measured with nothing of ours in the way.
+//! The limits of this machine, measured without any code of ours.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -13,20 +13,20 @@ use crate::Options;
 use crate::harness::{Subject, measure};
 use crate::machine::{Huge, threads};
 
-/// What a direct read must be aligned to; the largest that disks in use ask for.
+/// Alignment of direct reads; the largest that common disks require.
 const SECTOR: u64 = 4096;
-/// Reads in flight and MiB of each that are tried: which is fastest differs from disk to disk.
+/// Reads in flight, and MiB per read, to try. The fastest combination differs from disk to disk.
 pub(crate) const DIRECT_READS: [(usize, u64); 8] =
     [(1, 1), (1, 4), (1, 16), (2, 2), (4, 1), (4, 2), (4, 4), (16, 1)];
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// Read this file instead of one made for the purpose
+    /// Read this file instead of a temporary one
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
 }
 
-/// Disk, then memory.
+/// Measures the disk, then memory.
 pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     disk(options, args.file.as_deref())?;
     memory(options)
@@ -59,7 +59,7 @@ fn disk(options: &Options, file: Option<&Path>) -> Result<()> {
     measure(options, "ceiling-disk", &title, subjects, skipped)?.publish(options)
 }
 
-/// A file of noise, so that nothing on the way can compress it or know it for a hole.
+/// A file of random bytes, so that nothing on the way can compress it or treat it as a hole.
 fn scratch(options: &Options) -> Result<PathBuf> {
     let bytes: u64 = if options.quick { 256 << 20 } else { 2 << 30 };
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
@@ -96,7 +96,8 @@ fn open_direct(path: &Path) -> Result<File> {
     anyhow::bail!("{}: direct reads are measured on Linux only", path.display())
 }
 
-/// Reads the first `bytes` of the file with `depth` threads, each with one read of `chunk` bytes in flight.
+/// Reads the first `bytes` of the file with `depth` threads, each with one read of `chunk` bytes
+/// in flight.
 pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize, chunk: u64) -> Result<()> {
     let file = open_direct(path)?;
     let next = AtomicU64::new(0);
@@ -114,8 +115,9 @@ pub(crate) fn read_direct(path: &Path, bytes: u64, depth: usize, chunk: u64) -> 
     on_threads(depth, &worker)
 }
 
-/// The same of as many bytes as `memory` has, each to its place there. Memory that is written for the first time in a while costs more
-/// than some that is written over and over, and stays in caches.
+/// Reads as many bytes as `memory` has, each to its own place. The first write to memory after a
+/// while costs more than writing the same memory again and again, because that stays in the
+/// caches.
 pub(crate) fn read_direct_to(path: &Path, memory: &mut [u8], depth: usize, chunk: u64) -> Result<()> {
     let file = open_direct(path)?;
     let pieces = Mutex::new(memory.chunks_mut(chunk as usize).enumerate());
@@ -129,7 +131,7 @@ pub(crate) fn read_direct_to(path: &Path, memory: &mut [u8], depth: usize, chunk
     on_threads(depth, &worker)
 }
 
-/// The same of the first `bytes` of the file, round and round in `memory`, as a ring is filled.
+/// Reads the first `bytes` of the file, cycling through `memory` as the engine fills its ring.
 pub(crate) fn read_direct_around(
     path: &Path,
     bytes: u64,
@@ -175,7 +177,7 @@ fn on_threads(count: usize, worker: &(impl Fn() -> Result<()> + Sync)) -> Result
 }
 
 fn memory(options: &Options) -> Result<()> {
-    // Well over any last-level cache.
+    // Far above the size of any last-level cache.
     let words: usize = if options.quick { 32 << 20 } else { 128 << 20 };
     let bytes = words as u64 * 8;
     let source: Vec<u64> = (0..words as u64).collect();
@@ -216,7 +218,7 @@ fn sum(source: &[u64], threads: usize) -> u64 {
     })
 }
 
-/// Many independent sums, so that the loads and not the additions are the limit.
+/// Many independent sums, so that loads are the limit and not additions.
 fn sum_part(part: &[u64]) -> u64 {
     let mut sums = [0u64; 32];
     let mut chunks = part.chunks_exact(sums.len());

@@ -1,4 +1,5 @@
-//! `vram extract` to fp8: what it takes of memory, and how long beside the disk, which reads and writes, and the cast.
+//! `vram extract` to fp8: its memory use, and its time compared with the disk (reads and writes)
+//! and the cast.
 
 use std::fs::File;
 use std::io::Write;
@@ -19,10 +20,10 @@ use crate::machine::threads;
 use crate::model::{Args, checkpoint, drop_cache};
 
 const LIMIT_KIB: u64 = 64 << 10;
-/// Bytes that are cast or written at a time: they stay in the processor's cache.
+/// Bytes to cast or write at a time, few enough to stay in the processor's cache.
 const PIECE: usize = 256 << 10;
 
-/// The cold checkpoint, cast to `F8_E4M3`.
+/// Casts the cold checkpoint to `F8_E4M3`.
 pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     let path = &checkpoint(options, args.given())?;
     let vram = &std::env::current_exe().context("own path")?.with_file_name("vram");
@@ -76,7 +77,7 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     settle(path, output)?;
     extract(vram, path, output)?;
     let map = DiskMap::open(output)?;
-    ensure!(map.iter().all(|(_, info)| info.dtype() == DType::F8_E4M3), "not all is fp8");
+    ensure!(map.iter().all(|(_, info)| info.dtype() == DType::F8_E4M3), "some tensors are not fp8");
     drop(map);
     let (bounds, at_once, extracted) = ([(&[0, 1][..], 1.0), (&[2], 1.0), (&[3], 1.0)], 4, 5);
     println!("{}", row.against_the_larger(extracted, &bounds));
@@ -90,7 +91,7 @@ pub(crate) fn run(options: &Options, args: &Args) -> Result<()> {
     std::fs::remove_file(output).with_context(|| output.display().to_string())
 }
 
-/// Nothing cached of the input, and nothing left to write of the output.
+/// Drops the input from the page cache, and waits until earlier output is written.
 fn settle(path: &Path, output: &Path) -> Result<()> {
     if output.exists() {
         std::fs::remove_file(output).with_context(|| output.display().to_string())?;
@@ -99,7 +100,7 @@ fn settle(path: &Path, output: &Path) -> Result<()> {
     drop_cache(path)
 }
 
-/// How long the process took, and its largest resident set in KiB.
+/// Runs the command. Returns its time, and its largest resident set in KiB.
 fn extract(vram: &Path, path: &Path, output: &Path) -> Result<(Duration, u64)> {
     let start = Instant::now();
     let run = Command::new("/usr/bin/time")
@@ -118,7 +119,7 @@ fn extract(vram: &Path, path: &Path, output: &Path) -> Result<(Duration, u64)> {
     Ok((took, kib))
 }
 
-/// Casts so many bytes of bf16, from one cached piece to another.
+/// Casts this many bytes of bf16, between cached buffers.
 fn cast_all(bytes: u64) -> Result<()> {
     let pieces = (bytes as usize).div_ceil(PIECE);
     let next = AtomicUsize::new(0);

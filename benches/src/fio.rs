@@ -1,4 +1,4 @@
-//! `fio` reading a file directly, where the machine has it.
+//! Direct reads of a file with `fio`, if it is installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::harness::Subject;
 use crate::model::drop_cache;
 
-/// How it may be told to read with several reads on their way; which is fastest differs from disk to disk.
+/// Ways to keep several reads in flight. The fastest differs from disk to disk.
 const WAYS: [(&str, &[&str]); 2] = [
     ("libaio, 8 of 1 MiB", &["--ioengine=libaio", "--iodepth=8", "--bs=1M"]),
     (
@@ -19,7 +19,7 @@ const WAYS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// A subject for each way; why there are none, where it is not installed.
+/// One subject per way, or why there are none.
 pub(crate) fn subjects(path: &Path) -> Result<Vec<Subject<'_>>, String> {
     if !Command::new("fio").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return Err("fio is not installed".to_owned());
@@ -34,7 +34,7 @@ pub(crate) fn subjects(path: &Path) -> Result<Vec<Subject<'_>>, String> {
     Ok(WAYS.iter().map(subject).collect())
 }
 
-/// How long it says that it took, for as many bytes as the file has: without the time in which it starts.
+/// The time that fio reports for reading the whole file, without its start-up.
 fn read(path: &Path, bytes: u64, way: &[&str]) -> Result<Duration> {
     let output = Command::new("fio")
         .args(["--name=read", "--rw=read", "--direct=1", "--readonly", "--group_reporting"])
@@ -44,9 +44,9 @@ fn read(path: &Path, bytes: u64, way: &[&str]) -> Result<Duration> {
         .output()
         .context("fio")?;
     ensure!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).context("what fio printed")?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("cannot parse the output of fio")?;
     let read = &report["jobs"][0]["read"];
-    let number = |name: &str| read[name].as_f64().with_context(|| format!("fio tells no {name}"));
+    let number = |name: &str| read[name].as_f64().with_context(|| format!("fio does not report {name}"));
     ensure!(number("io_bytes")? >= 0.99 * bytes as f64, "fio has not read the whole file");
     Ok(Duration::from_secs_f64(bytes as f64 / number("bw_bytes")?))
 }

@@ -1,5 +1,6 @@
-//! How rows are measured: all subjects once per round, the order reversed in every other round, so that whatever
-//! drifts (clocks, neighbours, the disk's mood) meets all alike; medians, with the whole spread beside them.
+//! How rows are measured. Every round runs each subject once, and every other round in reverse
+//! order, so that drift (clocks, other guests, disk throughput) affects all subjects alike.
+//! Results are medians with the full spread.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,10 +12,10 @@ use serde::Serialize;
 use crate::Options;
 use crate::machine::Machine;
 
-/// One thing that is measured.
+/// Something to measure.
 pub(crate) struct Subject<'a> {
     name: String,
-    /// Bytes that one run moves, for a rate; 0 for none.
+    /// Bytes that one run moves, for a rate; 0 if there is no rate.
     bytes: u64,
     run: Box<dyn FnMut() -> Result<Duration> + 'a>,
 }
@@ -34,7 +35,7 @@ impl<'a> Subject<'a> {
         Subject::timed(name, bytes, timed)
     }
 
-    /// A subject that says itself how long it took.
+    /// A subject that reports its own time.
     pub(crate) fn timed(
         name: impl Into<String>,
         bytes: u64,
@@ -43,7 +44,7 @@ impl<'a> Subject<'a> {
         Subject { name: name.into(), bytes, run: Box::new(run) }
     }
 
-    /// The same for a run that does it `times` in a row: its time counts for one of them.
+    /// A subject that runs `times` in a row; its time is divided by that number.
     pub(crate) fn each(
         name: impl Into<String>,
         bytes: u64,
@@ -55,7 +56,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What was measured of one subject.
+/// The results of one subject.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Measured {
     name: String,
@@ -64,13 +65,13 @@ pub(crate) struct Measured {
     median: f64,
     fastest: f64,
     slowest: f64,
-    /// This subject's time over the first one's, round by round.
+    /// The ratio of this subject's time to the first one's, per round.
     ratio: f64,
     fastest_ratio: f64,
     slowest_ratio: f64,
 }
 
-/// A row: subjects measured together. The first is what the others are compared with.
+/// A row: subjects that are measured together. The others are compared with the first one.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     row: String,
@@ -79,13 +80,14 @@ pub(crate) struct Row {
     rounds: usize,
     quick: bool,
     subjects: Vec<Measured>,
-    /// What was left out, and why.
+    /// What was skipped, and why.
     skipped: Vec<String>,
-    /// Of the processor time that was wanted meanwhile, the share that the host gave to others; `None` where nobody tells.
+    /// The share of the wanted processor time that the host gave to other guests; `None` if it is
+    /// not reported.
     stolen: Option<f64>,
 }
 
-/// Measures all subjects, once unrecorded and then `rounds` times.
+/// Measures all subjects: one warm-up, then `rounds` times.
 pub(crate) fn measure(
     options: &Options,
     row: &str,
@@ -129,11 +131,11 @@ pub(crate) fn measure(
     Ok(Row { row, title, machine, rounds, quick: options.quick, subjects, skipped, stolen })
 }
 
-/// What all processors have done since the machine started, in ticks.
+/// Processor time since boot, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ProcessorTime {
     busy: u64,
-    /// Ready to run, while the host ran something else.
+    /// Ready to run while the host ran something else.
     stolen: u64,
 }
 
@@ -158,7 +160,7 @@ impl ProcessorTime {
     }
 }
 
-/// Least, median and greatest. NaN for none.
+/// Minimum, median and maximum; NaN if there are no values.
 fn spread(samples: &[f64]) -> (f64, f64, f64) {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -179,7 +181,7 @@ impl Row {
         fs::write(&path, text + "\n").with_context(|| path.display().to_string())
     }
 
-    /// By how much one subject takes longer than another, divided by `count` of something, in words.
+    /// Describes how much longer one subject takes than another, per one of `count` things.
     pub(crate) fn excess(&self, subject: usize, base: usize, count: f64, of: &str) -> String {
         let seconds = |i: usize| self.subjects[i].seconds.iter();
         let each: Vec<f64> =
@@ -189,7 +191,7 @@ impl Row {
         format!("{name}, beyond {base}: {median:.2} microseconds per {of} ({least:.2} .. {most:.2})")
     }
 
-    /// One subject's time over another's, round by round, in words.
+    /// Describes the ratio of one subject's time to another's, per round.
     pub(crate) fn against(&self, subject: usize, base: usize) -> String {
         let seconds = |i: usize| self.subjects[i].seconds.iter();
         let ratios: Vec<f64> = seconds(subject).zip(seconds(base)).map(|(s, b)| s / b).collect();
@@ -197,8 +199,9 @@ impl Row {
         format!("{median:.2} ({least:.2} .. {most:.2})")
     }
 
-    /// One subject against the larger of several bounds, round by round, in words. A bound that was measured in
-    /// several ways counts as the way that is fastest by its median, times the share of it that is due.
+    /// Describes one subject against the larger of several bounds, per round. If a bound was
+    /// measured in several ways, the one with the fastest median counts, scaled by the share that
+    /// applies.
     pub(crate) fn against_the_larger(&self, subject: usize, bounds: &[(&[usize], f64)]) -> String {
         let fastest = |ways: &[usize]| {
             ways.iter().copied().min_by(|&a, &b| self.subjects[a].median.total_cmp(&self.subjects[b].median))
@@ -214,7 +217,8 @@ impl Row {
         format!("{name}, over the larger of the bounds: {median:.2} ({least:.2} .. {most:.2})")
     }
 
-    /// How fast one subject is, as a share of that of several others which is fastest by its median, round by round, in words.
+    /// Describes the speed of one subject relative to the fastest of several others by median, per
+    /// round.
     pub(crate) fn speed(&self, subject: usize, ceilings: &[usize]) -> String {
         let at = |i: usize, round: usize| self.subjects[i].seconds[round];
         let fastest = ceilings
@@ -250,14 +254,15 @@ impl Row {
             let percent = stolen * 100.0;
             let _ = writeln!(
                 text,
-                "the host gave {percent:.0} % of the processor time that was wanted to others"
+                "{percent:.0} % of the wanted processor time went to other guests of the host"
             );
         }
         text
     }
 }
 
-/// A Markdown table that also lines up in a terminal; the first row is the head, all columns but the first are numbers.
+/// A Markdown table that also lines up in a terminal. The first row is the header; all columns but
+/// the first are numbers.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
         std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0));

@@ -1,4 +1,4 @@
-//! What a figure was measured on.
+//! Describes the machine that the results come from.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use memmap2::MmapMut;
 use serde::Serialize;
 
-/// The machine, in words and numbers.
+/// A description of the machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,
@@ -38,13 +38,13 @@ impl Machine {
     }
 }
 
-/// Threads that run at once.
+/// How many threads run at once.
 pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Memory that begins on a huge page's border and is in huge pages where the system has them: what a disk and a copy are
-/// fastest into.
+/// Memory that starts on a huge-page boundary and uses huge pages if possible, which is the
+/// fastest target for a disk and for a copy.
 pub(crate) struct Huge {
     map: MmapMut,
     start: usize,
@@ -56,7 +56,7 @@ impl Huge {
         const HUGE_PAGE: usize = 2 << 20;
         let room = len.next_multiple_of(HUGE_PAGE) + HUGE_PAGE;
         let map = MmapMut::map_anon(room).with_context(|| format!("{room} bytes of memory"))?;
-        // Only a hint: a system without huge pages has slower memory.
+        // Only a hint: without huge pages the memory is slower.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         let start = map.as_ptr().align_offset(HUGE_PAGE);

@@ -1,6 +1,8 @@
-//! Measured rows: each subcommand measures one claim beside its ceiling or its peer, in the same run.
+//! Measured rows. Each subcommand measures a claim together with its limit or another program, in
+//! the same run.
 //!
-//! Every row prints a table of medians and spreads and writes its samples to `target/bench/ROW.json`.
+//! Every row prints a table of medians and spreads, and writes its samples to
+//! `target/bench/ROW.json`.
 
 mod ceilings;
 mod extract;
@@ -33,22 +35,22 @@ struct Args {
     row: Row,
 }
 
-/// What every row takes.
+/// Options of every row.
 #[derive(Debug, clap::Args)]
 struct Options {
-    /// Three rounds and small sizes: shows that a row runs, and no more than that
+    /// Three rounds and small sizes; only checks that a row runs
     #[arg(long, global = true)]
     quick: bool,
-    /// How many times each subject is measured: 7, or 3 if quick
+    /// How many times to measure each subject; defaults to 7, or to 3 with --quick
     #[arg(long, global = true, value_name = "N")]
     rounds: Option<NonZeroUsize>,
-    /// Where the JSON goes
+    /// Folder for the JSON files
     #[arg(long, global = true, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
 }
 
 impl Options {
-    /// How many times each subject is measured.
+    /// How many times to measure each subject.
     fn rounds(&self) -> usize {
         self.rounds.map_or(if self.quick { 3 } else { 7 }, NonZeroUsize::get)
     }
@@ -56,25 +58,25 @@ impl Options {
 
 #[derive(Debug, Subcommand)]
 enum Row {
-    /// Every row
+    /// Run every row
     All,
-    /// What the machine can do: direct reads, memory copies, memory reads
+    /// Measure the limits of the machine: direct reads, memory copies, memory reads
     Ceilings(ceilings::Args),
-    /// Open a file of 20,000 tensors
+    /// Open a file with 20,000 tensors
     Header,
-    /// Open the 2.27 GB checkpoint, as one file and as 40, and read one tensor, files cached
+    /// Open the cached 2.27 GB checkpoint, as one file and as 40, and read one tensor
     OneTensor(model::Args),
-    /// Read all of that checkpoint, which is not in the page cache
+    /// Read all of that checkpoint, not cached
     WholeCold(model::Args),
-    /// Read all of it from the page cache
+    /// Read all of that checkpoint from the page cache
     WholeCached(model::Args),
-    /// Read 1,000 tensors here and there in a file that is not in the page cache
+    /// Read 1,000 scattered tensors of a file that is not cached
     Random,
     /// Read one tensor of a PyTorch file of 104 MB: memory and time
     TorchZip,
-    /// `vram extract` of that checkpoint to fp8: memory and time
+    /// Run `vram extract` of that checkpoint to fp8: memory and time
     ExtractFp8(model::Args),
-    /// Reads one tensor and ends; without arguments it ends at once. For rows that measure a process
+    /// Read one tensor and exit; without arguments exit at once. For rows that measure a process
     #[command(hide = true)]
     ReadOne(torch::Child),
     /// Build that model with and without its weights
@@ -83,15 +85,15 @@ enum Row {
     Memory(model::Args),
     /// The fully resident pass of the 2.27 GB ControlNet
     Resident(model::Args),
-    /// The same streamed from the page cache, by reads and by the map
+    /// The same model streamed from the page cache, with reads and through a memory map
     StreamingCached(model::Args),
-    /// The same streamed from a cold file
+    /// The same model streamed from a cold file
     StreamingCold(model::Args),
-    /// The same under several budgets, beside the bound of each
+    /// The same model under several budgets, each compared with its bound
     Schedule(model::Args),
     /// What the engine adds to the kernels of a resident pass
     Overhead,
-    /// 256 MiB to the first adapter, by staging and by what wgpu itself offers
+    /// Upload 256 MiB to the first adapter, with staging and with wgpu's own functions
     Upload,
 }
 

@@ -26,19 +26,19 @@ const WIDTH: usize = 3072;
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint, as `vram synth --blocks 60 --width 3072` writes it; made if absent
+    /// Checkpoint, as written by `vram synth --blocks 60 --width 3072`; generated if missing
     #[arg(long, value_name = "PATH")]
     checkpoint: Option<PathBuf>,
-    /// Tokens of the inputs
+    /// Number of tokens in the inputs
     #[arg(long, value_delimiter = ',', default_values_t = [16, 256])]
     tokens: Vec<usize>,
-    /// Bytes of the ring; the planner's choice if absent
+    /// Size of the ring in bytes; by default the planner decides
     #[arg(long)]
     ring: Option<u64>,
     /// Budget of the streamed runs in percent of the weights
     #[arg(long, value_name = "PERCENT")]
     budget: Option<u64>,
-    /// Reader threads
+    /// Number of reader threads
     #[arg(long)]
     readers: Option<usize>,
 }
@@ -48,7 +48,7 @@ impl Args {
         self.checkpoint.as_deref()
     }
 
-    /// Of the budget, if one was given.
+    /// The device budget, if one was given.
     pub(crate) fn percent(&self) -> Option<u64> {
         self.budget
     }
@@ -58,7 +58,7 @@ impl Args {
     }
 }
 
-/// The checkpoint, synthesised on first use by the command itself.
+/// The checkpoint. The command generates it on first use.
 pub(crate) fn checkpoint(options: &Options, given: Option<&Path>) -> Result<PathBuf> {
     match given {
         Some(path) => Ok(path.to_owned()),
@@ -66,7 +66,7 @@ pub(crate) fn checkpoint(options: &Options, given: Option<&Path>) -> Result<Path
     }
 }
 
-/// The same tensors in so many files: the one file, or the index.
+/// The same tensors split into this many files: the single file, or the index.
 pub(crate) fn synthesised(options: &Options, shards: usize) -> Result<PathBuf> {
     let (blocks, width) = if options.quick { (6, 1024) } else { (BLOCKS, WIDTH) };
     let (path, made) = match shards {
@@ -92,11 +92,11 @@ pub(crate) fn synthesised(options: &Options, shards: usize) -> Result<PathBuf> {
         .status()
         .with_context(|| vram.display().to_string())?;
     ensure!(status.success(), "vram synth failed");
-    ensure!(made.exists(), "vram synth has not made {}", made.display());
+    ensure!(made.exists(), "vram synth did not write {}", made.display());
     Ok(made)
 }
 
-/// A managed model and inputs for it.
+/// A managed model, and inputs for it.
 pub(crate) struct Runner {
     pub(crate) model: Managed<ControlNet>,
     img: Vec<u8>,
@@ -138,13 +138,13 @@ impl Runner {
         })
     }
 
-    /// One pass that begins with an empty ring and reads nothing ahead for another.
+    /// Runs one pass that starts with an empty ring and does not read ahead for another pass.
     pub(crate) fn pass(&self) -> Result<Vec<u8>> {
         self.run(true)
     }
 
-    /// Passes in a row, as a denoising loop runs them: the first begins with an empty ring, the last reads nothing
-    /// ahead, those between do.
+    /// Runs passes in a row, as a denoising loop does: the first starts with an empty ring, and
+    /// only the last does not read ahead.
     pub(crate) fn passes(&self, count: u32) -> Result<()> {
         (1..=count).try_for_each(|i| self.run(i == count).map(drop))
     }
@@ -158,7 +158,7 @@ impl Runner {
         Ok(self.model.run_with(options, |m, fwd| m.forward(fwd, &inputs))?)
     }
 
-    /// How long the passes waited for weights.
+    /// Describes how long the passes waited for weights.
     pub(crate) fn stalls(&self) -> String {
         let mut stalls: Vec<f64> = self.model.report().passes.iter().map(|p| p.stall_seconds).collect();
         stalls.sort_by(f64::total_cmp);
@@ -166,7 +166,7 @@ impl Runner {
         format!("waited for weights for {:.1} ms of the median pass", median * 1e3)
     }
 
-    /// Bytes that a pass streams, once residents are there.
+    /// The bytes that a pass streams after resident weights are loaded.
     pub(crate) fn streamed(&self) -> Result<u64> {
         let report = self.model.report();
         Ok(report.passes.last().context("no pass yet")?.disk_bytes)
@@ -178,11 +178,12 @@ pub(crate) fn open(path: &Path) -> Result<Arc<DiskMap>> {
 }
 
 pub(crate) fn open_mapped(path: &Path) -> Result<Arc<DiskMap>> {
-    // SAFETY: the checkpoint is this program's own and nobody writes it while a row is measured.
+    // SAFETY: this program owns the checkpoint, and nobody writes to it while a row is measured.
     Ok(Arc::new(unsafe { DiskMap::open_mapped(path)? }))
 }
 
-/// Reads `bytes` of the file from the page cache with several threads, into one buffer of `ring` bytes over and over.
+/// Reads `bytes` of the file from the page cache with several threads, again and again into one
+/// buffer of `ring` bytes.
 fn copy_from_cache(path: &Path, bytes: u64, ring: usize) -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let file = File::open(path)?;
@@ -234,7 +235,7 @@ pub(crate) fn warm_cache(path: &Path) -> Result<()> {
     copy_from_cache(path, std::fs::metadata(path)?.len(), 0)
 }
 
-/// The fully resident pass.
+/// Measures the fully resident pass.
 pub(crate) fn resident(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let source = open(&path)?;
@@ -254,8 +255,8 @@ pub(crate) fn resident(options: &Options, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// PyTorch with the same sizes, threads and dtype in a process of its own, or why not. `VRAM_PYTHON` names an
-/// interpreter that has it.
+/// Runs PyTorch with the same sizes, threads and dtype in a separate process, or says why not.
+/// `VRAM_PYTHON` names an interpreter that has PyTorch.
 fn pytorch(options: &Options, config: &Config, tokens: usize) -> String {
     let python = std::env::var_os("VRAM_PYTHON").unwrap_or_else(|| "python3".into());
     let sizes = [tokens, config.blocks, config.width, options.rounds()].map(|n| n.to_string());
@@ -283,7 +284,7 @@ fn pytorch(options: &Options, config: &Config, tokens: usize) -> String {
     }
 }
 
-/// Streamed from the page cache, by reads and by the map, beside what it cannot beat.
+/// Streams from the page cache, with reads and through the map, compared with lower bounds.
 pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
@@ -327,14 +328,15 @@ pub(crate) fn streaming_cached(options: &Options, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Streamed from a file that is not in the page cache, beside a direct read of it and the resident pass.
+/// Streams from a file that is not cached, compared with a direct read of it and with the resident
+/// pass.
 pub(crate) fn streaming_cold(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
     for tokens in args.tokens() {
         let resident = Runner::new(open(&path)?, tokens, u64::MAX, args)?;
         let expected = resident.pass()?;
-        // A budget so small that nearly all of the file is read in every pass.
+        // A budget so small that every pass reads nearly all of the file.
         let budget = if options.quick { weights / 4 } else { 128 << 20 };
         let source = Arc::new(DiskMap::options().read(ReadMode::Auto).open(&path)?);
         let streamed = Runner::new(source, tokens, budget, args)?;
@@ -344,7 +346,7 @@ pub(crate) fn streaming_cold(options: &Options, args: &Args) -> Result<()> {
         }
         let bytes = streamed.streamed()?;
         let aligned = weights / 4096 * 4096;
-        // The two fastest of `ceilings`; which of them wins changes from minute to minute.
+        // The two fastest of `ceilings`; which one wins changes from minute to minute.
         let direct = |depth: usize, mib: u64| {
             Subject::new(format!("direct read of the file, {depth} of {mib} MiB"), aligned, {
                 let path = &path;

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 
-/// The format's own crate over memory maps: one of all files, as a reader that does not know where a tensor is has it.
+/// The format's own crate over memory maps. It maps all files, like a reader that does not know
+/// where a tensor is.
 pub(crate) struct Mapped(Vec<Mmap>);
 
 impl Mapped {
@@ -15,31 +16,32 @@ impl Mapped {
         let map = |path: &P| {
             let path = path.as_ref();
             let file = File::open(path).with_context(|| path.display().to_string())?;
-            // SAFETY: the files are this program's own and nobody writes them while a row is measured.
+            // SAFETY: this program owns the files, and nobody writes to them while a row is
+            // measured.
             Ok(unsafe { Mmap::map(&file)? })
         };
         Ok(Mapped(paths.iter().map(map).collect::<Result<_>>()?))
     }
 
-    /// The headers of all files, parsed.
+    /// Parses the headers of all files.
     pub(crate) fn parse(&self) -> Result<Vec<SafeTensors<'_>>> {
         Ok(self.0.iter().map(|map| SafeTensors::deserialize(map)).collect::<Result<_, _>>()?)
     }
 }
 
-/// A tensor's bytes, copied.
+/// Copies the bytes of a tensor.
 pub(crate) fn copied(files: &[SafeTensors<'_>], name: &str) -> Result<Vec<u8>> {
     let found = files.iter().find_map(|file| file.tensor(name).ok());
     Ok(found.with_context(|| format!("no tensor {name}"))?.data().to_vec())
 }
 
-/// What the crate and the map take to open some files and copy one tensor.
+/// Opens some files with that crate and copies one tensor.
 pub(crate) fn mapped_one<P: AsRef<Path>>(paths: &[P], name: &str) -> Result<Vec<u8>> {
     let map = Mapped::open(paths)?;
     copied(&map.parse()?, name)
 }
 
-/// Candle's memory map, if this was built with it.
+/// Candle's memory map, if this was built with the feature `candle`.
 #[cfg(feature = "candle")]
 pub(crate) mod candle {
     use std::path::PathBuf;
@@ -51,10 +53,11 @@ pub(crate) mod candle {
 
     pub(crate) const SKIPPED: Option<&str> = None;
 
-    /// Opens the files and makes tensors of all those names on the CPU, which copies their bytes. Gives their lengths.
+    /// Opens the files and creates the named tensors on the CPU, which copies their bytes. Returns
+    /// their total length.
     pub(crate) fn load<P: AsRef<Path>>(paths: &[P], names: &[&str]) -> Result<u64> {
         let paths: Vec<PathBuf> = paths.iter().map(|p| p.as_ref().to_owned()).collect();
-        // SAFETY: the files are this program's own and nobody writes them while a row is measured.
+        // SAFETY: this program owns the files, and nobody writes to them while a row is measured.
         let files = unsafe { MmapedSafetensors::multi(&paths)? };
         let mut bytes = 0;
         for name in names {
@@ -65,7 +68,7 @@ pub(crate) mod candle {
     }
 }
 
-/// In its place where this was built without it.
+/// Replaces it in builds without the feature.
 #[cfg(not(feature = "candle"))]
 pub(crate) mod candle {
     use super::{Path, Result};

@@ -1,4 +1,4 @@
-//! Tensors here and there in a file that is not in the page cache.
+//! Reads scattered tensors of a file that is not cached.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::harness::{Subject, measure};
 use crate::model::drop_cache;
 use crate::peers::{self, Mapped};
 
-/// Tensors of the file, and how many of them are read.
+/// How many tensors the file has, and how many of them are read.
 const TENSORS: usize = 4000;
 const READ: usize = 1000;
-/// Threads of the bare reads beside it.
+/// Threads for the bare reads.
 const THREADS: usize = 4;
 
 struct Noise(u64);
@@ -31,7 +31,7 @@ impl Noise {
     }
 }
 
-/// 1,000 tensors of 4,000, of 2 KiB to 1 MiB each.
+/// Reads 1,000 of 4,000 tensors, of 2 KiB to 1 MiB each.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let path = &file(options)?;
     let map = DiskMap::open(path)?;
@@ -123,7 +123,7 @@ fn file(options: &Options) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Names in an order that has nothing to do with where they lie.
+/// Names in an order that is unrelated to their places in the file.
 fn chosen(map: &DiskMap) -> Vec<&str> {
     let mut noise = Noise(0xD1B5_4A32_D192_ED03);
     let mut names: Vec<&str> = map.iter().map(|(name, _)| name).collect();
@@ -134,7 +134,7 @@ fn chosen(map: &DiskMap) -> Vec<&str> {
     names
 }
 
-/// Positioned reads of the ranges in their order, through the page cache.
+/// Positioned reads of the ranges, in this order, through the page cache.
 fn bare(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
     let file = std::fs::File::open(path)?;
     let next = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! What the engine adds to its kernels, and how near it comes to the bound of its schedule.
+//! What the engine adds to its kernels, and how close it gets to the bound of its schedule.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use vram_alloc::{AllocError, module, skip_init};
 use vram_device::cpu::{Cpu, CpuOptions};
-use vram_device::{Budget, Device, Kernels, Lifetime, LinearArgs, Region, ScratchFor, Tier, View, ViewMut};
+use vram_device::{Budget, Device, Kernels, KernelsExt, Lifetime, Region, Tier, View, ViewMut, ops};
 use vram_diskmap::{DiskMap, ReadMode};
 use vram_layers::layers::Linear;
 use vram_layers::{Error, Forward, ModuleMap, VramConfig, enable_vram_management};
@@ -22,17 +22,21 @@ use crate::whole::print_reading;
 /// Budgets in percent of the weights.
 const BUDGETS: [u64; 4] = [10, 25, 50, 75];
 
-/// Passes in a row that make one sample, of the bounds as well.
+/// Passes in a row per sample; the bounds are measured in the same way.
 const PASSES: u32 = 3;
 
-/// Reads on their way at once of 1 MiB each, where they go round a ring.
+/// Reads of 1 MiB in flight for the read that cycles through a ring.
 const RING_READS: usize = 8;
 
-/// Passes over a cold file under several budgets, beside bounds of each: the larger of a direct read of what is
-/// streamed and the resident pass, each of them alone on the machine; and the two at once, neither waiting for the
-/// other. Where reading costs the kernels time (or kernels the disk, if its driver needs the same cores) only the latter
-/// can be reached. Of direct reads the fastest over and over to the same few MiB counts, which stay in the processor's caches; beside
-/// it one that goes round in as much memory as the ring has, and what `fio` reaches.
+/// Passes over a cold file under several budgets, each compared with two bounds. The first is the
+/// larger of a direct read of the streamed bytes and the resident pass, each alone on the machine.
+/// The second runs both at once, neither waiting for the other. If reading slows the kernels down
+/// (or the kernels the disk, when its driver needs the same cores), only the second can be
+/// reached.
+///
+/// The direct read is the fastest of those that read again and again into the same few MiB, which
+/// stay in the processor's caches. For comparison there are also a read that cycles through as
+/// much memory as the ring has, and `fio`.
 pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     let weights = std::fs::metadata(&path)?.len();
@@ -44,7 +48,8 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
         for &percent in args.percent().as_ref().map_or(&BUDGETS[..], std::slice::from_ref) {
             let source = Arc::new(DiskMap::options().read(ReadMode::Auto).open(&path)?);
             let runner = Runner::new(source, tokens, weights * percent / 100, args)?;
-            // Measured, planned anew where that pays, and warm.
+            // After this the model has been measured, has a new plan if that is faster, and is
+            // warm.
             for _ in 0..4 {
                 drop_cache(&path)?;
                 ensure!(runner.pass()? == expected, "streamed and resident differ");
@@ -85,7 +90,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             let mut ring = Huge::new(ring.next_multiple_of(1 << 20).max(RING_READS << 20))?;
             ring.bytes().fill(1);
             subjects.push(Subject::each(
-                format!("direct read of what {percent} % stream, round a ring"),
+                format!("direct read of what {percent} % stream, cycling through a ring"),
                 bytes,
                 PASSES,
                 move || {
@@ -115,7 +120,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
                 let before = read_from_disk()?;
                 runner.passes(PASSES)?;
                 let read = read_from_disk()? - before;
-                // Little ones, such as biases, may be in the cache after the first pass.
+                // Small tensors, such as biases, may be in the cache after the first pass.
                 let all = u64::from(PASSES) * bytes;
                 ensure!(
                     read >= all / 100 * 98,
@@ -134,7 +139,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
             let (both, streamed) = (read + 1, read + 2);
             println!("{}", row.against_the_larger(streamed, &[(&few, share), (&[0], 1.0)]));
             let round = row.against_the_larger(streamed, &[(&[read], 1.0), (&[0], 1.0)]);
-            println!("    with a read round a ring: {round}");
+            println!("    with a read that cycles through a ring: {round}");
             if !fio.is_empty() {
                 let by_fio = row.against_the_larger(streamed, &[(&fio, share), (&[0], 1.0)]);
                 println!("    with the faster read of fio: {by_fio}");
@@ -155,7 +160,7 @@ pub(crate) fn real(options: &Options, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that this process has had storage read for it.
+/// Bytes that storage has read for this process.
 fn read_from_disk() -> Result<u64> {
     let io = std::fs::read_to_string("/proc/self/io").context("/proc/self/io")?;
     let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: "));
@@ -172,7 +177,7 @@ struct Stack {
 module! { Stack { layers } }
 
 impl Stack {
-    fn forward(&self, fwd: &mut Forward<'_, '_>, input: &[u8]) -> Result<Vec<u8>, Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, input: &[u8]) -> Result<Vec<u8>, Error> {
         let mut x = fwd.input(input, &TensorMeta::new(DType::BF16, [1, WIDTH])?)?;
         for layer in &self.layers {
             x = layer.forward(fwd, &x)?;
@@ -181,10 +186,11 @@ impl Stack {
     }
 }
 
-/// One value for all weights, which keeps the outputs finite: a sum of 64 products of 2^-6.
+/// The value of all weights. It keeps the outputs finite: a sum of 64 products of 2^-6.
 const ELEMENT: [u8; 2] = [0x80, 0x3c];
 
-/// A fully resident pass of many small layers through the engine, beside the same kernels called bare.
+/// Measures a fully resident pass of many small layers through the engine, compared with the bare
+/// kernels.
 pub(crate) fn overhead(options: &Options) -> Result<()> {
     let cpu = Arc::new(Cpu::new(CpuOptions::default())?);
     let net = skip_init(|| -> Result<Stack, AllocError> {
@@ -208,39 +214,42 @@ pub(crate) fn overhead(options: &Options) -> Result<()> {
     };
     let x_meta = TensorMeta::new(DType::BF16, [1, WIDTH])?;
     let w_meta = TensorMeta::new(DType::BF16, [WIDTH, WIDTH])?;
-    let scratch = cpu.scratch_bytes(ScratchFor::Linear { x: &x_meta });
+    let scratch = cpu.scratch(
+        &ops::Linear::new(
+            View::absent(x_meta.clone()),
+            View::absent(w_meta.clone()),
+            ViewMut::absent(x_meta.clone()),
+        )
+        .into(),
+    );
     let p_meta = TensorMeta::new(DType::U8, [usize::try_from(scratch)?])?;
     let mut weights = Vec::with_capacity(LAYERS);
     for _ in 0..LAYERS {
         let mut weight = region(w_meta.bytes())?;
-        let bytes = weight.host_mut().context("the CPU's memory is the host's")?;
+        let bytes = weight.host_mut().context("CPU memory is host-visible")?;
         bytes.copy_from_slice(&ELEMENT.repeat(WIDTH * WIDTH));
         weights.push(weight);
     }
     let (mut x, mut y, mut packed) = (region(x_meta.bytes())?, region(x_meta.bytes())?, region(scratch)?);
     let mut bare = || -> Result<Vec<u8>> {
-        x.host_mut().context("the CPU's memory is the host's")?.copy_from_slice(&input);
+        x.host_mut().context("CPU memory is host-visible")?.copy_from_slice(&input);
         let mut result = Ok(());
         cpu.scope(&mut || {
             result = (|| {
                 for weight in &weights {
-                    let from = View::new(&x, 0, x_meta.clone())?;
-                    cpu.linear_pack(&from, &mut ViewMut::new(&mut packed, 0, p_meta.clone())?)?;
-                    let args = LinearArgs {
-                        x: from,
-                        packed: View::new(&packed, 0, p_meta.clone())?,
-                        weight: View::new(weight, 0, w_meta.clone())?,
-                        bias: None,
-                        first_output: 0,
-                    };
-                    cpu.linear(&args, &mut ViewMut::new(&mut y, 0, x_meta.clone())?)?;
+                    let op = ops::Linear::new(
+                        View::new(&x, 0, x_meta.clone())?,
+                        View::new(weight, 0, w_meta.clone())?,
+                        ViewMut::new(&mut y, 0, x_meta.clone())?,
+                    );
+                    cpu.call(op, Some(&mut ViewMut::new(&mut packed, 0, p_meta.clone())?))?;
                     std::mem::swap(&mut x, &mut y);
                 }
                 Ok::<(), vram_device::DeviceError>(())
             })();
         });
         result?;
-        Ok(x.host().context("the CPU's memory is the host's")?.to_vec())
+        Ok(x.host().context("CPU memory is host-visible")?.to_vec())
     };
     ensure!(through()? == bare()?, "the engine and the bare kernels differ");
     let subjects = vec![
@@ -252,7 +261,7 @@ pub(crate) fn overhead(options: &Options) -> Result<()> {
     row.publish(options)?;
     println!("{}", row.excess(1, 0, LAYERS as f64, "unit"));
     let moved: u64 = net.report().passes.iter().skip(1).map(|p| p.device_bytes).sum();
-    ensure!(moved == 0, "{moved} bytes were moved for what is resident");
+    ensure!(moved == 0, "{moved} bytes were moved for resident layers");
     println!("bytes moved by all passes after the first: {moved}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Opening a checkpoint, reading one tensor of it, and building a model without its weights.
+//! Opens a checkpoint, reads one tensor of it, and builds a model without its weights.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -16,11 +16,11 @@ use crate::model::{Args, checkpoint, synthesised};
 use crate::peers::{self, Mapped};
 
 const TENSOR: &str = "img_in.weight";
-/// So many in one sample, since one takes a fraction of a millisecond.
+/// Repetitions per sample, because one takes only a fraction of a millisecond.
 const TIMES: u32 = 50;
 const HEADERS: u32 = 5;
 
-/// Opens a file of 20,000 tensors: the format's own crate, ours, candle.
+/// Opens a file of 20,000 tensors: with the format's own crate, ours, and candle.
 pub(crate) fn header(options: &Options) -> Result<()> {
     let tensors = if options.quick { 2_000 } else { 20_000 };
     let path = &options.out.join(format!("header-{tensors}.safetensors"));
@@ -50,7 +50,7 @@ pub(crate) fn header(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A header as a real model has it, and data that is a hole in the file.
+/// A header like that of a real model, with a hole in the file as data.
 fn write_header(path: &Path, tensors: usize) -> Result<()> {
     let mut json = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
     let mut begin = 0;
@@ -79,7 +79,7 @@ pub(crate) fn one_tensor(options: &Options, args: &Args) -> Result<()> {
     one_tensor_of(options, "one-tensor-shards", &synthesised(options, 40)?)
 }
 
-/// Ours, the bare reads of the same bytes, and the peers.
+/// Compares our crate, bare reads of the same bytes, and other readers.
 fn one_tensor_of(options: &Options, row: &str, path: &Path) -> Result<()> {
     let map = DiskMap::open(path)?;
     let tensors = map.len();
@@ -88,12 +88,12 @@ fn one_tensor_of(options: &Options, row: &str, path: &Path) -> Result<()> {
     let expected = map.get(TENSOR)?.into_bytes();
     let asked = map.bytes_read();
     println!("{tensors} tensors; bytes asked for: headers {} + tensor {bytes} = {asked}", asked - bytes);
-    let files: Vec<PathBuf> = map.files().map(Path::to_owned).collect();
+    let files: Vec<PathBuf> = map.files().map(|file| PathBuf::from(file.as_ref())).collect();
     let index = (files.len() > 1).then(|| path.to_owned());
     let headers = files.iter().map(|file| header_bytes(file)).collect::<Result<Vec<_>>>()?;
-    ensure!(peers::mapped_one(&files, TENSOR)? == expected, "the crate reads other bytes");
+    ensure!(peers::mapped_one(&files, TENSOR)? == expected, "the safetensors crate returns other bytes");
     let bare_reads = || bare(index.as_deref(), &files, &headers, range);
-    ensure!(bare_reads()? == expected, "the bare reads are not those of the tensor");
+    ensure!(bare_reads()? == expected, "the bare reads return other bytes");
     let mut subjects = vec![
         Subject::new("bare reads of the same bytes", 0, || repeat(&bare_reads)),
         Subject::new("DiskMap", 0, || {
@@ -136,15 +136,15 @@ fn repeat(once: &dyn Fn() -> Result<Vec<u8>>) -> Result<()> {
     Ok(())
 }
 
-/// Length of a file's header, with the eight bytes that say so.
+/// The length of a file's header, including the eight bytes that store it.
 fn header_bytes(path: &Path) -> Result<u64> {
     let mut length = [0; 8];
     rustix::io::pread(File::open(path)?, &mut length, 0)?;
     Ok(8 + u64::from_le_bytes(length))
 }
 
-/// What any reader must do that looks into every file: open it, read its header's length and its header; the index before, and
-/// the tensor after.
+/// What every reader that looks into all files must do: open each file, and read the length of its
+/// header and the header; before that the index, and after that the tensor.
 fn bare(index: Option<&Path>, files: &[PathBuf], headers: &[u64], tensor: FileRange) -> Result<Vec<u8>> {
     let read = |file: &File, at: u64, len: u64| -> Result<Vec<u8>> {
         let mut buffer = Vec::with_capacity(len as usize);
@@ -166,7 +166,7 @@ fn bare(index: Option<&Path>, files: &[PathBuf], headers: &[u64], tensor: FileRa
     read(&opened[tensor.file.0 as usize], tensor.offset, tensor.bytes)
 }
 
-/// The 60-block model built inside `skip_init`, and built with its weights initialised.
+/// Builds the 60-block model inside `skip_init`, and with its weights initialised.
 pub(crate) fn skip(options: &Options, args: &Args) -> Result<()> {
     let config = Config::read(&DiskMap::open(checkpoint(options, args.given())?)?)?;
     let subjects = vec![

@@ -1,4 +1,4 @@
-//! One tensor of a PyTorch file: what it takes of memory, and how long.
+//! Reads one tensor of a PyTorch file: memory use and time.
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +16,7 @@ use crate::model::drop_cache;
 const TENSOR: &str = "blocks.7.weight";
 const LIMIT_KIB: u64 = 8 << 10;
 
-/// Makes the file that is named by its argument, then loads the tensor once for each line that it is told.
+/// Writes the file named by its argument, then loads the tensor once per line of input.
 const PYTHON: &str = r#"
 import os, sys, time, torch
 path, name = sys.argv[1], sys.argv[2]
@@ -32,7 +32,7 @@ for _ in sys.stdin:
     del tensor
 "#;
 
-/// A process that reads one tensor, or nothing.
+/// The arguments of a process that reads one tensor, or nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Child {
     path: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub(crate) fn child(args: &Child) -> Result<()> {
     Ok(())
 }
 
-/// 26 tensors of 4 MiB, one of which is read.
+/// Reads one of 26 tensors of 4 MiB.
 pub(crate) fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let path = &options.out.join("torch-104MB.pt");
@@ -81,7 +81,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     measure(options, "torch-zip", &title, subjects, vec![])?.publish(options)
 }
 
-/// KiB that a process takes at most which reads what it is told. GNU time measures the child alone.
+/// The largest resident set in KiB of a process that reads what it is told to. GNU time measures
+/// only the child.
 fn largest_resident_kib(arguments: &[&std::ffi::OsStr]) -> Result<u64> {
     let own = std::env::current_exe().context("own path")?;
     let run = Command::new("/usr/bin/time")
@@ -96,7 +97,7 @@ fn largest_resident_kib(arguments: &[&std::ffi::OsStr]) -> Result<u64> {
     Ok(text.lines().last().context("no output of time")?.trim().parse()?)
 }
 
-/// PyTorch in a process of its own, which stays, so that its start is not measured.
+/// PyTorch in a separate process that keeps running, so that its start is not measured.
 struct Python {
     child: std::process::Child,
     answers: BufReader<std::process::ChildStdout>,
@@ -143,7 +144,7 @@ impl Python {
 
 impl Drop for Python {
     fn drop(&mut self) {
-        // Without questions it ends by itself.
+        // It exits when its input ends.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }

@@ -1,24 +1,25 @@
-//! How fast bytes get to an adapter, against what `wgpu` itself offers and against copies of memory; and how much host
-//! memory that takes while kernels are queued.
+//! How fast bytes get to an adapter, compared with wgpu's own functions and with memory copies;
+//! and how much host memory that takes while kernels are queued.
 
 use anyhow::{Context, Result};
 use vram_device::wgpu::api::{BufferDescriptor, BufferUsages, PollType};
 use vram_device::wgpu::{Wgpu, WgpuOptions};
 use vram_device::{
-    Activation, Budget, Device, Kernels, Lifetime, Part, Queue, Region, Staging, Ticket, Tier, ViewMut,
+    Budget, Device, KernelsExt, Lifetime, Part, Queue, Region, Staging, Ticket, Tier, ViewMut, ops,
 };
 use vram_types::{DType, TensorMeta};
 
 use crate::Options;
 use crate::harness::{Subject, measure};
 
-/// Bytes of a piece of staging, as the engine has them.
+/// Size of a staging piece, as in the engine.
 const PIECE: usize = 2 << 20;
-/// Pieces of staging: one for each reader.
+/// Number of staging pieces, one per reader.
 const PIECES: usize = 4;
-/// How often each subject runs in a round: one run takes less than a tenth of a second, in which much else may happen.
+/// How many times each subject runs in a round, because one run takes less than a tenth of a
+/// second.
 const TIMES: u32 = 4;
-/// Kernels that are queued, and bytes that each works on.
+/// How many kernels are queued, and how many bytes each works on.
 const KERNELS: usize = 16;
 const WORK: u64 = 16 << 20;
 
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("write_buffer, over staging: {} at once, {} by pieces", row.against(2, 1), row.against(3, 1));
 
     let Some(_) = wgpu.usage() else {
-        println!("skipped: the API underneath does not tell what it holds");
+        println!("skipped: the graphics API does not report its memory use");
         return Ok(());
     };
     let mut work = Work::new(&wgpu)?;
@@ -75,18 +76,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let written = work.growth(&wgpu, |each| write(PIECE, each))?;
     let staging = PIECES * PIECE;
     println!(
-        "with {KERNELS} kernels queued: {staged} bytes more than before by staging, whose {staging} were there, \
-         {written} by write_buffer"
+        "with {KERNELS} kernels queued: {staged} more bytes with staging (beyond its own {staging}), \
+         {written} with write_buffer"
     );
     Ok(())
 }
 
-/// A subject that runs a few times in a row.
+/// A subject that runs several times in a row.
 fn several<'a>(name: &str, bytes: usize, run: &'a mut dyn FnMut() -> Result<()>) -> Subject<'a> {
     Subject::each(name, bytes as u64, TIMES, move || (0..TIMES).try_for_each(|_| run()))
 }
 
-/// Kernels to have queued.
+/// The kernels to queue.
 struct Work(Region);
 
 impl Work {
@@ -95,8 +96,8 @@ impl Work {
         Ok(Work(wgpu.allocate(device.reserve(Lifetime::Pass, WORK)?)?.into_region()))
     }
 
-    /// By how many bytes what the device holds grows while `upload` is at it behind queued kernels. It calls what it is
-    /// given after each piece.
+    /// By how many bytes the device's memory grows while `upload` runs behind queued kernels.
+    /// `upload` calls its argument after each piece.
     fn growth(&mut self, wgpu: &Wgpu, upload: impl FnOnce(&mut dyn FnMut()) -> Result<()>) -> Result<u64> {
         wgpu.wait(wgpu.ticket(Queue::Compute)?)?;
         wgpu.device().poll(PollType::wait_indefinitely()).context("waiting for the device")?;
@@ -104,9 +105,9 @@ impl Work {
         let before = allocated();
         let meta = TensorMeta::new(DType::F32, [WORK as usize / 4])?;
         for _ in 0..KERNELS {
-            wgpu.activate(Activation::Gelu, &mut ViewMut::new(&mut self.0, 0, meta.clone())?)?;
+            wgpu.call(ops::Unary::gelu(ViewMut::new(&mut self.0, 0, meta.clone())?), None)?;
         }
-        // Submits them.
+        // This submits them.
         wgpu.is_done(wgpu.ticket(Queue::Compute)?)?;
         let mut most = before;
         upload(&mut || most = most.max(allocated()))?;
@@ -114,7 +115,7 @@ impl Work {
     }
 }
 
-/// Staging by turns, as a reader does it.
+/// Uses the staging pieces in turn, as readers do.
 struct Ring {
     staging: Vec<(Staging, Option<Ticket>)>,
     part: Part,

@@ -1,4 +1,5 @@
-//! All of a checkpoint's tensors, from the disk and from the page cache, beside what the machine can do at best.
+//! Reads all tensors of a checkpoint, from the disk and from the page cache, compared with the
+//! limits of the machine.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -9,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use vram_diskmap::{DiskMap, ReadMode};
-use vram_types::{CancelToken, FileId, FileRange, Priority, ReadRequest, WeightSource};
+use vram_types::{FileId, FileRange, ReadOptions, ReadRequest, WeightSource};
 
 use crate::Options;
 use crate::ceilings::{read_direct, read_direct_to};
@@ -18,10 +19,11 @@ use crate::machine::{Huge, threads};
 use crate::model::{Args, checkpoint, drop_cache, open_mapped};
 use crate::peers::{self, Mapped};
 
-/// The fastest of `ceilings` here; which of them wins changes from minute to minute.
+/// The fastest of `ceilings` on this machine; which one wins changes from minute to minute.
 const DIRECT: [(usize, u64); 3] = [(2, 2), (4, 1), (4, 2)];
 
-/// Memory for all bytes of a checkpoint that no page fault slows down, and where in it the file's sectors begin.
+/// Memory for all bytes of a checkpoint, already faulted in, and where in it the file's sectors
+/// start.
 struct Target {
     memory: Huge,
 }
@@ -45,12 +47,12 @@ impl Target {
             requests.push(ReadRequest::file(FileId(0), range.offset, &mut tensor[skipped..]));
             (rest, begin, bytes) = (after, range.end(), bytes + range.bytes);
         }
-        map.read_many(&mut requests, Priority::Urgent, &CancelToken::new())?;
+        map.read_many(&mut requests, &ReadOptions::BLOCKING)?;
         Ok(bytes)
     }
 }
 
-/// The file is not in the page cache when a subject begins.
+/// Measures a file that is not in the page cache when a subject starts.
 pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
     let path = &checkpoint(options, args.given())?;
     let weights = std::fs::metadata(path)?.len();
@@ -106,7 +108,8 @@ pub(crate) fn cold(options: &Options, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The file is in the page cache: in large pages as reading it in order brings it there, and as writing it leaves it.
+/// Measures a cached file: in large pages, as reading it in order caches it, and in small pages,
+/// as writing it does.
 pub(crate) fn cached(options: &Options, args: &Args) -> Result<()> {
     let path = checkpoint(options, args.given())?;
     drop_cache(&path)?;
@@ -149,7 +152,7 @@ fn cached_file(options: &Options, path: &Path, row: &str, how: &str) -> Result<(
         })
     };
     let mut subjects = vec![
-        // So long a copy goes past the caches, where the library knows of such stores.
+        // A copy this long bypasses the caches, if the library has such stores.
         copied("one part each", source.len().div_ceil(threads()).max(1)),
         copied("1 MiB at a time", 1 << 20),
         Subject::new("plain reads of the file by all threads, to the same memory", weights, || {
@@ -180,7 +183,7 @@ fn cached_file(options: &Options, path: &Path, row: &str, how: &str) -> Result<(
     Ok(())
 }
 
-/// By which way this process has read what was cold of a file.
+/// Prints how this process has read uncached bytes of a file.
 pub(crate) fn print_reading(path: &Path) -> Result<()> {
     if let Some(reading) = DiskMap::open(path)?.reading(FileId(0)) {
         println!("{}: {} ({})", reading.file_system.unwrap_or("unknown"), reading.path.name(), reading.why);
@@ -203,7 +206,8 @@ fn one_by_one(map: &DiskMap) -> Result<()> {
     Ok(())
 }
 
-/// Looks at every byte of every tensor where the map has it, by all threads: what a caller does who needs no copy.
+/// Reads every byte of every tensor in the map, with all threads, like a caller that needs no
+/// copy.
 fn in_place(path: &Path) -> Result<()> {
     let map = open_mapped(path)?;
     let tensors: Vec<FileRange> = map.iter().map(|(_, info)| info.range()).collect();
@@ -226,7 +230,7 @@ fn in_place(path: &Path) -> Result<()> {
     })
 }
 
-/// All bytes, added up as numbers of eight.
+/// The sum of all bytes, as eight-byte numbers.
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let all = words.iter().fold(0u64, |all, &word| all.wrapping_add(u64::from_le_bytes(word)));
@@ -262,7 +266,7 @@ fn skipped() -> Vec<String> {
     peers::candle::SKIPPED.iter().map(|why| (*why).to_owned()).collect()
 }
 
-/// Positioned reads of 1 MiB, with nothing of ours in the way.
+/// Positioned reads of 1 MiB, without any code of ours.
 fn read_plain(path: &Path, target: &mut [u8]) -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let file = std::fs::File::open(path)?;
@@ -281,7 +285,7 @@ fn read_plain(path: &Path, target: &mut [u8]) -> Result<()> {
     })
 }
 
-/// Each thread takes the next part of so many bytes.
+/// Hands each thread the next part of this many bytes.
 fn copy(source: &[u8], target: &mut [u8], part: usize) {
     let parts = std::sync::Mutex::new(source.chunks(part).zip(target.chunks_mut(part)));
     let next = || parts.lock().unwrap_or_else(|e| e.into_inner()).next();

@@ -1,4 +1,5 @@
-//! Threads of the stand-in and a report at exit live as long as the process, so the library is never unloaded.
+//! Marks the library so that it is never unloaded: its threads and its report at exit live as long
+//! as the process.
 
 fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {

@@ -1,14 +1,14 @@
-//! What all targets share: a file of the bytes, opened and read.
+//! What all targets share: they write their input to a file, open it and read it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use vram_diskmap::DiskMap;
 
-/// Tensors longer than this are not read: an expanded one may be as long as it likes.
+/// Tensors longer than this are not read, because an expanded tensor may be arbitrarily long.
 const MOST_READ_BYTES: u64 = 1 << 20;
 
-/// A folder of this process, in memory where the system has such.
+/// A folder for this process, in memory if the system has such a folder.
 pub fn folder() -> PathBuf {
     let base = ["/dev/shm"].map(Path::new).into_iter().find(|p| p.is_dir());
     let folder = base.map_or_else(std::env::temp_dir, Path::to_owned).join(format!("vram-fuzz-{}", std::process::id()));
@@ -16,7 +16,8 @@ pub fn folder() -> PathBuf {
     folder
 }
 
-/// Writes the bytes, opens them in every way and reads every tensor that is not too long. Must never panic.
+/// Writes the bytes, opens them in every way, and reads every tensor that is not too long. Must
+/// never panic.
 pub fn check(name: &str, bytes: &[u8]) {
     let path = folder().join(name);
     std::fs::File::create(&path).and_then(|mut file| file.write_all(bytes)).expect("a temporary file");
@@ -38,6 +39,9 @@ fn read(map: &DiskMap) {
             }
         }
         let _ = vram_types::WeightSource::locate(map, name);
+    }
+    for (name, what) in map.unread().chain(map.unreadable()) {
+        assert!(!what.is_empty(), "{name}");
     }
     for file in 0..map.files().len() {
         map.metadata(vram_types::FileId(file as u32));

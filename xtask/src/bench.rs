@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: criterion suites crate by crate, then the measured rows of `benches/`.
+//! `cargo xtask bench`: runs the criterion suites crate by crate, then the measured rows of
+//! `benches/`.
 
 use anyhow::{Result, ensure};
 use cargo_metadata::TargetKind;
@@ -6,7 +7,8 @@ use cargo_metadata::TargetKind;
 use crate::shell;
 
 const ROWS: &str = "vram-benches";
-/// A peer, a way to read and a backend that no other build needs.
+/// Features for comparisons that other builds do not need: another library, a read path and a
+/// backend.
 const ROWS_FEATURES: &str = "candle,io-uring,wgpu";
 
 /// Runs the suites of one package, or all of them.
@@ -28,7 +30,7 @@ pub(crate) fn run(quick: bool, only: Option<&str>) -> Result<()> {
         }
     }
     if wanted(ROWS) {
-        // The rows run the command itself: to make their checkpoint, and for its memory.
+        // The rows run the command: to generate their checkpoint, and to measure its memory.
         shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "vram-cli"]))?;
         let mut command = shell::cargo();
         command.args(["run", "--quiet", "--release", "--package", ROWS]);

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{models, nvrtc, shell, standin, tidy};
 
-/// `cargo test --workspace`, with the real models there if they can be had.
+/// Runs `cargo test --workspace`, after downloading the real models if possible.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     if let Err(error) = models::run(&[]) {
-        // Such tests say so themselves; CI runs `cargo xtask models` on its own, where this is a failure.
+        // Tests without their model say so. CI also runs `cargo xtask models`, which fails.
         eprintln!("skipped: the tests that need a real model, because {error:#}");
     }
-    // A package or a path of one's own is instead of the workspace.
+    // A package or a manifest replaces the workspace.
     let narrowed = args.iter().any(|a| ["-p", "--package", "--manifest-path"].contains(&a.as_str()));
     let mut command = shell::cargo();
     command.arg("test");
@@ -23,7 +23,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         command.arg("--workspace");
     }
     shell::run(command.args(args))?;
-    // Arguments may be for the harness of the tests above, which not all of these have.
+    // The arguments may be for the test harness, which not all of the following targets have.
     if !args.is_empty() {
         return Ok(());
     }
@@ -38,28 +38,30 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     })
 }
 
-/// What only builds with certain features have: the package, the features, and which of its tests they change.
+/// Tests that need certain features: the package, the features, and the tests that these change.
 const FEATURES: [(&str, &str, &[&str]); 9] = [
-    // Leaves out, one after the other, what keeps the engine safe, and sees that it is missed.
+    // Leaves out the safeguards of the engine one by one and checks that the tests notice.
     ("vram-layers", "mutations", &["--test", "mutations"]),
-    // The ring and the engine's queues under schedules that a test chooses: as they are, and with something left out.
+    // The ring and the engine's queues under chosen schedules: intact, and with a safeguard left
+    // out.
     ("vram-layers", "shuttle", &["--test", "shuttle"]),
     ("vram-layers", "shuttle,mutations", &["--test", "shuttle"]),
-    // Where the system refuses io_uring, these run by what replaces it.
+    // If the system refuses io_uring, these run with what replaces it.
     ("vram-diskmap", "toml,io-uring", &[]),
-    // Both backends for cards at once: wgpu on whatever adapter is here, CUDA on the stand-in for its driver. Without an adapter
-    // the tests of wgpu say so.
+    // Both GPU backends at once: wgpu on whatever adapter is here, CUDA on the stand-in driver.
+    // Without an adapter the wgpu tests say so.
     ("vram-device", "cuda,wgpu", &["--lib", "--test", "cuda", "--test", "wgpu"]),
     ("vram-models", "cuda,wgpu", &["--test", "it", "--", "cuda", "wgpu"]),
     ("vram-cli", "cuda,wgpu", &["--test", "it", "device"]),
     ("vram-benches", "wgpu,vram-device/cuda", &["upload"]),
-    // Leaves out each wait of the CUDA backend.
+    // Leaves out the waits of the CUDA backend one by one.
     ("vram-device", "cuda,mutations", &["--test", "cuda-mutations"]),
 ];
 
 type Step = fn() -> Result<()>;
 
-/// Everything a change must pass besides the tests; goes on after a failure, so that one run tells all.
+/// Runs every check other than the tests. Continues after a failure, so that one run reports all
+/// of them.
 pub(crate) fn run() -> Result<()> {
     let steps: [(&str, Step); 8] = [
         ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
@@ -91,7 +93,7 @@ pub(crate) fn run() -> Result<()> {
         let result = step();
         let seconds = start.elapsed().as_secs_f64();
         match result {
-            Ok(()) => eprintln!("== {name}: well, {seconds:.1} s"),
+            Ok(()) => eprintln!("== {name}: ok, {seconds:.1} s"),
             Err(error) => {
                 eprintln!("== {name}: FAILED, {seconds:.1} s: {error:#}");
                 failed.push(name);
@@ -102,8 +104,8 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The default build pulls in no crate of a GPU, and the features do. What is without a test of its own compiles: bindings of a
-/// version of CUDA that is named, instead of the newest, and both backends at once.
+/// Checks that the default build pulls in no GPU crate and the features do. Also compiles
+/// combinations that no test uses: bindings of a given CUDA version, and both backends at once.
 fn features() -> Result<()> {
     let has = |features: &[&str]| -> Result<bool> {
         let mut command = shell::cargo();
@@ -112,18 +114,18 @@ fn features() -> Result<()> {
         Ok(["wgpu v", "cudarc v"].iter().any(|name| tree.contains(name)))
     };
     ensure!(!has(&[])?, "the default build pulls in a GPU crate");
-    ensure!(has(&["--features", "wgpu"])?, "the feature wgpu pulls in no wgpu");
-    ensure!(has(&["--features", "cuda"])?, "the feature cuda pulls in no cudarc");
+    ensure!(has(&["--features", "wgpu"])?, "the feature wgpu does not pull in wgpu");
+    ensure!(has(&["--features", "cuda"])?, "the feature cuda does not pull in cudarc");
     ["cuda-12080", "cuda-12000", "cuda,wgpu"].iter().try_for_each(|features| {
         let args = ["clippy", "--package", "vram-device", "--features", features, "--quiet"];
         shell::run(shell::cargo().args(args).args(["--", "-D", "warnings"]))
     })
 }
 
-/// Packs every public crate and builds it from what was packed; siblings come from the packages beside it.
+/// Packages every public crate and builds it from its package, with its siblings' packages.
 ///
-/// In a folder that no run before has used: cargo takes a package of a name and version that it has unpacked or built
-/// before for the same one, and would build today's crates with yesterday's siblings.
+/// Uses a new folder each time: cargo assumes that a package with the same name and version is the
+/// same, and would build today's crates with yesterday's siblings.
 fn package() -> Result<()> {
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
     let target =
@@ -143,7 +145,7 @@ fn package() -> Result<()> {
     result
 }
 
-/// Where cargo unpacks packages of registries that are folders: those have no host in their name.
+/// Where cargo unpacks packages from folder registries, whose names have no host.
 fn unpacked() -> BTreeSet<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
@@ -156,11 +158,12 @@ fn unpacked() -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Builds and tests the crates that use ours as strangers do, and holds the number of packages they pull in.
+/// Builds and tests the crates that use ours from outside the workspace, and limits how many
+/// packages they pull in.
 fn outside() -> Result<()> {
     let folder = shell::root().join("examples-outside");
     if !folder.is_dir() {
-        eprintln!("skipped: there is no {}", folder.display());
+        eprintln!("skipped: {} does not exist", folder.display());
         return Ok(());
     }
     let mut manifests: Vec<PathBuf> = fs::read_dir(&folder)
@@ -174,11 +177,25 @@ fn outside() -> Result<()> {
 
 fn outside_one(manifest: &Path) -> Result<()> {
     let target = shell::root().join("target/examples-outside");
+    let metadata = shell::metadata(manifest, false)?;
+    let nvcc = metadata.workspace_packages().into_iter().find_map(|package| {
+        let name = package.metadata.pointer("/xtask/nvcc").and_then(serde_json::Value::as_str)?;
+        Some(manifest.with_file_name(name))
+    });
     let mut command = shell::cargo();
+    if let Some(nvcc) = nvcc {
+        // Only checked, not run: a dependency's build script calls NVIDIA's compiler, which this
+        // script replaces.
+        let folder = nvcc.parent().unwrap_or(Path::new("."));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(folder.to_path_buf()).chain(std::env::split_paths(&path));
+        command.args(["check", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(&target);
+        command.env("NVCC", &nvcc).env("CUDA_COMPUTE_CAP", "80").env("PATH", std::env::join_paths(paths)?);
+        return shell::run(&mut command);
+    }
     command.args(["test", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(&target);
     shell::run(&mut command)?;
 
-    let metadata = shell::metadata(manifest, false)?;
     for package in metadata.workspace_packages() {
         let most = package.metadata.pointer("/xtask/most-packages").and_then(serde_json::Value::as_u64);
         let Some(most) = most else {

@@ -1,4 +1,4 @@
-//! The commands of this workspace. `cargo xtask --help` lists them; CI runs the same ones.
+//! Commands for working on this workspace. `cargo xtask --help` lists them; CI runs the same ones.
 
 mod bench;
 mod ci;
@@ -24,50 +24,56 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run a real sentence encoder twice, fully resident and at a quarter of its weights, and compare
+    /// Run a sentence encoder fully resident and in a quarter of its weights' size, and compare
+    /// the results
     Demo {
-        /// A folder with model.safetensors, config.json and tokenizer.json, instead of downloading one
+        /// Folder with model.safetensors, config.json and tokenizer.json, to use instead of
+        /// downloading one
         #[arg(long, value_name = "DIR")]
         model: Option<PathBuf>,
     },
     /// Run every test; arguments go to `cargo test --workspace`
     Test {
-        /// Passed on, as in `cargo xtask test -p vram-types casts`
+        /// Arguments for cargo test, as in `cargo xtask test -p vram-types casts`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// What a change must pass besides the tests: format, lints, tidy, docs, packaging, use from outside
+    /// Run all checks other than the tests: format, lints, tidy, docs, packaging, use from outside
     Ci,
-    /// Hold the code to ARCHITECTURE.md: dependency edges, unsafe files, trait sizes, file lengths, manifests
+    /// Check the code against ARCHITECTURE.md: dependencies, unsafe files, trait sizes, file
+    /// lengths, manifests
     Tidy,
     /// Build the stand-in for NVIDIA's libraries and print the folder for LD_LIBRARY_PATH
     Standin,
-    /// Download the real models that tests and the demo use, and check them
+    /// Download and verify the real models that tests and the demo use
     Models {
-        /// Which ones; all if none is named
+        /// Models to download; all if none is named
         names: Vec<String>,
     },
-    /// Build one binary that checks a card: conformance, golden models, budgets, copies beside kernels; it writes one JSON file
+    /// Build one binary that checks a card (conformance, golden models, budgets, overlapping
+    /// copies) and writes one JSON file
     GpuCheck {
-        /// Run it here, with these arguments, as in `cargo xtask gpu-check --run -- --device cuda:1`
+        /// Run it here with the given arguments, as in
+        /// `cargo xtask gpu-check --run -- --device cuda:1`
         #[arg(long)]
         run: bool,
-        /// Passed on
+        /// Arguments for the binary
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Compile every CUDA kernel for every architecture with NVIDIA's compiler, which is fetched, and compare with docs/measured/nvrtc.md
+    /// Compile every CUDA kernel for every architecture with NVIDIA's compiler, which is
+    /// downloaded, and compare with docs/measured/nvrtc.md
     Nvrtc {
-        /// Write docs/measured/nvrtc.md anew
+        /// Write docs/measured/nvrtc.md
         #[arg(long)]
         record: bool,
     },
-    /// Measure: the criterion suites, then the rows of benches/
+    /// Run the criterion suites, then the measured rows of benches/
     Bench {
-        /// Fewer rounds and smaller files; for finding out whether it runs, not for figures
+        /// Fewer rounds and smaller files; only checks that everything runs
         #[arg(long)]
         quick: bool,
-        /// Only this crate's criterion suites (or `vram-benches` for the measured rows)
+        /// Only this crate's criterion suites (`vram-benches` for the measured rows)
         #[arg(short, long, value_name = "CRATE")]
         package: Option<String>,
     },

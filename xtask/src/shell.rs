@@ -1,13 +1,13 @@
-//! Running other programs, in the workspace's root.
+//! Runs other programs in the workspace root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's root.
+/// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
-    // xtask/ lies directly in the root.
+    // xtask/ is directly in the root.
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
@@ -18,7 +18,8 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Metadata of a workspace, `Cargo.lock` included; `dependencies` decides whether other people's packages are listed.
+/// The metadata of a workspace, with `Cargo.lock`. `dependencies` decides whether external
+/// packages are listed.
 pub(crate) fn metadata(manifest: &Path, dependencies: bool) -> Result<cargo_metadata::Metadata> {
     let mut command = cargo_metadata::MetadataCommand::new();
     command.manifest_path(manifest);
@@ -33,12 +34,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     eprintln!("$ {}", shown(command));
     let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
-        bail!("{} ended with {status}", shown(command));
+        bail!("{} failed with {status}", shown(command));
     }
     Ok(())
 }
 
-/// Runs the command and gives its stdout; its stderr goes to ours.
+/// Runs the command and returns its stdout; its stderr goes to ours.
 pub(crate) fn stdout(command: &mut Command) -> Result<String> {
     eprintln!("$ {}", shown(command));
     let output = command
@@ -46,12 +47,12 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot start {}", shown(command)))?;
     if !output.status.success() {
-        bail!("{} ended with {}", shown(command), output.status);
+        bail!("{} failed with {}", shown(command), output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("output of {}", shown(command)))
 }
 
-/// The command as one would type it.
+/// The command line as a user would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut text = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();

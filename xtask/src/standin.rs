@@ -1,4 +1,5 @@
-//! `cargo xtask standin`: builds the stand-in for NVIDIA's libraries and lays it out as the loader looks for them.
+//! `cargo xtask standin`: builds the stand-in for NVIDIA's libraries and links it under the names
+//! that the loader looks for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::shell;
 
-/// The names under which a driver, NVRTC and cublasLt are looked for. Links to one file are one library in a process.
+/// The library names of the driver, NVRTC and cublasLt. Links to the same file are one library in
+/// a process.
 const NAMES: [&str; 10] = [
     "libcuda.so",
     "libcuda.so.1",
@@ -21,7 +23,7 @@ const NAMES: [&str; 10] = [
     "libcublasLt.so.13",
 ];
 
-/// Builds the stand-in and gives the folder to be put into `LD_LIBRARY_PATH`.
+/// Builds the stand-in and returns the folder for `LD_LIBRARY_PATH`.
 pub(crate) fn build() -> Result<PathBuf> {
     shell::run(shell::cargo().args(["build", "--quiet", "--package", "cuda-standin"]))?;
     let metadata = shell::metadata(&shell::root().join("Cargo.toml"), false)?;
@@ -31,8 +33,8 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A command's environment with the stand-in in it: found first by the loader, its kernels kept beside it, and a process
-/// that misuses it or leaks one that fails.
+/// Adds the stand-in to a command's environment: the loader finds it first, it caches its kernels
+/// beside itself, and a process that misuses it or leaks fails.
 pub(crate) fn with(command: &mut std::process::Command) -> Result<()> {
     let folder = build()?;
     let mut paths = vec![folder.clone()];
@@ -43,8 +45,8 @@ pub(crate) fn with(command: &mut std::process::Command) -> Result<()> {
     Ok(())
 }
 
-/// Copies the library into the folder, so that the next build does not change it under who has opened it, and links every
-/// name to the copy.
+/// Copies the library into the folder, so that the next build does not change it while a process
+/// has it open, and links every name to the copy.
 fn lay_out(library: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let (copy, partial) = (folder.join("libcuda_standin.so"), folder.join("libcuda_standin.so.new"));
@@ -66,7 +68,7 @@ fn symlink(link: &Path) -> std::io::Result<()> {
 
 #[cfg(not(unix))]
 fn symlink(_: &Path) -> std::io::Result<()> {
-    Err(std::io::Error::other("the stand-in is a library of systems with dlopen"))
+    Err(std::io::Error::other("the stand-in only works on systems with dlopen"))
 }
 
 #[cfg(all(test, unix))]

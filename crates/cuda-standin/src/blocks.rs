@@ -1,4 +1,4 @@
-//! Allocations: of device memory and of pinned host memory, and who touches them in which order.
+//! Allocations of device memory and pinned host memory, and the order of accesses to them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,45 +8,45 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::space::Place;
 
-/// Which memory an allocation is of.
+/// The kind of memory of an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Device,
     Pinned,
 }
 
-/// An allocation that is not freed.
+/// A live allocation.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) kind: Kind,
-    /// Device of the context that made it.
+    /// Device of the context that allocated it.
     pub(crate) device: usize,
-    /// First address, as its owner knows it.
+    /// First address, as the owner sees it.
     pub(crate) address: u64,
     pub(crate) bytes: usize,
-    /// Where device memory lies.
+    /// The place of device memory.
     pub(crate) place: Option<Place>,
     accesses: Vec<Access>,
 }
 
-/// Part of an allocation.
+/// A part of an allocation.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     /// Number of the allocation.
     pub(crate) block: u64,
-    /// First address, as its owner knows it.
+    /// First address, as the owner sees it.
     pub(crate) address: u64,
     pub(crate) bytes: usize,
 }
 
-/// A place in a stream: its lane and the position there, counted from 1.
+/// A position in a stream: its lane, and the position in that lane, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) lane: usize,
     pub(crate) at: u64,
 }
 
-/// Queued work that touches bytes of an allocation.
+/// Queued work that accesses bytes of an allocation.
 #[derive(Clone, Debug)]
 struct Access {
     position: Position,
@@ -56,7 +56,7 @@ struct Access {
     range: Range<u64>,
 }
 
-/// Every allocation by number; numbers are not used again.
+/// All allocations by number. Numbers are not reused.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     blocks: BTreeMap<u64, Block>,
@@ -67,7 +67,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// Enters an allocation and gives its number.
+    /// Adds an allocation and returns its number.
     pub(crate) fn enter(
         &mut self,
         kind: Kind,
@@ -85,7 +85,7 @@ impl Blocks {
         self.last
     }
 
-    /// Takes an allocation out.
+    /// Removes an allocation.
     pub(crate) fn leave(&mut self, number: u64) -> Option<Block> {
         let block = self.blocks.remove(&number)?;
         self.by_address(block.kind).remove(&block.address);
@@ -93,13 +93,13 @@ impl Blocks {
         Some(block)
     }
 
-    /// The number of the allocation that begins at an address.
+    /// The number of the allocation that starts at an address.
     pub(crate) fn at(&self, kind: Kind, address: u64) -> Option<u64> {
         let map = if kind == Kind::Device { &self.device } else { &self.pinned };
         map.get(&address).copied()
     }
 
-    /// The allocation that began at this address and was freed.
+    /// The freed allocation that started at this address.
     pub(crate) fn freed_at(&self, address: u64) -> Option<u64> {
         self.freed.get(&address).copied()
     }
@@ -112,7 +112,7 @@ impl Blocks {
         self.blocks.iter()
     }
 
-    /// The allocation that an address lies in, or right behind.
+    /// The allocation that contains an address or ends at it.
     pub(crate) fn around(&self, kind: Kind, address: u64) -> Option<(u64, &Block)> {
         let map = if kind == Kind::Device { &self.device } else { &self.pinned };
         let (_, number) = map.range(..=address).next_back()?;
@@ -120,11 +120,12 @@ impl Blocks {
         (address <= block.address + block.bytes as u64).then_some((*number, block))
     }
 
-    /// The `bytes` bytes from an address on, if they lie in one allocation; `None` if the address is in none.
+    /// The `bytes` bytes from an address on, if they are in one allocation; `None` if the address
+    /// is in no allocation.
     ///
     /// # Errors
     ///
-    /// What is wrong, if they begin in one and end outside of it.
+    /// A description, if they start in an allocation and end outside it.
     pub(crate) fn span(&self, kind: Kind, address: u64, bytes: usize) -> Result<Option<Span>, String> {
         let Some((block, b)) = self.around(kind, address) else { return Ok(None) };
         let end = b.address + b.bytes as u64;
@@ -143,8 +144,8 @@ impl Blocks {
         Ok(Some(Span { block, address, bytes }))
     }
 
-    /// Books that work touches a span, and says which earlier work it races with: `clock` is what comes before the work,
-    /// `host` what the host knows to be done.
+    /// Records that work accesses a span, and returns the earlier work it races with. `clock` is
+    /// what comes before the work, `host` is what the host knows to be done.
     pub(crate) fn touch(
         &mut self,
         span: &Span,
@@ -173,7 +174,7 @@ impl Blocks {
                 ));
             }
             let inside = new.range.start <= old.range.start && old.range.end <= new.range.end;
-            // Whoever is ordered after the new one is then ordered after the old one as well.
+            // Whatever is ordered after the new access is then also ordered after the old one.
             let replaced = ordered && inside && (new.writes || !old.writes);
             !replaced && !host.covers(old.position.lane, old.position.at)
         });
@@ -193,7 +194,7 @@ impl Blocks {
     }
 }
 
-/// How messages name an allocation.
+/// An allocation as messages name it.
 #[derive(Debug)]
 pub(crate) struct Named<'a>(pub(crate) u64, pub(crate) &'a Block);
 
@@ -209,7 +210,7 @@ impl fmt::Display for Access {
         let verb = if self.writes { "writes" } else { "reads" };
         let Position { lane, at } = self.position;
         write!(f, "{} (stream {lane}, operation {at}) {verb} ", self.what)?;
-        // Of a kernel only the first byte of an operand is known.
+        // Of a kernel's operand only the first byte is known.
         if self.range.end - self.range.start == 1 {
             write!(f, "from byte {} on", self.range.start)
         } else {
@@ -226,7 +227,8 @@ mod tests {
         Position { lane, at }
     }
 
-    /// One write of bytes 0..100 in lane 0, then work in lane 1 on `range`, with and without knowing of the first.
+    /// A write of bytes 0..100 in lane 0, then work in lane 1 on `range`, with and without
+    /// ordering after the first.
     fn check(range: Range<u64>, writes: bool, knows: bool, races: bool) {
         let mut blocks = Blocks::default();
         let block = blocks.enter(Kind::Device, 0, 1000, 200, None);

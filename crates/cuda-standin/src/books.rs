@@ -1,50 +1,51 @@
-//! What was done, what is held, and what was done wrong.
+//! Statistics: what was done, what is held, and what was done wrong.
 
-/// Misuse beyond this many messages is counted and not kept.
+/// Beyond this many messages, misuse is only counted.
 const MOST_MESSAGES: usize = 200;
 
-/// The figures of `standin_books`, in its order. Bytes are those asked for, without rounding.
+/// The figures of `standin_books`, in that order. Byte counts are as requested, without rounding.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Books {
-    /// Bytes of device memory that are allocated now.
+    /// Bytes of device memory allocated now.
     pub(crate) live_bytes: u64,
-    /// The most that they were.
+    /// The peak of the former.
     pub(crate) peak_bytes: u64,
-    /// Bytes of pinned host memory that are allocated now.
+    /// Bytes of pinned host memory allocated now.
     pub(crate) pinned_bytes: u64,
-    /// The most that they were.
+    /// The peak of the former.
     pub(crate) peak_pinned_bytes: u64,
-    /// Allocations of device memory so far.
+    /// Device memory allocations so far.
     pub(crate) allocations: u64,
     /// Copies to a device that ran.
     pub(crate) copies_in: u64,
-    /// Their bytes.
+    /// Bytes of those copies.
     pub(crate) bytes_in: u64,
     /// Copies from a device that ran.
     pub(crate) copies_out: u64,
-    /// Their bytes.
+    /// Bytes of those copies.
     pub(crate) bytes_out: u64,
     /// Copies within a device that ran.
     pub(crate) copies_within: u64,
-    /// Copies from or to host memory that is not pinned, which a driver has to wait for or copy twice.
+    /// Copies from or to host memory that is not pinned. A driver has to wait for these or copy
+    /// twice.
     pub(crate) unpinned_copies: u64,
     /// Kernels that ran.
     pub(crate) kernels: u64,
     /// Products of cublasLt that ran.
     pub(crate) products: u64,
-    /// Waits of a stream for an event that were queued.
+    /// Queued waits of a stream for an event.
     pub(crate) event_waits: u64,
-    /// Times that the host waited: synchronised with an event, a stream or a context.
+    /// Times that the host synchronised with an event, a stream or a context.
     pub(crate) host_waits: u64,
-    /// Streams, events, modules and handles that exist now.
+    /// Live streams, events, modules and handles.
     pub(crate) objects: u64,
     /// Misuses so far.
     pub(crate) misuses: u64,
 }
 
 impl Books {
-    /// The figures in their order.
+    /// The figures, in order.
     pub(crate) fn figures(&self) -> [u64; 17] {
         [
             self.live_bytes,
@@ -79,7 +80,7 @@ impl Books {
     }
 }
 
-/// Messages about misuse and about what was left behind.
+/// Messages about misuse and leaks.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
     messages: Vec<String>,
@@ -87,7 +88,7 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    /// Keeps a message.
+    /// Adds a message.
     pub(crate) fn add(&mut self, message: String) {
         if self.messages.len() < MOST_MESSAGES {
             self.messages.push(message);

@@ -1,6 +1,6 @@
-//! What is known to come before what: vector clocks over streams.
+//! Vector clocks over streams: what is known to come before what.
 
-/// For each stream (by its lane) the position up to which its work comes before.
+/// For each stream (by its lane), the position up to which its work comes before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Clock(Vec<u64>);
 
@@ -10,7 +10,7 @@ impl Clock {
         self.0.get(lane).is_some_and(|&known| position <= known)
     }
 
-    /// Everything that comes before the other comes before this one, too.
+    /// Adds everything that comes before the other clock.
     pub(crate) fn join(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
@@ -20,7 +20,7 @@ impl Clock {
         }
     }
 
-    /// The lane's work up to a position comes before.
+    /// Adds the lane's work up to a position.
     pub(crate) fn reach(&mut self, lane: usize, position: u64) {
         if self.0.len() <= lane {
             self.0.resize(lane + 1, 0);

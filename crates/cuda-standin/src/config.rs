@@ -1,8 +1,10 @@
-//! What the stand-in pretends to be, and what shall go wrong: from the environment, or by `standin_set`.
+//! What the stand-in simulates, and which faults it injects. Set by the environment or with
+//! `standin_set`.
 
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $name:ident = $default:expr;)*) => {
-        /// Every setting is a number. `STANDIN_` and the name in capitals is its variable in the environment.
+        /// All settings are numbers. The environment variable of a setting is `STANDIN_` and its
+        /// name in capitals.
         #[derive(Clone, Debug)]
         pub(crate) struct Config {
             $($(#[doc = $doc])+ pub(crate) $name: i64,)*
@@ -15,7 +17,7 @@ macro_rules! settings {
         }
 
         impl Config {
-            /// Where the setting of this name is kept.
+            /// The value of the setting with this name.
             fn slot(&mut self, name: &str) -> Option<&mut i64> {
                 match name {
                     $(stringify!($name) => Some(&mut self.$name),)*
@@ -29,7 +31,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// How many devices there are.
+    /// Number of devices.
     devices = 1;
     /// Memory of each device, in bytes.
     capacity = 4 << 30;
@@ -37,27 +39,31 @@ settings! {
     major = 8;
     /// Compute capability, minor number.
     minor = 9;
-    /// What `cuDriverGetVersion` says: 1000 times the major number and 10 times the minor one.
+    /// The result of `cuDriverGetVersion`: 1000 times the major number plus 10 times the minor
+    /// one.
     driver_version = 12_080;
-    /// What `nvrtcVersion` says, in the same form.
+    /// The result of `nvrtcVersion`, in the same form.
     nvrtc_version = 12_080;
-    /// Bytes of a device that its context takes.
+    /// Device memory that a context takes, in bytes.
     context_bytes = 64 << 20;
-    /// Bytes of a device that each loaded module takes.
+    /// Device memory that each loaded module takes, in bytes.
     module_bytes = 2 << 20;
-    /// Bytes of a device that each handle of cublasLt takes.
+    /// Device memory that each cublasLt handle takes, in bytes.
     blas_bytes = 8 << 20;
-    /// How often an event or stream whose work has not run says that it is not ready before it runs it.
+    /// How many times an event or stream with pending work reports that it is not ready before the
+    /// work runs.
     queries = 2;
-    /// 0: copies run as late as their order permits. 1: as early as it permits, while kernels still run late.
+    /// 0: copies run as late as their order permits. 1: as early as it permits, while kernels
+    /// still run late.
     early_copies = 0;
     /// Threads that run the blocks of a kernel; 0 for one per core.
     threads = 0;
-    /// 1: a process that misused the driver or leaked ends with status 86.
+    /// 1: a process that misused the driver or leaked exits with status 86.
     strict = 0;
-    /// What `cuInit` answers instead of success.
+    /// The status that `cuInit` returns.
     init_error = 0;
-    /// The n-th allocation of device memory from now on fails with out of memory; so for all `fail_` settings, 0 for never.
+    /// The n-th device allocation from now on fails with out of memory. 0 means never, as for all
+    /// `fail_` settings.
     fail_alloc = 0;
     /// The n-th allocation of pinned memory fails.
     fail_pinned = 0;
@@ -65,18 +71,18 @@ settings! {
     fail_launch = 0;
     /// The n-th copy is refused with `fail_code`.
     fail_copy = 0;
-    /// What refused launches and copies answer.
+    /// The status of refused launches and copies.
     fail_code = 701;
-    /// The n-th kernel or product that runs ends with `lose_code` instead, and its context with it.
+    /// The n-th kernel or product that runs fails with `lose_code`, which also ends its context.
     lose_at_kernel = 0;
-    /// The n-th call from now on, and every later one, answers `lose_code`: the device is gone.
+    /// The n-th call from now on and all later calls return `lose_code`: the device is lost.
     lose_at_call = 0;
-    /// What a lost device answers.
+    /// The status that a lost device returns.
     lose_code = 46;
 }
 
 impl Config {
-    /// The defaults, changed by the environment; and what in the environment makes no sense.
+    /// The defaults, changed by the environment, and a message for each invalid variable.
     pub(crate) fn from_environment() -> (Self, Vec<String>) {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -95,12 +101,12 @@ impl Config {
         (config, wrong)
     }
 
-    /// Changes a setting; false if there is none of that name.
+    /// Changes a setting; false if no setting has this name.
     pub(crate) fn set(&mut self, name: &str, value: i64) -> bool {
         self.slot(name).map(|slot| *slot = value).is_some()
     }
 
-    /// Counts one of a thing down, and says whether it is the one that fails.
+    /// Counts one event down, and returns whether this is the one that fails.
     pub(crate) fn fails(setting: &mut i64) -> bool {
         if *setting > 0 {
             *setting -= 1;

@@ -1,4 +1,5 @@
-//! What tests ask of the stand-in itself, found by `dlsym`, and its report at exit.
+//! Functions for tests that control the stand-in itself, found with `dlsym`, and its report at
+//! exit.
 
 use std::ffi::c_char;
 use std::sync::Once;
@@ -7,10 +8,11 @@ use crate::out::{put, put_text, text};
 use crate::state::{State, guarded, lock};
 use crate::status::Status;
 
-/// Status of a process that misused the driver or leaked, where the setting `strict` is 1.
+/// Exit status of a process that misused the driver or leaked, if the setting `strict` is 1.
 const STRICT_STATUS: i32 = 86;
 
-/// Changes a [setting](crate::config). 0 if there is one of that name, else `CUDA_ERROR_INVALID_VALUE`.
+/// Changes a [setting](crate::config). Returns 0, or `CUDA_ERROR_INVALID_VALUE` if there is no
+/// such setting.
 #[unsafe(no_mangle)]
 extern "C" fn standin_set(name: *const c_char, value: i64) -> u32 {
     guarded("standin_set", |state| {
@@ -18,7 +20,8 @@ extern "C" fn standin_set(name: *const c_char, value: i64) -> u32 {
     })
 }
 
-/// Forgets everything, live objects and faults and all, and reads the environment again. What was handed out is void.
+/// Resets everything, including live objects and faults, and reads the environment again. Existing
+/// handles become invalid.
 #[unsafe(no_mangle)]
 extern "C" fn standin_reset() -> u32 {
     guarded("standin_reset", |state| {
@@ -27,7 +30,7 @@ extern "C" fn standin_reset() -> u32 {
     })
 }
 
-/// Forgets misuse and leaks that were recorded, for tests that provoke them.
+/// Clears recorded misuse and leaks, for tests that provoke them.
 #[unsafe(no_mangle)]
 extern "C" fn standin_forgive() -> u32 {
     guarded("standin_forgive", |state| {
@@ -37,7 +40,8 @@ extern "C" fn standin_forgive() -> u32 {
     })
 }
 
-/// Writes the first `count` figures of [`Books`](crate::books::Books), in their order, and gives how many there are.
+/// Writes the first `count` figures of [`Books`](crate::books::Books), in order, and returns how
+/// many there are.
 #[unsafe(no_mangle)]
 extern "C" fn standin_books(figures: *mut u64, count: usize) -> usize {
     let all = lock().books.figures();
@@ -49,7 +53,7 @@ extern "C" fn standin_books(figures: *mut u64, count: usize) -> usize {
     all.len()
 }
 
-/// Makes the highest figures those of now, so that a test sees its own.
+/// Sets the peaks to the current figures, so that a test sees its own peaks.
 #[unsafe(no_mangle)]
 extern "C" fn standin_new_peaks() -> u32 {
     guarded("standin_new_peaks", |state| {
@@ -59,8 +63,9 @@ extern "C" fn standin_new_peaks() -> u32 {
     })
 }
 
-/// Writes misuse, leaks and what is alive, one line each, and a zero: as much as fits into `room` bytes. Gives the bytes
-/// that all of it takes, zero included; 1 if there is nothing to report.
+/// Writes misuse, leaks and live objects, one line each, and a zero, as far as `room` bytes
+/// permit. Returns the bytes that all of it takes, including the zero; 1 if there is nothing to
+/// report.
 #[unsafe(no_mangle)]
 extern "C" fn standin_report(report: *mut c_char, room: usize) -> usize {
     let text = lock().report();
@@ -71,7 +76,7 @@ extern "C" fn standin_report(report: *mut c_char, room: usize) -> usize {
 }
 
 impl State {
-    /// Misuse, leaks and what is alive, one line each.
+    /// Misuse, leaks and live objects, one line each.
     fn report(&self) -> String {
         let kinds =
             [("misuse", self.misuse.lines()), ("leak", self.leaks.lines()), ("alive", self.remains())];
@@ -81,7 +86,7 @@ impl State {
         lines.collect()
     }
 
-    /// Begins anew.
+    /// Resets the state.
     fn reset(&mut self) {
         let numbers: Vec<u64> = self.blocks.iter().map(|(number, _)| *number).collect();
         numbers.into_iter().for_each(|number| crate::driver::release(self, number));
@@ -90,11 +95,11 @@ impl State {
     }
 }
 
-/// Sees to it, once, that the report is written when the process exits.
+/// Registers the report at exit, once.
 pub(crate) fn report_at_exit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the function is there as long as the process: the library is never unloaded.
+        // SAFETY: the function exists as long as the process: the library is never unloaded.
         unsafe { libc::atexit(at_exit) };
     });
 }
@@ -109,7 +114,8 @@ extern "C" fn at_exit() {
         eprintln!("cuda-standin: {line}");
     }
     if state.config.strict != 0 {
-        // SAFETY: it has no preconditions, and ends the process without running what else was to run.
+        // SAFETY: it has no preconditions, and ends the process without running other exit
+        // handlers.
         unsafe { libc::_exit(STRICT_STATUS) };
     }
 }

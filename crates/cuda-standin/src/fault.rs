@@ -1,5 +1,5 @@
-//! Says who it was when a process dies of memory that it may not touch: the host that followed a device pointer, or a kernel
-//! that strayed from its operands. The process dies all the same.
+//! Reports which code touched forbidden memory before the process dies: the host that followed a
+//! device pointer, or a kernel that accessed memory outside its operands.
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -8,25 +8,27 @@ use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// The two ranges of [`Space`](crate::space::Space): their first addresses and their length, 0 before they are known.
+/// The two ranges of [`Space`](crate::space::Space): their first addresses and their length, 0
+/// before they are known.
 static DEVICE: AtomicUsize = AtomicUsize::new(0);
 static REAL: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
-/// Name of the kernel that runs: its bytes, and how many there are.
+/// Pointer and length of the name of the running kernel.
 static KERNEL: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static KERNEL_LENGTH: AtomicUsize = AtomicUsize::new(0);
-/// What was done about such faults before.
+/// The previous handler of such faults.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 
-/// Watches over two ranges of so many bytes, from now on.
+/// Starts to watch two ranges of this length.
 pub(crate) fn watch(device: usize, real: usize, bytes: usize) {
     DEVICE.store(device, Ordering::Relaxed);
     REAL.store(real, Ordering::Relaxed);
     BYTES.store(bytes, Ordering::Relaxed);
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: a zeroed action is one without flags; the handler does only what a handler may, on the stack that threads of
-        // the standard library have for it. What was there before is kept for ever.
+        // SAFETY: a zeroed action has no flags. The handler only does what handlers may do, on the
+        // stack that threads of the standard library have for it. The previous action is kept for
+        // ever.
         unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handler as *const () as usize;
@@ -38,10 +40,10 @@ pub(crate) fn watch(device: usize, real: usize, bytes: usize) {
     });
 }
 
-/// A kernel that runs, and that a fault is blamed on until this is dropped.
+/// Marks a kernel as running. Until this is dropped, faults are blamed on it.
 pub(crate) struct Running<'a>(PhantomData<&'a str>);
 
-/// Keeps in mind which kernel runs. One does at a time.
+/// Records which kernel runs. Only one runs at a time.
 pub(crate) fn running(name: &str) -> Running<'_> {
     KERNEL_LENGTH.store(0, Ordering::SeqCst);
     KERNEL.store(name.as_ptr().cast_mut(), Ordering::SeqCst);
@@ -56,8 +58,9 @@ impl Drop for Running<'_> {
 }
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the system gives the information; only loads, `write` and `sigaction` follow, which a handler may call. The
-    // kernel's name lives while it runs. Back from here, the same access goes to whom it went before.
+    // SAFETY: the system passes valid information. Only loads, `write` and `sigaction` follow,
+    // which a handler may call. The kernel's name lives while it runs. After the handler returns,
+    // the same access reaches the previous handler.
     unsafe {
         let address = (*info).si_addr() as usize;
         let within =
@@ -81,11 +84,11 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c
 
 /// Writes to stderr.
 fn say(bytes: &[u8]) {
-    // SAFETY: these bytes are there.
+    // SAFETY: the slice is valid.
     unsafe { libc::write(2, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// Writes a number in hexadecimal, and ends the line.
+/// Writes a hexadecimal number and a newline.
 fn say_number(number: usize) {
     let mut text = *b"0x0000000000000000\n";
     for (i, digit) in text[2..18].iter_mut().enumerate() {

@@ -1,44 +1,53 @@
-//! A stand-in for NVIDIA's driver, NVRTC and cublasLt: one library that the loader finds under all their names, for tests
-//! of the CUDA backend on machines without a card. `cargo xtask standin` builds it and lays it out.
+//! A stand-in for NVIDIA's driver, NVRTC and cublasLt, for tests of the CUDA backend on machines
+//! without a card. It is one library that the loader finds under all their names.
+//! `cargo xtask standin` builds it and creates the links.
 //!
 //! # What is faithful
 //!
-//! - **Order.** Work in a stream runs only when the host waits for it or when a stream that has to come after it runs:
-//!   as late as its order permits. A kernel that was not told to wait for a copy runs before it and finds poison. With the
-//!   setting `early_copies`, copies run as early as permitted instead, and overwrite what a kernel still has to read.
-//!   Independently of what ran when, vector clocks over streams and host find pairs of operations on the same bytes, one
-//!   of them writing, of which neither has to come first, and name them in the report. Streams that block and the default
-//!   stream wait for each other, as they do in a driver.
-//! - **Memory.** Device pointers are numbers that the host cannot follow: doing so is a fault. Memory is filled with NaN
-//!   before its first use, addresses are never handed out twice, an end is followed by poison that is looked at when the
-//!   memory is freed, and by a page that nothing may touch. Each device has a capacity, of which contexts, modules and
-//!   handles take their share.
-//! - **Kernels** are the very CUDA C that a card would get, compiled by the system's C++ compiler, with blocks, threads,
-//!   shared memory, barriers and warps; their arithmetic is really done. Barriers that not all threads of a block reach and
-//!   lanes that do not come are found.
-//! - **Products** of cublasLt are summed in f32 in the order of the inner extent, so that they depend on nothing else.
-//! - **Faults** by configuration (`config.rs`): memory that runs out, launches that are refused, a device that is lost at the
-//!   n-th call, none at all.
-//! - **Misuse** is recorded: double free, use after free when the work runs, freeing what the host does not know to be
-//!   done, copies out of range, handles that were destroyed, events and kernels of another context, a context that is
-//!   released with work queued. What is alive when a process ends is a leak. Both go to stderr at exit.
+//! - **Order.** Work in a stream runs as late as ordering permits: only when the host waits for
+//!   it, or before later work of another stream that waits for it. A kernel without a wait for its
+//!   copy runs before the copy and reads poison. With the setting `early_copies`, copies run as
+//!   early as permitted instead, and overwrite what a kernel still has to read. Independently of
+//!   what ran when, vector clocks over streams and host find pairs of unordered accesses to the
+//!   same bytes, one of them a write, and report them. Blocking streams and the default stream
+//!   wait for each other, as in a driver.
+//! - **Memory.** Device pointers are numbers that the host cannot follow: doing so is a fault.
+//!   Memory is filled with NaN before its first use, and addresses are never reused. The end of an
+//!   allocation is followed by poison, which is checked when the memory is freed, and by an
+//!   inaccessible page. Each device has a capacity, of which contexts, modules and handles take
+//!   their share.
+//! - **Kernels** are the CUDA C that a card would get, compiled by the system's C++ compiler, with
+//!   blocks, threads, shared memory, barriers and warps, and real arithmetic. Barriers that some
+//!   threads of a block do not reach, and missing lanes, are detected.
+//! - **Products** of cublasLt are summed in f32 in the order of the inner dimension, so they
+//!   depend on nothing else.
+//! - **Faults** are configurable (`config.rs`): memory runs out, a launch is refused, the device
+//!   is lost at the n-th call, or there is no device.
+//! - **Misuse** is recorded: double free, use after free when the work runs, freeing memory while
+//!   the host does not know that work on it is done, copies out of range, destroyed handles,
+//!   events and kernels of another context, and releasing a context with work queued. Objects that
+//!   are alive when a process exits are leaks. Both are printed to stderr at exit.
 //!
 //! # What is not
 //!
-//! - Time, and that anything happens at the same time: all work runs in the thread that first waits for it.
-//! - A kernel that strays from its operands ends the process, with a line that names it; a card would end its context.
-//! - The lanes of a warp do not run in step, and what a kernel leaves to chance (the order of atomics, of threads between
-//!   barriers) is mostly the same every time. Pointers within structures are not translated: they must be arguments.
-//! - How far a kernel reads from a pointer is not known, so that of its operands only the first byte takes part in the search
-//!   for missing orders.
-//! - Images are C++ in the form of text, loaded by this library alone. Functions that are not here are not found;
-//!   none of them pretends to work.
+//! - There is no timing and no parallelism between operations: all work runs in the thread that
+//!   first waits for it.
+//! - A kernel that accesses memory outside its operands ends the process, with a line that names
+//!   the kernel. A card would end the kernel's context.
+//! - The lanes of a warp do not run in step. What a kernel leaves to chance (the order of atomics,
+//!   and of threads between barriers) is mostly the same every time. Pointers within structures
+//!   are not translated: pointers must be arguments.
+//! - It is not known how far a kernel reads from a pointer, so only the first byte of each operand
+//!   takes part in the search for missing orderings.
+//! - Images are C++ text that only this library can load. Functions that are missing here are not
+//!   found; none pretends to work.
 //!
-//! # Talking to it
+//! # Controlling it
 //!
-//! Every setting is `STANDIN_` and its name in capitals in the environment, or `standin_set(name, value)`. Further there are
-//! `standin_reset`, `standin_forgive`, `standin_books`, `standin_new_peaks` and `standin_report` (`control.rs`). Compiled
-//! kernels are kept in `STANDIN_CACHE`. On systems other than Linux the library is empty.
+//! Every setting has the environment variable `STANDIN_` and its name in capitals, and
+//! `standin_set(name, value)`. There are also `standin_reset`, `standin_forgive`, `standin_books`,
+//! `standin_new_peaks` and `standin_report` (`control.rs`). Compiled kernels are cached in
+//! `STANDIN_CACHE`. On systems other than Linux the library is empty.
 
 #![cfg(target_os = "linux")]
 

@@ -1,7 +1,8 @@
-//! Streams and events: work that runs as late as its order permits.
+//! Streams and events. Work runs as late as ordering permits.
 //!
-//! Queued work runs when the host waits for it or when a stream that has to come after it runs, and not before. So what a
-//! missing wait leaves open goes wrong every time: a kernel reads before the copy that should have come first.
+//! Queued work runs only when the host waits for it, or before later work of another stream that
+//! waits for it. So a missing wait fails every time: a kernel reads before the copy that should
+//! have come first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,18 +19,19 @@ use crate::work::Work;
 pub(crate) struct Stream {
     pub(crate) context: usize,
     pub(crate) is_default: bool,
-    /// Whether it is ordered with the default stream, as streams without `CU_STREAM_NON_BLOCKING` are.
+    /// Whether it is ordered with the default stream, like all streams without
+    /// `CU_STREAM_NON_BLOCKING`.
     pub(crate) blocking: bool,
-    /// Destroyed; it goes when its work has run.
+    /// Destroyed; it is removed after its work has run.
     pub(crate) closed: bool,
-    /// Its number, by which messages call it.
+    /// The number that messages use.
     pub(crate) lane: usize,
     queue: VecDeque<(u64, Work)>,
     issued: u64,
     done: u64,
     /// What comes before the next work.
     pub(crate) clock: Clock,
-    /// How often it still says that it is not ready.
+    /// How many more times it reports that it is not ready.
     left: i64,
 }
 
@@ -37,7 +39,7 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) context: usize,
-    /// Whether it keeps the time.
+    /// Whether it records time.
     pub(crate) timing: bool,
     record: Option<Record>,
 }
@@ -52,7 +54,7 @@ struct Record {
     left: i64,
 }
 
-/// Part of an allocation that work touches.
+/// A part of an allocation that work accesses.
 #[derive(Clone, Debug)]
 pub(crate) struct Touch {
     pub(crate) span: Span,
@@ -65,12 +67,12 @@ impl Stream {
         Self { context, is_default, blocking, closed: false, lane, queue, issued: 0, done: 0, clock, left: 0 }
     }
 
-    /// How many operations have not run.
+    /// How many operations have not run yet.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
-    /// Drops what has not run.
+    /// Drops the operations that have not run.
     pub(crate) fn abandon(&mut self) {
         self.queue.clear();
         self.done = self.issued;
@@ -93,7 +95,7 @@ impl Event {
 }
 
 impl State {
-    /// Queues work on a stream, behind all that is there, and books what it touches.
+    /// Queues work at the end of a stream, and records its accesses.
     pub(crate) fn issue(
         &mut self,
         stream: usize,
@@ -129,7 +131,7 @@ impl State {
         Ok(s.issued)
     }
 
-    /// The default stream waits for every blocking stream of its context, and these for it.
+    /// Makes the default stream wait for every blocking stream of its context, and these for it.
     fn order_with_default(&mut self, stream: usize) -> Result<(), Status> {
         let s = self.streams.get(&stream).ok_or(Status::INVALID_HANDLE)?;
         let (context, is_default, blocking) = (s.context, s.is_default, s.blocking);
@@ -151,7 +153,7 @@ impl State {
         Ok(())
     }
 
-    /// Records an event behind what a stream has to do.
+    /// Records an event after all queued work of a stream.
     pub(crate) fn record(&mut self, event: usize, stream: usize) -> Result<(), Status> {
         let position = self.issue(stream, &"event".into(), Work::Record { event }, &[])?;
         let clock = self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
@@ -162,7 +164,8 @@ impl State {
         Ok(())
     }
 
-    /// Orders a stream's next work after an event's latest record; without a record nothing is to wait for.
+    /// Orders a stream's next work after an event's latest record. Without a record there is
+    /// nothing to wait for.
     pub(crate) fn wait(&mut self, stream: usize, event: usize) -> Result<(), Status> {
         self.books.event_waits += 1;
         let record = self.events.get(&event).ok_or(Status::INVALID_HANDLE)?.record.clone();
@@ -172,7 +175,7 @@ impl State {
         Ok(())
     }
 
-    /// Runs all that an event stands for.
+    /// Runs all work that an event stands for.
     pub(crate) fn synchronise_event(&mut self, event: usize) -> Result<(), Status> {
         self.books.host_waits += 1;
         let record = self.events.get(&event).ok_or(Status::INVALID_HANDLE)?.record.clone();
@@ -182,7 +185,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether an event's work has run; asked often enough, it runs.
+    /// Whether an event's work has run. It runs after enough queries.
     pub(crate) fn query_event(&mut self, event: usize) -> Result<(), Status> {
         let e = self.events.get_mut(&event).ok_or(Status::INVALID_HANDLE)?;
         let Some(record) = e.record.as_mut() else { return Ok(()) };
@@ -198,7 +201,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether all work of a stream has run; asked often enough, it runs.
+    /// Whether all work of a stream has run. It runs after enough queries.
     pub(crate) fn query_stream(&mut self, stream: usize) -> Result<(), Status> {
         let s = self.streams.get_mut(&stream).ok_or(Status::INVALID_HANDLE)?;
         if s.done < s.issued {
@@ -210,7 +213,7 @@ impl State {
         self.finish(stream)
     }
 
-    /// Runs all work of a stream, and lets the host know.
+    /// Runs all work of a stream, and tells the host's clock.
     pub(crate) fn synchronise_stream(&mut self, stream: usize) -> Result<(), Status> {
         self.books.host_waits += 1;
         self.finish(stream)
@@ -233,12 +236,12 @@ impl State {
         streams.into_iter().try_for_each(|stream| self.finish(stream))
     }
 
-    /// Whether a stream's work up to a position has run. Streams that are gone have run theirs.
+    /// Whether a stream's work up to a position has run. Removed streams have run all of theirs.
     fn is_done(&self, stream: usize, position: u64) -> bool {
         self.streams.get(&stream).is_none_or(|s| position <= s.done)
     }
 
-    /// Runs a stream's work up to a position, and before it what that has to wait for.
+    /// Runs a stream's work up to a position, and before it everything that it waits for.
     pub(crate) fn run(&mut self, stream: usize, position: u64) -> Result<(), Status> {
         while !self.is_done(stream, position) {
             if !self.step(stream)? {
@@ -248,7 +251,7 @@ impl State {
         Ok(())
     }
 
-    /// Runs copies at the head of a stream that need wait for nothing that has not run.
+    /// Runs the copies at the head of a stream whose waits are all satisfied.
     fn run_early(&mut self, stream: usize) -> Result<(), Status> {
         loop {
             let Some((_, work)) = self.streams.get(&stream).and_then(|s| s.queue.front()) else {
@@ -265,7 +268,7 @@ impl State {
         }
     }
 
-    /// Runs the next work of a stream; false if there is none.
+    /// Runs the next operation of a stream; false if there is none.
     fn step(&mut self, stream: usize) -> Result<bool, Status> {
         let Some(s) = self.streams.get_mut(&stream) else { return Ok(false) };
         let Some((position, work)) = s.queue.pop_front() else { return Ok(false) };
@@ -274,7 +277,7 @@ impl State {
             Work::Wait { stream: other, position } => self.run(other, position),
             Work::Record { event } => {
                 let record = self.events.get_mut(&event).and_then(|e| e.record.as_mut());
-                // Recorded anew meanwhile, the event stands for something later.
+                // If the event was recorded again, it stands for something later.
                 if let Some(record) = record.filter(|r| r.stream == stream && r.position == position) {
                     record.at = Some(Instant::now());
                 }

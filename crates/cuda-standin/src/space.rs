@@ -1,24 +1,25 @@
 //! Addresses of device memory: host memory behind numbers that the host cannot follow.
 //!
-//! Two ranges of addresses of the same size are reserved. The first holds what callers get as device pointers and is never
-//! accessible, so that a host which follows one faults. The second, at a fixed distance, holds the bytes; kernels and
-//! copies reach them through [`Space::real`]. Addresses are handed out once, so that an old pointer is known to be old,
-//! and between two allocations is at least one page that nothing may touch.
+//! Two ranges of addresses of the same size are reserved. The first holds what callers get as
+//! device pointers. It is never accessible, so a host that follows such a pointer faults. The
+//! second, at a fixed distance, holds the bytes; kernels and copies reach them through
+//! [`Space::real`]. Addresses are handed out only once, so old pointers are recognised, and there
+//! is at least one inaccessible page between two allocations.
 
 use std::ptr;
 
 use crate::fault;
 use crate::status::Status;
 
-/// Addresses of both ranges, in bytes.
+/// Size of each range, in bytes.
 const RANGE: usize = 16 << 40;
 const PAGE: usize = 4096;
 /// Alignment of device memory. The driver gives more, but promises this.
 pub(crate) const ALIGNMENT: usize = 256;
-/// What memory is filled with before anybody wrote it: a NaN in f32, f16, bf16 and every fp8.
+/// Fill byte of new memory: a NaN in f32, f16, bf16 and every fp8.
 pub(crate) const POISON: u8 = 0xFF;
 
-/// The two ranges, and how far the first has been handed out.
+/// The two ranges, and how much of the first has been handed out.
 #[derive(Debug)]
 pub(crate) struct Space {
     device: usize,
@@ -26,13 +27,13 @@ pub(crate) struct Space {
     next: usize,
 }
 
-/// Where an allocation lies. The pages from `first` on, `pages` bytes of them, are its own; its end is as near to
-/// theirs as its alignment permits.
+/// The place of an allocation. It owns `pages` bytes of pages from `first` on. Its end is as close
+/// to theirs as its alignment permits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     /// Device address.
     pub(crate) address: u64,
-    /// Bytes asked for.
+    /// Requested size in bytes.
     pub(crate) bytes: usize,
     first: usize,
     pages: usize,
@@ -50,7 +51,7 @@ impl Space {
         Ok(Self { device, real, next: device + PAGE })
     }
 
-    /// The host address of the byte at a device address, or the number itself if it is none.
+    /// The host address of a device address; other numbers are returned unchanged.
     pub(crate) fn real(&self, address: u64) -> u64 {
         if self.contains(address) { address - self.device as u64 + self.real as u64 } else { address }
     }
@@ -60,7 +61,7 @@ impl Space {
         (self.device as u64..(self.device + RANGE) as u64).contains(&address)
     }
 
-    /// Takes addresses for `bytes` bytes, more than none, and fills them with poison.
+    /// Allocates `bytes` bytes (at least one) and fills them with poison.
     ///
     /// # Errors
     ///
@@ -74,31 +75,34 @@ impl Space {
         let first = self.next;
         let real = self.real(first as u64) as usize;
         map(real, pages, libc::PROT_READ | libc::PROT_WRITE).map_err(|_| Status::OUT_OF_MEMORY)?;
-        // SAFETY: these pages were just mapped for reading and writing, at addresses that were never handed out.
+        // SAFETY: these pages were just mapped for reading and writing, at addresses that were
+        // never handed out.
         unsafe { ptr::write_bytes(real as *mut u8, POISON, pages) };
         self.next += pages + PAGE;
         Ok(Place { address: (first + pages - inner) as u64, bytes, first, pages })
     }
 
-    /// Whether the bytes around an allocation are still poison: a kernel that writes past its end changes them.
+    /// Whether the bytes around an allocation are still poison. A kernel that writes past its end
+    /// changes them.
     pub(crate) fn surroundings_untouched(&self, place: &Place) -> bool {
         let start = self.real(place.address) as usize;
         let first = self.real(place.first as u64) as usize;
         let around = |from: usize, to: usize| {
-            // SAFETY: both ends lie within the pages of this place, which are mapped until it is given back.
+            // SAFETY: both ends are within the pages of this place, which are mapped until it is
+            // freed.
             unsafe { std::slice::from_raw_parts(from as *const u8, to - from) }.iter().all(|&b| b == POISON)
         };
         around(first, start) && around(start + place.bytes, first + place.pages)
     }
 
-    /// Gives an allocation's pages back to the system. Its addresses are not used again.
+    /// Returns an allocation's pages to the system. Its addresses are not reused.
     pub(crate) fn give_back(&self, place: &Place) {
-        // Pages that cannot be taken away stay mapped; nothing of ours reaches them any more.
+        // Pages that cannot be unmapped stay; nothing of ours reaches them any more.
         _ = map(self.real(place.first as u64) as usize, place.pages, libc::PROT_NONE);
     }
 }
 
-/// Host memory that the system gives page by page, filled with poison: what `cuMemHostAlloc` hands out.
+/// Host memory in whole pages, filled with poison. `cuMemHostAlloc` hands it out.
 ///
 /// # Errors
 ///
@@ -110,21 +114,23 @@ pub(crate) fn host_pages(bytes: usize) -> Result<usize, Status> {
     Ok(start)
 }
 
-/// Gives the pages of [`host_pages`] back.
+/// Frees the pages of [`host_pages`].
 ///
 /// # Safety
 ///
-/// They are not used any more.
+/// They are no longer in use.
 pub(crate) unsafe fn free_host_pages(start: usize, bytes: usize) {
-    // SAFETY: mapped by `host_pages` with this length, and the caller promises that nobody uses them.
+    // SAFETY: mapped by `host_pages` with this length, and the caller promises that they are no
+    // longer in use.
     unsafe { libc::munmap(start as *mut libc::c_void, bytes) };
 }
 
-/// Fresh anonymous pages: anywhere if `at` is 0, else there, in place of what was there.
+/// Maps fresh anonymous pages: anywhere if `at` is 0, otherwise there, replacing what was mapped.
 fn map(at: usize, bytes: usize, protection: i32) -> Result<usize, Status> {
     let fixed = if at == 0 { 0 } else { libc::MAP_FIXED };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-    // SAFETY: either the system chooses the addresses, or they are within a range that this file reserved.
+    // SAFETY: either the system chooses the addresses, or they are within a range that this file
+    // reserved.
     let start = unsafe { libc::mmap(at as *mut libc::c_void, bytes, protection, flags, -1, 0) };
     if start == libc::MAP_FAILED { Err(Status::OPERATING_SYSTEM) } else { Ok(start as usize) }
 }
@@ -141,7 +147,7 @@ mod tests {
         assert!(a.address + 100 + PAGE as u64 <= b.address);
         for place in [a, b] {
             let real = space.real(place.address) as *mut u8;
-            // SAFETY: the place is mapped and nobody else knows of it.
+            // SAFETY: the place is mapped, and nothing else has its address.
             let bytes = unsafe { std::slice::from_raw_parts_mut(real, place.bytes + 1) };
             assert!(
                 bytes.iter().all(|&b| b == POISON)

@@ -1,4 +1,4 @@
-//! Everything the stand-in knows, behind one lock, and the way every call takes into it.
+//! All state of the stand-in, behind one lock, and how every call enters it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,12 +15,12 @@ use crate::queue::{Event, Stream};
 use crate::space::Space;
 use crate::status::{SUCCESS, Status};
 
-/// All that there is. Kernels run while it is locked, so that calls wait for them.
+/// The state. Kernels run while it is locked, so calls wait for them.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) initialised: bool,
-    /// What every call answers once the device is gone.
+    /// The status of every call after the device is lost.
     pub(crate) lost: Option<Status>,
     pub(crate) space: Option<Space>,
     pub(crate) blocks: Blocks,
@@ -33,23 +33,23 @@ pub(crate) struct State {
     pub(crate) books: Books,
     pub(crate) misuse: Complaints,
     pub(crate) leaks: Complaints,
-    /// What the host, all its threads as one, knows to be done.
+    /// What the host, with all its threads as one, knows to be done.
     pub(crate) host: Clock,
     handles: usize,
     lanes: usize,
     call: &'static str,
 }
 
-/// The primary context of a device while somebody retains it.
+/// The primary context of a device while it is retained.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) device: usize,
     pub(crate) retained: u32,
     /// The error that ended it.
     pub(crate) dead: Option<Status>,
-    /// Its default stream, once somebody used that.
+    /// Its default stream, once it has been used.
     pub(crate) default_stream: Option<usize>,
-    /// Bytes of the device that it, its modules and library handles take.
+    /// Device memory taken by it, its modules and its library handles, in bytes.
     pub(crate) own_bytes: u64,
 }
 
@@ -58,22 +58,23 @@ pub(crate) struct Context {
 pub(crate) struct LoadedModule {
     pub(crate) context: usize,
     pub(crate) module: Module,
-    /// Bytes of the device that it takes.
+    /// Device memory that it takes, in bytes.
     pub(crate) bytes: i64,
 }
 
-/// A kernel that somebody asked for.
+/// A kernel that the caller has looked up.
 #[derive(Debug)]
 pub(crate) struct LoadedFunction {
     pub(crate) context: usize,
     /// Handle of its module.
     pub(crate) module: usize,
     pub(crate) function: Arc<Function>,
-    /// Most bytes of dynamic shared memory that it may be launched with.
+    /// The dynamic shared memory that it may be launched with, in bytes.
     pub(crate) dynamic: usize,
 }
 
-/// What a handle is of; part of its number, so that one thing's handle is never taken for another's.
+/// The type of a handle. It is part of the number, so handles of different types are never
+/// confused.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Handle {
     Context = 1,
@@ -89,12 +90,13 @@ thread_local! {
     static CURRENT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The state, locked. A panic in between leaves it as it is: the call that panicked said `UNKNOWN`.
+/// Locks the state. A panic inside leaves it as it is: the call that panicked returned `UNKNOWN`.
 pub(crate) fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A call of the driver: counted, refused where the device is lost or its context dead, and then done.
+/// A driver call: counted, then refused if the device is lost or its context has ended, otherwise
+/// performed.
 pub(crate) fn call(name: &'static str, body: impl FnOnce(&mut State) -> Result<(), Status>) -> u32 {
     guarded(name, |state| {
         state.admit()?;
@@ -102,7 +104,7 @@ pub(crate) fn call(name: &'static str, body: impl FnOnce(&mut State) -> Result<(
     })
 }
 
-/// The same without what [`call`] refuses, for calls that come before anything is initialised.
+/// Like [`call`], but without these refusals, for calls before initialisation.
 pub(crate) fn guarded(name: &'static str, body: impl FnOnce(&mut State) -> Result<(), Status>) -> u32 {
     let answer = catch_unwind(AssertUnwindSafe(|| {
         let mut state = lock();
@@ -113,14 +115,14 @@ pub(crate) fn guarded(name: &'static str, body: impl FnOnce(&mut State) -> Resul
         Ok(Ok(())) => SUCCESS,
         Ok(Err(status)) => status.0,
         Err(_) => {
-            lock().misused("the stand-in itself panicked, which is its own mistake".to_owned());
+            lock().misused("the stand-in itself panicked; this is a bug in the stand-in".to_owned());
             Status::UNKNOWN.0
         }
     }
 }
 
 impl State {
-    /// A state in which nothing was done yet, configured by the environment.
+    /// The initial state, configured by the environment.
     pub(crate) fn fresh() -> Self {
         let (config, wrong) = Config::from_environment();
         let mut state = Self { config, call: "the environment", ..Self::default() };
@@ -128,7 +130,8 @@ impl State {
         state
     }
 
-    /// Takes over what must not begin anew: handles and addresses that were handed out stay void.
+    /// Takes over what must survive a reset: handles and addresses that were handed out stay
+    /// invalid.
     pub(crate) fn continue_from(&mut self, old: Self) {
         (self.space, self.handles) = (old.space, old.handles);
         self.initialised = old.initialised;
@@ -159,7 +162,7 @@ impl State {
         self.misuse.add(format!("{}: {message}", self.call));
     }
 
-    /// Records a mistake and gives the status that the call answers.
+    /// Records a mistake and returns the status of the call.
     pub(crate) fn refused(&mut self, status: Status, message: impl Into<String>) -> Status {
         self.misused(message.into());
         status
@@ -179,13 +182,13 @@ impl State {
     ///
     /// # Errors
     ///
-    /// `INVALID_CONTEXT` if there is none, `CONTEXT_IS_DESTROYED` if it is gone.
+    /// `INVALID_CONTEXT` if there is none, `CONTEXT_IS_DESTROYED` if it no longer exists.
     pub(crate) fn current(&self) -> Result<usize, Status> {
         let handle = current_handle().ok_or(Status::INVALID_CONTEXT)?;
         if self.contexts.contains_key(&handle) { Ok(handle) } else { Err(Status::CONTEXT_IS_DESTROYED) }
     }
 
-    /// The current context, its absence a mistake.
+    /// The current context; records a mistake if there is none.
     pub(crate) fn need_context(&mut self) -> Result<usize, Status> {
         self.current().map_err(|status| self.refused(status, "no context is current on this thread"))
     }
@@ -200,14 +203,14 @@ impl State {
     pub(crate) fn memory(&self, device: usize) -> (u64, u64) {
         let own: u64 = self.contexts.values().filter(|c| c.device == device).map(|c| c.own_bytes).sum();
         let held = |b: &crate::blocks::Block| b.kind == Kind::Device && b.device == device;
-        // The driver hands memory out in pieces of 512 bytes.
+        // The driver allocates in pieces of 512 bytes.
         let blocks: u64 =
             self.blocks.iter().filter(|(_, b)| held(b)).map(|(_, b)| rounded(b.bytes as u64)).sum();
         let total = u64::try_from(self.config.capacity).unwrap_or(0);
         (total.saturating_sub(own + blocks), total)
     }
 
-    /// Takes bytes of a context's device for something other than an allocation.
+    /// Takes memory of a context's device for something other than an allocation.
     ///
     /// # Errors
     ///
@@ -224,14 +227,14 @@ impl State {
         Ok(())
     }
 
-    /// Gives such bytes back.
+    /// Returns such memory.
     pub(crate) fn give_own(&mut self, context: usize, bytes: i64) {
         if let Some(context) = self.contexts.get_mut(&context) {
             context.own_bytes = context.own_bytes.saturating_sub(u64::try_from(bytes).unwrap_or(0));
         }
     }
 
-    /// Ends a context with an error that every later call in it answers; what was queued is dropped.
+    /// Ends a context with an error that every later call in it returns. Queued work is dropped.
     pub(crate) fn kill(&mut self, context: usize, status: Status) {
         if let Some(context) = self.contexts.get_mut(&context) {
             context.dead.get_or_insert(status);
@@ -239,7 +242,8 @@ impl State {
         self.streams.values_mut().filter(|s| s.context == context).for_each(Stream::abandon);
     }
 
-    /// What exists now, one line each; nothing where a device was lost, because a caller cannot free anything there.
+    /// The live objects, one line each. Empty after a device was lost, because a caller cannot
+    /// free anything there.
     pub(crate) fn remains(&self) -> Vec<String> {
         if self.lost.is_some() || self.contexts.values().any(|c| c.dead.is_some()) {
             return Vec::new();
@@ -258,7 +262,7 @@ impl State {
     }
 }
 
-/// What the driver takes for so many bytes.
+/// The memory that the driver takes for this many bytes.
 pub(crate) fn rounded(bytes: u64) -> u64 {
     bytes.div_ceil(512) * 512
 }
@@ -268,7 +272,7 @@ pub(crate) fn current_handle() -> Option<usize> {
     CURRENT.with_borrow(|stack| stack.last().copied().filter(|&handle| handle != 0))
 }
 
-/// Puts a context in place of the one on top, 0 for none.
+/// Replaces the context on top of the stack; 0 for none.
 pub(crate) fn set_current(handle: usize) {
     CURRENT.with_borrow_mut(|stack| {
         stack.pop();
@@ -276,12 +280,12 @@ pub(crate) fn set_current(handle: usize) {
     });
 }
 
-/// Puts a context on top.
+/// Pushes a context.
 pub(crate) fn push_current(handle: usize) {
     CURRENT.with_borrow_mut(|stack| stack.push(handle));
 }
 
-/// Takes the topmost context off.
+/// Pops the top context.
 pub(crate) fn pop_current() -> Option<usize> {
     CURRENT.with_borrow_mut(Vec::pop)
 }

@@ -1,12 +1,13 @@
-//! Status codes of the driver, with the names and texts that `cuGetErrorName` and `cuGetErrorString` give.
+//! Status codes of the driver, with the names and texts of `cuGetErrorName` and
+//! `cuGetErrorString`.
 
 use std::ffi::CStr;
 
-/// A status other than success; its number is that of `CUresult`.
+/// A status other than success, with the number of `CUresult`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status(pub(crate) u32);
 
-/// The status of a call that went well.
+/// The status of a successful call.
 pub(crate) const SUCCESS: u32 = 0;
 
 macro_rules! statuses {
@@ -15,7 +16,7 @@ macro_rules! statuses {
         impl Status {
             $(pub(crate) const $name: Self = Self($code);)*
 
-            /// The status with this number, if it is one that the stand-in knows.
+            /// The status with this number, if the stand-in knows it.
             pub(crate) fn of(code: i64) -> Option<Self> {
                 match code {
                     $($code => Some(Self::$name),)*

@@ -1,4 +1,4 @@
-//! What streams have to do, and the doing of it.
+//! The operations of streams, and how they run.
 
 use std::ptr;
 
@@ -21,9 +21,9 @@ pub(crate) enum Work {
     Launch(Box<Launch>),
     /// Multiplies matrices.
     Product(Box<Product>),
-    /// The latest record of an event.
+    /// Records an event.
     Record { event: usize },
-    /// Another stream's work up to a position comes first.
+    /// Waits for another stream's work up to a position.
     Wait { stream: usize, position: u64 },
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Copy {
     pub(crate) bytes: usize,
 }
 
-/// `span` filled with one byte.
+/// Fills `span` with one byte.
 #[derive(Debug)]
 pub(crate) struct Fill {
     pub(crate) span: Span,
@@ -47,24 +47,27 @@ pub(crate) struct Fill {
 pub(crate) enum End {
     /// Device or pinned memory.
     Span(Span),
-    /// Host memory that the caller keeps until the copy has run, because the call waits for it.
+    /// Host memory that the caller keeps valid until the copy has run, because the call waits for
+    /// it.
     Host(usize),
-    /// Bytes that were copied when the call was made, as a driver does with host memory that is not pinned.
+    /// Bytes that were copied at the call, as a driver does with host memory that is not pinned.
     Held(Vec<u8>),
 }
 
 impl State {
-    /// Does what a stream's turn has come to.
+    /// Runs the next operation of a stream.
     ///
     /// # Errors
     ///
-    /// Those that end a context: `ILLEGAL_ADDRESS` for memory that is freed, what a kernel ends with.
+    /// Errors that end a context: `ILLEGAL_ADDRESS` for freed memory, and the status of a failed
+    /// kernel.
     pub(crate) fn perform(&mut self, work: Work, position: Position) -> Result<(), Status> {
         match work {
             Work::Copy(copy) => self.copy(&copy, position),
             Work::Fill(Fill { span, value }) => {
                 let to = self.address(&span, "memset", position)?;
-                // SAFETY: the span lies in a live allocation; the lock on the state keeps it, and copies, apart.
+                // SAFETY: the span is in a live allocation; the lock on the state keeps it alive
+                // and copies apart.
                 unsafe { ptr::write_bytes(to as *mut u8, value, span.bytes) };
                 Ok(())
             }
@@ -92,7 +95,8 @@ impl State {
                 let addresses = [a?, b?, c?, d?];
                 self.lose_at_kernel()?;
                 self.books.products += 1;
-                // SAFETY: the operands' spans lie in live allocations, and the lock keeps others from them.
+                // SAFETY: the operands' spans are in live allocations, and the lock keeps others
+                // away from them.
                 unsafe { product.run(addresses) };
                 Ok(())
             }
@@ -107,7 +111,7 @@ impl State {
         Ok(())
     }
 
-    /// Where a span's bytes are, if its allocation still is there.
+    /// The address of a span, if its allocation is still live.
     fn address(&mut self, span: &Span, what: &str, position: Position) -> Result<u64, Status> {
         match self.blocks.get(span.block) {
             Some(block) if block.kind == Kind::Pinned => Ok(span.address),
@@ -128,8 +132,9 @@ impl State {
         let Copy { from, to, bytes } = copy;
         let source = self.end(from, position)?;
         let target = self.end(to, position)?;
-        // SAFETY: spans lie in live allocations, held bytes are ours, and other host memory is the caller's, who waits
-        // in the very call. Both ends have `bytes` bytes; `copy` allows them to overlap.
+        // SAFETY: spans are in live allocations, held bytes are ours, and other host memory
+        // belongs to the caller, who waits in this very call. Both ends have `bytes` bytes; `copy`
+        // allows them to overlap.
         unsafe { ptr::copy(source as *const u8, target as *mut u8, *bytes) };
         let on_device = |end: &End| match end {
             End::Span(span) => self.blocks.get(span.block).is_some_and(|b| b.kind == Kind::Device),

@@ -1,4 +1,5 @@
-//! Building a ControlNet of 60 blocks and width 3072 (2.27 GB of bf16) without its weights, and a smaller one with them.
+//! Builds a ControlNet with 60 blocks of width 3072 (2.27 GB of bf16) without its weights, and a
+//! smaller one with them.
 //!
 //! `cargo bench -p vram-alloc`
 

@@ -1,4 +1,4 @@
-//! Building a model with its weights initialised, and without allocating them.
+//! Builds a model twice: with initialised weights, and without allocating them.
 //!
 //! `cargo run --release -p vram-alloc --example construction`
 

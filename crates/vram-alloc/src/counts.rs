@@ -1,4 +1,4 @@
-//! How large a model is, by dtype and by module.
+//! The size of a model, by dtype and by module.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -10,52 +10,53 @@ use crate::{Module, ParamId, Parameter, Path, Role, Visitor, walk};
 /// Size of a set of parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Tensors.
+    /// Number of tensors.
     pub tensors: u64,
-    /// Elements of all of them: what people call the number of parameters.
+    /// Number of elements, usually called the number of parameters.
     pub elements: u64,
-    /// Bytes of all of them, whether allocated or not.
+    /// Number of bytes, allocated or not.
     pub bytes: u64,
 }
 
 impl Count {
     fn add(&mut self, p: &Parameter) {
         self.tensors += 1;
-        // A count that saturates belongs to no model that can exist.
+        // A count that saturates cannot come from a real model.
         self.elements = self.elements.saturating_add(p.meta().elements());
         self.bytes = self.bytes.saturating_add(p.meta().bytes());
     }
 }
 
-/// Size of one module.
+/// The size of one module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModuleCount {
     /// Full name; empty for the root.
     pub path: String,
-    /// Name of its type.
+    /// Name of the type.
     pub kind: &'static str,
-    /// How many modules it lies within.
+    /// Depth below the root.
     pub depth: usize,
-    /// Weights and buffers in it and in the modules below it.
+    /// Weights and buffers of the module and of the modules in it.
     pub total: Count,
 }
 
-/// Sizes of a model; [`counts`] makes it. Prints as a table of the outer modules, see [`Counts::table`].
+/// The size of a model, from [`counts`]. Prints as a table of the outer modules; see
+/// [`Counts::table`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Weights.
+    /// All weights.
     pub weights: Count,
-    /// Buffers of every kind.
+    /// All buffers, of every kind.
     pub buffers: Count,
     /// Weights and buffers by dtype.
     pub by_dtype: BTreeMap<DType, Count>,
-    /// Weights and buffers by module, outer before inner, the root first.
+    /// Weights and buffers by module; outer modules before inner ones, the root first.
     pub modules: Vec<ModuleCount>,
     /// Weights and buffers without storage.
     pub meta: Count,
 }
 
-/// Counts what a model has. Tied parameters count once, where they come first.
+/// Counts the parameters of a model. Tied parameters count once, at their first place.
 pub fn counts(root: &dyn Module) -> Counts {
     let mut visitor = Counter {
         counts: Counts {
@@ -73,7 +74,7 @@ pub fn counts(root: &dyn Module) -> Counts {
 }
 
 impl Counts {
-    /// A table of the modules at most `depth` levels below the root, and of the dtypes.
+    /// Returns a table of the modules at most `depth` levels below the root, and of the dtypes.
     pub fn table(&self, depth: usize) -> CountsTable<'_> {
         CountsTable { counts: self, depth }
     }
@@ -119,7 +120,7 @@ impl fmt::Display for CountsTable<'_> {
 
 struct Counter {
     counts: Counts,
-    /// The modules we are in, as indices into `counts.modules`.
+    /// The open modules, as indices into `counts.modules`.
     inside: Vec<usize>,
     seen: HashSet<ParamId>,
 }

@@ -6,44 +6,46 @@ use vram_types::{DType, Shape, SourceError, TypeError};
 
 use crate::LoadReport;
 
-/// Why a parameter could not be made, loaded or packed.
+/// Why a parameter could not be created, loaded or packed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AllocError {
-    /// Host memory for a tensor could not be had.
+    /// Host memory for a tensor could not be allocated.
     OutOfMemory {
-        /// Bytes asked for.
+        /// Bytes that were requested.
         bytes: u64,
     },
-    /// The dtype has no values such as the initialisation asks for, such as normal ones of an integer type.
+    /// The dtype cannot hold the values of the initialisation, such as normal values in an integer
+    /// dtype.
     Init {
-        /// Element type of the parameter.
+        /// Dtype of the parameter.
         dtype: DType,
     },
-    /// Storage of another shape than the parameter's.
+    /// The storage has another shape than the parameter.
     Shape {
-        /// The parameter's.
+        /// Shape of the parameter.
         expected: Shape,
-        /// The storage's.
+        /// Shape of the storage.
         actual: Shape,
     },
-    /// Model and checkpoint do not fit; the report lists all that does not.
+    /// Model and checkpoint do not match; the report lists all differences.
     Incompatible(Box<LoadReport>),
     /// The source failed.
     Source(SourceError),
-    /// A size, length or cast that does not exist.
+    /// A size, length or cast that is not possible.
     Type(TypeError),
-    /// The pieces or options given to [`pack`](crate::pack::pack) contradict themselves or overflow.
+    /// The pieces or options passed to [`pack`](crate::pack::pack) are inconsistent, or a size
+    /// overflows.
     Pack {
         /// What is wrong.
         reason: &'static str,
-        /// Index of the piece concerned.
+        /// Index of the piece at fault, if it is one piece.
         piece: Option<usize>,
     },
 }
 
 impl AllocError {
-    /// Whether less memory in use elsewhere might have helped.
+    /// Whether freeing memory elsewhere may help.
     pub fn is_oom(&self) -> bool {
         matches!(self, AllocError::OutOfMemory { .. })
     }
@@ -56,12 +58,14 @@ impl fmt::Display for AllocError {
                 write!(f, "out of host memory: {bytes} bytes could not be allocated")
             }
             AllocError::Init { dtype } => {
-                write!(f, "a parameter of dtype {dtype} can be initialised with zeros only")
+                write!(f, "a parameter of dtype {dtype} can only be initialised with zeros")
             }
             AllocError::Shape { expected, actual } => {
-                write!(f, "storage of shape {actual} for a parameter of shape {expected}")
+                write!(f, "the storage has shape {actual}, but the parameter has shape {expected}")
             }
-            AllocError::Incompatible(report) => write!(f, "the checkpoint does not fit the model: {report}"),
+            AllocError::Incompatible(report) => {
+                write!(f, "the checkpoint does not fit the model: {report}")
+            }
             AllocError::Source(e) => fmt::Display::fmt(e, f),
             AllocError::Type(e) => fmt::Display::fmt(e, f),
             AllocError::Pack { reason, piece: Some(i) } => write!(f, "cannot pack piece {i}: {reason}"),
@@ -73,7 +77,7 @@ impl fmt::Display for AllocError {
 impl std::error::Error for AllocError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // Display prints these themselves, so what lies below them comes next.
+            // Display already prints these errors, so the chain continues with their sources.
             AllocError::Source(e) => std::error::Error::source(e),
             _ => None,
         }

@@ -9,17 +9,18 @@ use crate::AllocError;
 
 /// Bytes whose address is a multiple of [`AlignedBytes::ALIGN`].
 pub struct AlignedBytes {
-    /// As long as the bytes and the way to the first aligned one; never grows, so the address stays.
+    /// Long enough to contain the bytes from the first aligned address on. Never grows, so the
+    /// address does not change.
     buffer: Vec<u8>,
     start: usize,
     len: usize,
 }
 
 impl AlignedBytes {
-    /// A cache line, which is the widest vector register too.
+    /// A cache line, which is also the widest vector register.
     pub const ALIGN: usize = 64;
 
-    /// `bytes` zeros.
+    /// Allocates `bytes` zeros.
     ///
     /// # Errors
     /// [`AllocError::OutOfMemory`].
@@ -39,7 +40,7 @@ impl AlignedBytes {
         &self.buffer[self.start..self.start + self.len]
     }
 
-    /// The bytes, to be written.
+    /// The bytes, mutable.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.buffer[self.start..self.start + self.len]
     }
@@ -51,49 +52,54 @@ impl fmt::Debug for AlignedBytes {
     }
 }
 
-/// A tensor in host memory, row-major and little-endian. Clones share the bytes, which are never written again.
+/// A tensor in host memory, row-major and little-endian. Clones share the bytes, which never
+/// change.
 #[derive(Clone)]
-pub struct HostTensor {
+pub struct ParamStorage {
     meta: TensorMeta,
     bytes: Arc<AlignedBytes>,
 }
 
-impl HostTensor {
-    /// Takes bytes that hold such a tensor.
+impl ParamStorage {
+    /// Wraps the bytes of a tensor.
     ///
     /// # Errors
-    /// [`TypeError::Length`] if there are more or fewer than the tensor has.
-    pub fn new(meta: TensorMeta, bytes: AlignedBytes) -> Result<HostTensor, AllocError> {
+    /// [`TypeError::Length`] if the number of bytes is not that of the tensor.
+    pub fn new(meta: TensorMeta, bytes: AlignedBytes) -> Result<ParamStorage, AllocError> {
         let actual = bytes.as_slice().len() as u64;
         if actual != meta.bytes() {
             return Err(
                 TypeError::Length { what: "a tensor's storage", expected: meta.bytes(), actual }.into()
             );
         }
-        Ok(HostTensor { meta, bytes: Arc::new(bytes) })
+        Ok(ParamStorage { meta, bytes: Arc::new(bytes) })
     }
 
-    /// Copies bytes that hold such a tensor.
+    /// Copies the bytes of a tensor.
     ///
     /// # Errors
-    /// As [`new`](HostTensor::new), and [`AllocError::OutOfMemory`].
-    pub fn copy_from(meta: TensorMeta, bytes: &[u8]) -> Result<HostTensor, AllocError> {
+    /// As [`new`](ParamStorage::new), and [`AllocError::OutOfMemory`].
+    pub fn copy_from(meta: TensorMeta, bytes: &[u8]) -> Result<ParamStorage, AllocError> {
         let mut own = AlignedBytes::zeroed(bytes.len() as u64)?;
         own.as_mut_slice().copy_from_slice(bytes);
-        HostTensor::new(meta, own)
+        ParamStorage::new(meta, own)
     }
 
-    /// A tensor of these values, rounded to a floating-point `dtype`.
+    /// Creates a tensor from values, rounded to a floating-point `dtype`.
     ///
     /// # Errors
-    /// [`TypeError::NoCast`] if the dtype is none that `f32` casts to, [`TypeError::Length`] if the shape has not as
-    /// many elements, and [`AllocError::OutOfMemory`].
-    pub fn from_f32(dtype: DType, shape: impl Into<Shape>, values: &[f32]) -> Result<HostTensor, AllocError> {
+    /// [`TypeError::NoCast`] if `f32` does not cast to the dtype, [`TypeError::Length`] if the
+    /// number of values is not that of the shape, and [`AllocError::OutOfMemory`].
+    pub fn from_f32(
+        dtype: DType,
+        shape: impl Into<Shape>,
+        values: &[f32],
+    ) -> Result<ParamStorage, AllocError> {
         let meta = TensorMeta::new(dtype, shape)?;
         let wide: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let mut bytes = AlignedBytes::zeroed(meta.bytes())?;
         cast::cast_serial(&wide, DType::F32, bytes.as_mut_slice(), dtype)?;
-        HostTensor::new(meta, bytes)
+        ParamStorage::new(meta, bytes)
     }
 
     /// Dtype and shape.
@@ -106,14 +112,14 @@ impl HostTensor {
         self.bytes.as_slice()
     }
 
-    /// Whether both are the same memory.
-    pub fn shares_bytes_with(&self, other: &HostTensor) -> bool {
+    /// Whether both share the same memory.
+    pub fn shares_bytes_with(&self, other: &ParamStorage) -> bool {
         Arc::ptr_eq(&self.bytes, &other.bytes)
     }
 }
 
-impl fmt::Debug for HostTensor {
+impl fmt::Debug for ParamStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HostTensor({}{}, {} bytes)", self.meta.dtype(), self.meta.shape(), self.meta.bytes())
+        write!(f, "ParamStorage({}{}, {} bytes)", self.meta.dtype(), self.meta.shape(), self.meta.bytes())
     }
 }

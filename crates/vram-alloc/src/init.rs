@@ -1,21 +1,23 @@
-//! Whether parameters are allocated when they are made, and what they are filled with.
+//! Whether new parameters are allocated, and their initial values.
 
 use std::cell::Cell;
 
 use rayon::prelude::*;
 use vram_types::{DType, TensorMeta, cast};
 
-use crate::{AlignedBytes, AllocError, HostTensor};
+use crate::{AlignedBytes, AllocError, ParamStorage};
 
 /// Whether [`Parameter::new`](crate::Parameter::new) allocates.
 ///
-/// Every thread has a current one, [`Allocate`](InitPolicy::Allocate) with seed 0 until [`with_init`] says otherwise.
-/// A thread started inside `with_init` does not inherit it: hand it the value of [`InitPolicy::current`].
+/// Every thread has a current policy. It is [`Allocate`](InitPolicy::Allocate) with seed 0, unless
+/// [`with_init`] sets another one. A thread that starts inside `with_init` does not inherit its
+/// policy: pass it the value of [`InitPolicy::current`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitPolicy {
-    /// Allocate and initialise; the values follow from the seed.
+    /// Allocate and initialise; the values depend only on the seed.
     Allocate {
-        /// Two models built alike under the same seed have the same values. (They are not PyTorch's.)
+        /// Two models that are built in the same way with the same seed have the same values.
+        /// (These differ from PyTorch's.)
         seed: u64,
     },
     /// Leave parameters meta.
@@ -23,12 +25,12 @@ pub enum InitPolicy {
 }
 
 impl InitPolicy {
-    /// This thread's current policy.
+    /// The current policy of this thread.
     pub fn current() -> InitPolicy {
         SCOPE.get().policy
     }
 
-    /// The policy for the next parameter made on this thread, whose seed no other parameter of the scope has.
+    /// The policy for the next parameter on this thread, with a seed that is unique in the scope.
     pub(crate) fn next() -> InitPolicy {
         let mut scope = SCOPE.get();
         let InitPolicy::Allocate { seed } = scope.policy else {
@@ -40,14 +42,15 @@ impl InitPolicy {
     }
 }
 
-/// Runs `build` with every [`Parameter::new`](crate::Parameter::new) on this thread leaving its parameter meta.
+/// Runs `build`, in which every [`Parameter::new`](crate::Parameter::new) on this thread leaves
+/// its parameter meta.
 ///
-/// The previous policy comes back when `build` returns or panics.
+/// Restores the previous policy when `build` returns or panics.
 pub fn skip_init<T>(build: impl FnOnce() -> T) -> T {
     with_init(InitPolicy::Skip, build)
 }
 
-/// Runs `build` under a policy; may be nested.
+/// Runs `build` under a policy. Calls can be nested.
 ///
 /// ```
 /// use vram_alloc::{InitPolicy, skip_init, with_init};
@@ -69,28 +72,28 @@ pub fn with_init<T>(policy: InitPolicy, build: impl FnOnce() -> T) -> T {
     build()
 }
 
-/// What a parameter is filled with where it is allocated.
+/// The initial values of an allocated parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Zero bytes; the one that every dtype has.
+    /// Zeros; possible for every dtype.
     Zeros,
-    /// One.
+    /// Ones.
     Ones,
-    /// One value.
+    /// One value for all elements.
     Constant(f32),
     /// Uniform in `-bound..bound`.
     Uniform {
         /// Largest absolute value.
         bound: f32,
     },
-    /// Normal around zero.
+    /// Normally distributed around zero.
     Normal {
         /// Standard deviation.
         std: f32,
     },
     /// PyTorch's `kaiming_uniform_(a)`: uniform with bound `sqrt(6 / ((1 + a²) fan_in))`.
     KaimingUniform {
-        /// Inputs that each output sums over.
+        /// Number of inputs of each output.
         fan_in: usize,
         /// Negative slope of the rectifier that follows.
         a: f32,
@@ -98,15 +101,16 @@ pub enum Init {
 }
 
 impl Init {
-    /// Weight and bias of PyTorch's `Linear`: `kaiming_uniform_(sqrt(5))`, that is uniform within `1 / sqrt(fan_in)`.
+    /// The weight and bias of PyTorch's `Linear`: `kaiming_uniform_(sqrt(5))`, which is uniform
+    /// within `1 / sqrt(fan_in)`.
     pub fn linear(fan_in: usize) -> Init {
         Init::KaimingUniform { fan_in, a: 5f32.sqrt() }
     }
 
-    /// Weight of PyTorch's `Embedding`.
+    /// The weight of PyTorch's `Embedding`.
     pub const EMBEDDING: Init = Init::Normal { std: 1.0 };
 
-    /// An error if a tensor of that dtype cannot be filled so.
+    /// Fails if a tensor of this dtype cannot have these values.
     pub(crate) fn check(self, dtype: DType) -> Result<(), AllocError> {
         if self == Init::Zeros || cast::can_cast(DType::F32, dtype) {
             return Ok(());
@@ -114,8 +118,9 @@ impl Init {
         Err(AllocError::Init { dtype })
     }
 
-    /// A tensor filled so. Runs on the current rayon pool; the values do not depend on its size.
-    pub(crate) fn tensor(self, meta: &TensorMeta, seed: u64) -> Result<HostTensor, AllocError> {
+    /// Creates a tensor with these values. Runs on the current rayon pool; the values do not
+    /// depend on its size.
+    pub(crate) fn tensor(self, meta: &TensorMeta, seed: u64) -> Result<ParamStorage, AllocError> {
         self.check(meta.dtype())?;
         let mut bytes = AlignedBytes::zeroed(meta.bytes())?;
         match self {
@@ -131,14 +136,14 @@ impl Init {
             }
             Init::Normal { std } => fill(bytes.as_mut_slice(), meta.dtype(), |i| normal(seed, i) * std),
         }
-        HostTensor::new(meta.clone(), bytes)
+        ParamStorage::new(meta.clone(), bytes)
     }
 }
 
 #[derive(Clone, Copy)]
 struct Scope {
     policy: InitPolicy,
-    /// Parameters allocated in this scope so far.
+    /// How many parameters this scope has allocated.
     made: u64,
 }
 
@@ -146,10 +151,10 @@ thread_local! {
     static SCOPE: Cell<Scope> = const { Cell::new(Scope { policy: InitPolicy::Allocate { seed: 0 }, made: 0 }) };
 }
 
-/// Elements that one task fills.
+/// Elements per task.
 const TASK_ELEMENTS: usize = 16 * 1024;
 
-/// Every value from its index alone, so that the order in which tasks run does not matter.
+/// Each value depends only on its index, so the order of the tasks does not matter.
 fn fill(dst: &mut [u8], dtype: DType, value: impl Fn(u64) -> f32 + Sync) {
     let element = (dtype.bits() / 8) as usize;
     dst.par_chunks_mut(TASK_ELEMENTS * element).enumerate().for_each(|(task, dst)| {
@@ -158,13 +163,13 @@ fn fill(dst: &mut [u8], dtype: DType, value: impl Fn(u64) -> f32 + Sync) {
         for (i, out) in wide.chunks_exact_mut(4).enumerate() {
             out.copy_from_slice(&value(first + i as u64).to_le_bytes());
         }
-        // `Init::check` has asked `can_cast`, and both slices have the same number of elements.
+        // `Init::check` has called `can_cast`, and both slices have the same number of elements.
         let done = cast::cast_serial(&wide, DType::F32, dst, dtype);
         debug_assert!(done.is_ok());
     });
 }
 
-/// The finaliser of splitmix64: a bijection that leaves no visible pattern of a counter.
+/// The finaliser of splitmix64: a bijection whose outputs show no pattern for consecutive inputs.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -185,10 +190,10 @@ fn uniform(seed: u64, i: u64, bound: f32) -> f32 {
     (2.0 * fraction(bits(seed, i)) - 1.0) * bound
 }
 
-/// Box and Muller's transform; element 2k takes the cosine and 2k + 1 the sine of the same draw.
+/// The Box-Muller transform. Element 2k is the cosine and 2k + 1 the sine of the same draw.
 fn normal(seed: u64, i: u64) -> f32 {
     let draw = bits(seed, i / 2);
-    // In 0..=1 without the zero, whose logarithm is infinite.
+    // In 0..=1 without zero, whose logarithm is infinite.
     let radius = (-2.0 * (1.0 - fraction(draw)).ln()).sqrt();
     let angle = std::f32::consts::TAU * fraction(draw << 24);
     radius * if i.is_multiple_of(2) { angle.cos() } else { angle.sin() }

@@ -1,15 +1,16 @@
-//! Parameters that are *meta* until they are loaded, so that a model larger than memory can be built, counted and
-//! checked against its checkpoint in no time and no memory.
+//! Builds models without allocating their weights. A parameter is *meta* until it is loaded: it
+//! has a dtype and a shape, but no storage. So you can build a model that is larger than memory,
+//! count its parameters, and check it against a checkpoint.
 //!
-//! - [`Parameter`], [`skip_init`] and [`InitPolicy`]: a parameter has a dtype and a shape, and storage only if it was
-//!   asked for.
-//! - [`Module`] and [`module!`]: a tree of parameters with the names that PyTorch gives them.
-//! - [`load()`] and [`check`]: bytes of a [`WeightSource`](vram_types::WeightSource) into the parameters, or the same
-//!   report without reading one.
-//! - [`counts`]: how many parameters and bytes, by dtype and by module.
-//! - [`pack`](mod@pack): where the tensors of a unit lie in one slot, and which file reads fill it.
+//! - [`Parameter`], [`skip_init`] and [`InitPolicy`]: parameters, and whether they are allocated.
+//! - [`Module`] and [`module!`]: a tree of parameters, with the names that PyTorch gives them.
+//! - [`load()`] and [`check`]: load parameters from a [`WeightSource`](vram_types::WeightSource),
+//!   or get the same report without reading.
+//! - [`counts`]: the number of parameters and bytes, by dtype and by module.
+//! - [`pack`](mod@pack): where the tensors of a unit lie in one slot, and which file reads fill
+//!   it.
 //!
-//! Nothing here does I/O of its own or touches a device.
+//! This crate does no I/O of its own and touches no device.
 //!
 //! ```
 //! use vram_alloc::{AllocError, Init, Parameter, counts, module, parameter_names, skip_init};
@@ -29,7 +30,7 @@
 //!     })
 //! }
 //!
-//! // 36 GiB of weights, of which none is allocated.
+//! // 36 GiB of weights, none of them allocated.
 //! let net = skip_init(|| -> Result<Net, AllocError> {
 //!     Ok(Net { layers: (0..72).map(|_| linear(16384, 16384)).collect::<Result<_, _>>()? })
 //! })?;
@@ -52,7 +53,7 @@ mod report;
 
 pub use counts::{Count, Counts, CountsTable, ModuleCount, counts};
 pub use error::AllocError;
-pub use host::{AlignedBytes, HostTensor};
+pub use host::{AlignedBytes, ParamStorage};
 pub use init::{Init, InitPolicy, skip_init, with_init};
 pub use load::{DTypePolicy, LoadOptions, check, load};
 pub use module::{

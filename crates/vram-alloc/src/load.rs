@@ -1,34 +1,37 @@
-//! Bytes of a source into the parameters of a model.
+//! Loads the parameters of a model from a source.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use vram_types::cast::{can_cast, cast};
-use vram_types::{CancelToken, DType, Located, Priority, ReadRequest, StorageId, TensorMeta, WeightSource};
-
-use crate::{
-    AlignedBytes, AllocError, HostTensor, LoadReport, Mismatch, Module, ParamId, Parameter, Path, VisitorMut,
-    named_parameters, walk_mut,
+use vram_types::{
+    CancelToken, DType, Located, Priority, ReadOptions, ReadRequest, StorageId, TensorMeta, WeightSource,
 };
 
-/// A dtype from a parameter's name and from its tensor in the checkpoint.
+use crate::{
+    AlignedBytes, AllocError, LoadReport, Mismatch, Module, ParamId, ParamStorage, Parameter, Path,
+    VisitorMut, named_parameters, walk_mut,
+};
+
+/// Chooses a dtype from a parameter's name and its tensor in the checkpoint.
 type DTypeOf = dyn Fn(&str, &TensorMeta) -> Option<DType> + Send + Sync;
 
-/// Which dtype a loaded parameter has.
+/// The dtype of loaded parameters.
 #[derive(Clone, Default)]
 pub enum DTypePolicy {
-    /// The checkpoint's own.
+    /// The dtype in the checkpoint.
     #[default]
     Checkpoint,
-    /// One for all floating-point tensors; others keep the checkpoint's.
+    /// This dtype for all floating-point tensors; others keep the checkpoint's.
     Floats(DType),
-    /// What the function says of a parameter's name and its tensor in the checkpoint; `None` keeps the checkpoint's.
+    /// The result of a function of the parameter's name and its tensor in the checkpoint; `None`
+    /// keeps the checkpoint's dtype.
     PerParameter(Arc<DTypeOf>),
 }
 
 impl DTypePolicy {
-    /// The dtype for one parameter.
+    /// The dtype of one parameter.
     pub fn dtype(&self, name: &str, stored: &TensorMeta) -> DType {
         match self {
             DTypePolicy::Floats(to) if stored.dtype().is_float() => *to,
@@ -48,25 +51,26 @@ impl fmt::Debug for DTypePolicy {
     }
 }
 
-/// How [`load`] and [`check`] go about it.
+/// Options of [`load`] and [`check`].
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Whether anything missing, unexpected or mismatched is an error. Otherwise it is only reported, and the
-    /// parameters concerned stay as they are.
+    /// Whether missing, unexpected or mismatched tensors are an error. Otherwise they are only
+    /// reported, and the parameters concerned do not change.
     pub strict: bool,
     /// Dtype of the parameters.
     pub dtype: DTypePolicy,
-    /// What the names in the checkpoint begin with and the names in the model do not, such as `"transformer."`. Tensors
-    /// without it are another model's and not unexpected.
+    /// A prefix that the names in the checkpoint have and the names in the model lack, such as
+    /// `"transformer."`. Tensors without it belong to other models and do not count as unexpected.
     pub prefix: String,
-    /// Bytes asked of the source at once, at least one tensor. Bounds the memory in which tensors wait for a cast.
+    /// Bytes requested from the source at a time, but at least one tensor. Limits the memory of
+    /// tensors that wait for a cast.
     pub batch_bytes: u64,
-    /// Ends the loading early.
+    /// Cancels the loading.
     pub cancel: CancelToken,
 }
 
 impl Default for LoadOptions {
-    /// Strict, in the checkpoint's dtypes, 256 MiB at once.
+    /// Strict, in the checkpoint's dtypes, 256 MiB at a time.
     fn default() -> LoadOptions {
         LoadOptions {
             strict: true,
@@ -80,12 +84,12 @@ impl Default for LoadOptions {
 
 /// Reads every weight and persistent buffer of a model from a source.
 ///
-/// Tied parameters are read once, under whichever of their names the source has. So are tensors that share their storage
-/// in the source. Casts run on the current rayon pool.
+/// Tied parameters are read once, under whichever of their names the source has. Tensors that
+/// share their storage in the source are also read once. Casts run on the current rayon pool.
 ///
 /// # Errors
-/// [`AllocError::Incompatible`] with everything that does not fit at once, if `strict`; [`AllocError::Source`] and
-/// [`AllocError::OutOfMemory`]. The model is unchanged then.
+/// [`AllocError::Incompatible`] with all mismatches, if `strict`; [`AllocError::Source`] and
+/// [`AllocError::OutOfMemory`]. On error the model is unchanged.
 pub fn load(
     root: &mut dyn Module,
     source: &dyn WeightSource,
@@ -104,7 +108,8 @@ pub fn load(
     assign.result.map(|()| report)
 }
 
-/// The report that [`load`] would give, from names, dtypes and shapes alone: no tensor is read.
+/// Returns the report that [`load`] would return, from names, dtypes and shapes alone. Reads no
+/// tensor.
 ///
 /// # Errors
 /// [`AllocError::Incompatible`], if `strict`.
@@ -148,7 +153,7 @@ fn plan(root: &dyn Module, source: &dyn WeightSource, options: &LoadOptions) -> 
         ..LoadReport::default()
     };
     let mut reads: Vec<Read> = Vec::new();
-    // Where a read of these stored bytes into that dtype is already in `reads`.
+    // Index in `reads` of a read of these bytes into this dtype.
     let mut by_storage: HashMap<(StorageId, TensorMeta, DType), usize> = HashMap::new();
     for Wanted { parameter, names } in &wanted {
         if !parameter.role().is_loaded() {
@@ -187,7 +192,7 @@ fn plan(root: &dyn Module, source: &dyn WeightSource, options: &LoadOptions) -> 
     Ok(Plan { report, reads })
 }
 
-/// Every parameter once, tied ones with all their names, in the order of definition.
+/// Every parameter once, in the order of definition, with all names of tied ones.
 fn distinct(root: &dyn Module) -> Vec<Wanted<'_>> {
     let mut wanted: Vec<Wanted<'_>> = Vec::new();
     let mut index: HashMap<ParamId, usize> = HashMap::new();
@@ -201,7 +206,7 @@ fn distinct(root: &dyn Module) -> Vec<Wanted<'_>> {
     wanted
 }
 
-/// The first of a parameter's names that the source has, there and here.
+/// The first of a parameter's names that the source has: in the model, and in the source.
 fn find<'n>(
     names: &'n [String],
     source: &dyn WeightSource,
@@ -213,7 +218,7 @@ fn find<'n>(
     })
 }
 
-/// How many of these to read at once.
+/// How many of the next reads to issue at a time.
 fn batch_len(reads: &[Read], batch_bytes: u64) -> usize {
     let mut total = 0u64;
     let fit = reads.iter().take_while(|r| {
@@ -227,7 +232,7 @@ fn read_batch(
     batch: &[Read],
     source: &dyn WeightSource,
     options: &LoadOptions,
-    values: &mut HashMap<ParamId, HostTensor>,
+    values: &mut HashMap<ParamId, ParamStorage>,
 ) -> Result<(), AllocError> {
     let mut buffers =
         batch.iter().map(|r| AlignedBytes::zeroed(r.stored.bytes())).collect::<Result<Vec<_>, _>>()?;
@@ -237,7 +242,8 @@ fn read_batch(
         .filter(|(read, _)| read.stored.bytes() > 0)
         .map(|(read, buffer)| ReadRequest::tensor(&read.tensor, 0, buffer.as_mut_slice()))
         .collect();
-    source.read_many(&mut requests, Priority::ReadAhead, &options.cancel)?;
+    let ahead = ReadOptions::default().with_priority(Priority::ReadAhead).with_cancel(&options.cancel);
+    source.read_many(&mut requests, &ahead)?;
     drop(requests);
     for (read, buffer) in batch.iter().zip(buffers) {
         let value = converted(read, buffer)?;
@@ -246,25 +252,26 @@ fn read_batch(
     Ok(())
 }
 
-fn converted(read: &Read, stored: AlignedBytes) -> Result<HostTensor, AllocError> {
+fn converted(read: &Read, stored: AlignedBytes) -> Result<ParamStorage, AllocError> {
     if read.stored.dtype() == read.dtype {
-        return HostTensor::new(read.stored.clone(), stored);
+        return ParamStorage::new(read.stored.clone(), stored);
     }
     let meta = TensorMeta::new(read.dtype, read.stored.shape().clone())?;
     let mut bytes = AlignedBytes::zeroed(meta.bytes())?;
     cast(stored.as_slice(), read.stored.dtype(), bytes.as_mut_slice(), read.dtype)?;
-    HostTensor::new(meta, bytes)
+    ParamStorage::new(meta, bytes)
 }
 
 struct Assign {
-    values: HashMap<ParamId, HostTensor>,
+    values: HashMap<ParamId, ParamStorage>,
     result: Result<(), AllocError>,
 }
 
 impl<'a> VisitorMut<'a> for Assign {
     fn parameter(&mut self, _path: &Path, parameter: &'a mut Parameter) {
         if let Some(value) = self.values.get(&parameter.id()) {
-            // The plan has compared the shapes of the first of several tied parameters; a clone has the same.
+            // The plan compared the shape of the first of several tied parameters; its clones have
+            // the same.
             if let Err(e) = parameter.set_host(value.clone()) {
                 self.result = Err(e);
             }

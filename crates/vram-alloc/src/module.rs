@@ -1,24 +1,24 @@
-//! Trees of parameters with names.
+//! Trees of named parameters.
 
 use std::any::Any;
 use std::fmt::{self, Write as _};
 
 use crate::Parameter;
 
-/// A part of a model: parameters and further modules, each with a name.
+/// A part of a model: parameters and child modules, each with a name.
 ///
-/// Write it with [`module!`](crate::module!), which lists the fields.
+/// Implement it with [`module!`](crate::module!), which lists the fields.
 pub trait Module: Any + Send + Sync {
     /// Name of the type without its path, such as `Linear`.
     fn kind(&self) -> &'static str;
 
-    /// Shows each parameter and module below this one to the visitor, in the order of definition.
+    /// Passes each parameter and module below this one to the visitor, in the order of definition.
     fn visit<'a>(&'a self, path: &mut Path, visitor: &mut dyn Visitor<'a>);
 
-    /// [`visit`](Module::visit) with the parameters to be written.
+    /// Like [`visit`](Module::visit), with mutable parameters.
     fn visit_mut<'a>(&'a mut self, path: &mut Path, visitor: &mut dyn VisitorMut<'a>);
 
-    /// Itself without its type; a box gives what is in it.
+    /// This module without its type; a box returns its contents.
     fn as_module(&self) -> &dyn Module
     where
         Self: Sized,
@@ -28,7 +28,7 @@ pub trait Module: Any + Send + Sync {
 }
 
 impl dyn Module {
-    /// The module as its own type, if it is of that type.
+    /// The module as a concrete type, if it has that type.
     pub fn downcast_ref<T: Module>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()
     }
@@ -55,23 +55,23 @@ impl Module for Box<dyn Module> {
     }
 }
 
-/// Sees the modules and parameters of a tree, each with its full name.
+/// Visits the modules and parameters of a tree, each with its full name.
 pub trait Visitor<'a> {
-    /// A module, before its contents.
+    /// Enters a module.
     fn enter_module(&mut self, _path: &Path, _module: &'a dyn Module) {}
-    /// The same module, after its contents.
+    /// Leaves the module.
     fn leave_module(&mut self, _path: &Path, _module: &'a dyn Module) {}
-    /// A parameter.
+    /// Visits a parameter.
     fn parameter(&mut self, path: &Path, parameter: &'a Parameter);
 }
 
-/// Sees the parameters of a tree, to be written.
+/// Visits the parameters of a tree and may change them.
 pub trait VisitorMut<'a> {
-    /// A parameter.
+    /// Visits a parameter.
     fn parameter(&mut self, path: &Path, parameter: &'a mut Parameter);
 }
 
-/// Shows a whole tree to a visitor, its root with an empty path included.
+/// Passes a whole tree to a visitor. The root is included, with an empty path.
 pub fn walk<'a>(root: &'a dyn Module, visitor: &mut dyn Visitor<'a>) {
     let mut path = Path::default();
     visitor.enter_module(&path, root);
@@ -79,12 +79,13 @@ pub fn walk<'a>(root: &'a dyn Module, visitor: &mut dyn Visitor<'a>) {
     visitor.leave_module(&path, root);
 }
 
-/// Shows every parameter of a tree to a visitor, to be written.
+/// Passes every parameter of a tree to a visitor that may change it.
 pub fn walk_mut<'a>(root: &'a mut dyn Module, visitor: &mut dyn VisitorMut<'a>) {
     root.visit_mut(&mut Path::default(), visitor);
 }
 
-/// Every parameter with its full name, in the order of definition. Tied parameters appear under each of their names.
+/// Every parameter with its full name, in the order of definition. Tied parameters appear under
+/// each of their names.
 pub fn named_parameters(root: &dyn Module) -> Vec<(String, &Parameter)> {
     struct Collect<'a>(Vec<(String, &'a Parameter)>);
     impl<'a> Visitor<'a> for Collect<'a> {
@@ -102,7 +103,7 @@ pub fn parameter_names(root: &dyn Module) -> Vec<String> {
     named_parameters(root).into_iter().map(|(name, _)| name).collect()
 }
 
-/// Where in a tree one is: names joined by dots, empty at the root.
+/// A position in a tree: names joined by dots, empty at the root.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Path(String);
 
@@ -112,14 +113,16 @@ impl Path {
         &self.0
     }
 
-    /// Runs `f` one name deeper. An empty name adds nothing, which gives a wrapper's contents the wrapper's name.
+    /// Runs `f` one name deeper. An empty name adds nothing, so the contents of a wrapper get the
+    /// wrapper's name.
     pub fn with<R>(&mut self, name: impl fmt::Display, f: impl FnOnce(&mut Path) -> R) -> R {
         let outer = self.0.len();
         if outer > 0 {
             self.0.push('.');
         }
         let start = self.0.len();
-        // Writing to a string fails only where the name's own Display does; the name is then as far as it came.
+        // Writing to a string fails only if the Display of the name does; the path then has what
+        // was written.
         let _ = write!(self.0, "{name}");
         if self.0.len() == start {
             self.0.truncate(outer);
@@ -142,13 +145,13 @@ impl fmt::Debug for Path {
     }
 }
 
-/// What a module's field may be: a [`Parameter`], a [`Module`], or an [`Option`], [`Vec`] or array of these. The elements
-/// of the latter two are named by their index.
+/// A field of a module: a [`Parameter`], a [`Module`], or an [`Option`], [`Vec`] or array of
+/// these. Elements of a `Vec` or array are named by their index.
 pub trait Field {
-    /// Shows what is in the field, under `name`.
+    /// Passes the contents of the field to the visitor under `name`.
     fn visit_field<'a>(&'a self, name: &str, path: &mut Path, visitor: &mut dyn Visitor<'a>);
 
-    /// [`visit_field`](Field::visit_field) with the parameters to be written.
+    /// Like [`visit_field`](Field::visit_field), with mutable parameters.
     fn visit_field_mut<'a>(&'a mut self, name: &str, path: &mut Path, visitor: &mut dyn VisitorMut<'a>);
 }
 
@@ -212,39 +215,64 @@ macro_rules! list_field {
 list_field!([F: Field] Vec<F>);
 list_field!([F: Field, const N: usize] [F; N]);
 
-/// Implements [`Module`] for a struct by listing those of its fields that hold parameters, in PyTorch's order.
+/// Implements [`Module`] for a struct. You list all its fields, in PyTorch's order.
 ///
-/// A field has its own name in the tree, or the one after `as`; `as ""` puts its contents one level higher.
+/// The name of a field in the tree is its own, or the one after `as`. `as ""` puts the contents of
+/// the field one level higher, and `as _` marks a field without parameters. A field that you leave
+/// out is a compile error, so none can be forgotten. Put the parameters of a generic struct in
+/// brackets.
 ///
 /// ```
 /// # use vram_alloc::{Module, Parameter, module, parameter_names};
 /// struct Norm { weight: Parameter, eps: f32 }
-/// module! { Norm { weight } }
+/// module! { Norm { weight, eps as _ } }
 ///
-/// struct Net { norms: Vec<Norm>, head: Option<Box<dyn Module>> }
-/// module! { Net { norms as "layer_norms", head } }
+/// struct Net<M> { norms: Vec<Norm>, body: M, head: Option<Box<dyn Module>> }
+/// module! { [M: Module] Net<M> { norms as "layer_norms", body, head } }
 ///
-/// assert!(parameter_names(&Net { norms: vec![], head: None }).is_empty());
+/// # fn names(norm: Norm) {
+/// let net = Net { norms: vec![], body: norm, head: None };
+/// assert_eq!(parameter_names(&net), ["body.weight"]);
+/// # }
+/// ```
+///
+/// ```compile_fail
+/// # use vram_alloc::{Parameter, module};
+/// struct Norm { weight: Parameter, bias: Parameter }
+/// module! { Norm { weight } } // the bias would never be loaded
 /// ```
 #[macro_export]
 macro_rules! module {
-    ($name:ident { $($field:ident $(as $renamed:literal)?),* $(,)? }) => {
-        impl $crate::Module for $name {
+    ($name:ident { $($fields:tt)* }) => {
+        $crate::module! { @impl [] $name [] { $($fields)* } }
+    };
+    ([$($generics:tt)+] $name:ident <$($argument:tt),+> { $($fields:tt)* }) => {
+        $crate::module! { @impl [<$($generics)+>] $name [<$($argument),+>] { $($fields)* } }
+    };
+    (@impl [$($generics:tt)*] $name:ident [$($arguments:tt)*] {
+        $($field:ident $(as $renamed:tt)?),* $(,)?
+    }) => {
+        impl $($generics)* $crate::Module for $name $($arguments)* {
             fn kind(&self) -> &'static str {
                 stringify!($name)
             }
             #[allow(unused_variables)]
             fn visit<'a>(&'a self, path: &mut $crate::Path, visitor: &mut dyn $crate::Visitor<'a>) {
-                $($crate::Field::visit_field(&self.$field, $crate::module!(@name $field $($renamed)?), path, visitor);)*
+                let Self { $($field),* } = self;
+                $($crate::module!(@visit visit_field $field path visitor $($renamed)?);)*
             }
             #[allow(unused_variables)]
             fn visit_mut<'a>(&'a mut self, path: &mut $crate::Path, visitor: &mut dyn $crate::VisitorMut<'a>) {
-                $($crate::Field::visit_field_mut(
-                    &mut self.$field, $crate::module!(@name $field $($renamed)?), path, visitor,
-                );)*
+                let Self { $($field),* } = self;
+                $($crate::module!(@visit visit_field_mut $field path visitor $($renamed)?);)*
             }
         }
     };
-    (@name $field:ident) => { stringify!($field) };
-    (@name $field:ident $renamed:literal) => { $renamed };
+    (@visit $visit:ident $field:ident $path:ident $visitor:ident _) => {};
+    (@visit $visit:ident $field:ident $path:ident $visitor:ident) => {
+        $crate::Field::$visit($field, stringify!($field), $path, $visitor)
+    };
+    (@visit $visit:ident $field:ident $path:ident $visitor:ident $renamed:literal) => {
+        $crate::Field::$visit($field, $renamed, $path, $visitor)
+    };
 }

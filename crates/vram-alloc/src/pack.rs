@@ -1,8 +1,9 @@
 //! Where the tensors of a unit lie in one slot of memory, and which reads fill it.
 //!
-//! Tensors that lie close together in a file become one *extent*, read at once and kept in the file's order. Under direct
-//! I/O an extent lands congruent to its file offset, so that the read can be widened to whole sectors; the widened read
-//! stays within the extent's own span of the slot.
+//! Tensors that are close together in a file form one *extent*, which is read at once and keeps
+//! the order of the file. For direct I/O, an extent lies at a slot offset congruent to its file
+//! offset, so that its read can be widened to whole sectors. The widened read stays within the
+//! extent's own span of the slot.
 
 use std::ops::Range;
 
@@ -11,12 +12,13 @@ use vram_types::{FileId, FileRange, Located};
 
 use crate::AllocError;
 
-/// A tensor, or a part of one, that belongs into the slot.
+/// A tensor, or a part of one, that goes into the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Its bytes in the slot.
+    /// Its size in the slot.
     pub bytes: u64,
-    /// Where these lie in files. One range is read directly; none, or several, are read by the tensor's name.
+    /// Its file ranges. If there is exactly one, it is read directly; otherwise the piece is read
+    /// by the tensor's name.
     pub ranges: SmallVec<[FileRange; 1]>,
 }
 
@@ -41,12 +43,14 @@ impl From<&Located> for Piece {
 /// How [`pack`] lays pieces out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackOptions {
-    /// Largest gap in a file, in bytes, that is read along rather than beginning another extent.
+    /// Largest gap in a file, in bytes, that is read along with its neighbours instead of starting
+    /// a new extent.
     pub merge_gap: u64,
-    /// Alignment in the slot, in bytes, of computed pieces and, without sectors, of extents. A power of two.
+    /// Alignment in the slot, in bytes, of computed pieces and, without sectors, of extents. A
+    /// power of two.
     pub align: u64,
-    /// Sector size in bytes, a power of two: slot offsets of direct pieces are congruent to their file offsets modulo it.
-    /// 1 means no sectors.
+    /// Sector size in bytes, a power of two. Slot offsets of direct pieces are congruent to their
+    /// file offsets modulo this size. 1 means no sectors.
     pub sector: u64,
 }
 
@@ -57,19 +61,19 @@ impl Default for PackOptions {
     }
 }
 
-/// One read from a file into the slot.
+/// A read from a file into the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The file.
     pub file: FileId,
-    /// First wanted byte in the file.
+    /// File offset of the first wanted byte.
     pub offset: u64,
-    /// Wanted bytes, from the first to the last, gaps included.
+    /// Number of bytes from the first wanted byte to the last, gaps included.
     pub bytes: u64,
-    /// The part of the slot that this extent owns. The whole sectors that hold the wanted bytes fit it exactly, the
-    /// first at its start.
+    /// The part of the slot that belongs to this extent. The whole sectors that hold the wanted
+    /// bytes fit it exactly, the first one at its start.
     pub span: Range<u64>,
-    /// Offset in the slot (not in the span) of the first wanted byte.
+    /// Offset of the first wanted byte in the slot (not in the span).
     pub at: u64,
 }
 
@@ -80,30 +84,31 @@ pub struct ComputedPiece {
     pub piece: usize,
     /// Offset in the slot.
     pub at: u64,
-    /// Its bytes.
+    /// Its size.
     pub bytes: u64,
 }
 
-/// A layout of one slot.
+/// The layout of one slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packing {
-    /// Bytes of the slot, slack included.
+    /// Size of the slot, slack included.
     pub bytes: u64,
-    /// Reads from files, by file and offset. Their spans lie one after the other.
+    /// Reads from files, ordered by file and offset. Their spans follow one another.
     pub extents: Vec<Extent>,
-    /// Reads by name, in the order of the pieces, behind the extents.
+    /// Reads by name, in the order of the pieces, after the extents.
     pub computed: Vec<ComputedPiece>,
-    /// Offset in the slot of every input piece; 0 for one without bytes.
+    /// Slot offset of each input piece; 0 for a piece without bytes.
     pub at: Vec<u64>,
 }
 
 /// Lays pieces out in one slot. Pieces that share bytes of a file share them in the slot.
 ///
-/// The slot's beginning must be aligned to `align` and `sector` for the offsets to mean alignment in memory.
+/// For the offsets to be aligned in memory, the slot itself must be aligned to `align` and
+/// `sector`.
 ///
 /// # Errors
-/// [`AllocError::Pack`] if `align` or `sector` is no power of two, if a piece's one range has another length than the
-/// piece, or if an offset overflows.
+/// [`AllocError::Pack`] if `align` or `sector` is not a power of two, if the length of a piece's
+/// only range differs from that of the piece, or if an offset overflows.
 ///
 /// ```
 /// use vram_alloc::pack::{PackOptions, Piece, pack};
@@ -127,7 +132,7 @@ pub fn pack(pieces: &[Piece], options: &PackOptions) -> Result<Packing, AllocErr
         let extent = place(&merged, packing.bytes, options).ok_or(OVERFLOW)?;
         packing.bytes = extent.span.end;
         for &(range, piece) in merged.pieces {
-            // Cannot overflow: it lies within the extent, whose end has been computed.
+            // Cannot overflow: this lies within the extent, whose end has been computed.
             packing.at[piece] = extent.at + (range.offset - extent.offset);
         }
         packing.extents.push(extent);
@@ -144,7 +149,7 @@ pub fn pack(pieces: &[Piece], options: &PackOptions) -> Result<Packing, AllocErr
     Ok(packing)
 }
 
-const OVERFLOW: AllocError = AllocError::Pack { reason: "the slot's size overflows", piece: None };
+const OVERFLOW: AllocError = AllocError::Pack { reason: "the size of the slot overflows", piece: None };
 
 /// Neighbouring direct pieces, sorted by offset, and the range that covers them.
 struct Merged<'a> {
@@ -154,14 +159,14 @@ struct Merged<'a> {
     pieces: &'a [(FileRange, usize)],
 }
 
-/// The direct pieces with bytes, by file and offset.
+/// The direct pieces that have bytes, by file and offset.
 fn direct_pieces(pieces: &[Piece]) -> Result<Vec<(FileRange, usize)>, AllocError> {
     let mut direct = Vec::with_capacity(pieces.len());
     for (i, piece) in pieces.iter().enumerate() {
         let &[range] = &piece.ranges[..] else { continue };
         let wrong = |reason| Err(AllocError::Pack { reason, piece: Some(i) });
         if range.bytes != piece.bytes {
-            return wrong("its range has another length");
+            return wrong("its range has a different length");
         }
         if range.offset.checked_add(range.bytes).is_none() {
             return wrong("its end in the file overflows");
@@ -170,7 +175,7 @@ fn direct_pieces(pieces: &[Piece]) -> Result<Vec<(FileRange, usize)>, AllocError
             direct.push((range, i));
         }
     }
-    // By index last, so that the order never depends on the sort.
+    // By index last, so that the order does not depend on the sort algorithm.
     direct.sort_unstable();
     Ok(direct)
 }
@@ -194,7 +199,7 @@ fn merge(sorted: &[(FileRange, usize)], gap: u64) -> Vec<Merged<'_>> {
     all
 }
 
-/// An extent behind the first `used` bytes of the slot; `None` on overflow.
+/// Places an extent after the first `used` bytes of the slot; `None` on overflow.
 fn place(merged: &Merged<'_>, used: u64, options: &PackOptions) -> Option<Extent> {
     let sector = options.sector;
     let start = round_up(used, if sector == 1 { options.align } else { sector })?;
@@ -205,7 +210,7 @@ fn place(merged: &Merged<'_>, used: u64, options: &PackOptions) -> Option<Extent
     Some(Extent { file: merged.file, offset: merged.start, bytes, span: start..end, at })
 }
 
-/// The next multiple of a power of two.
+/// Rounds up to a multiple of a power of two.
 fn round_up(x: u64, to: u64) -> Option<u64> {
     Some(x.checked_add(to - 1)? & !(to - 1))
 }

@@ -1,12 +1,12 @@
-//! A named tensor of a model.
+//! A tensor of a model.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vram_types::TensorMeta;
 
-use crate::{AllocError, HostTensor, Init, InitPolicy};
+use crate::{AllocError, Init, InitPolicy, ParamStorage};
 
-/// Identity of a parameter. Tied parameters share it; no other two in a process do.
+/// The identity of a parameter. Tied parameters share it; otherwise it is unique in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(u64);
 
@@ -17,54 +17,71 @@ impl ParamId {
     }
 }
 
-/// What a parameter is for, which decides who fills it.
+/// What a parameter is for. This decides where its values come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Learnt; comes from the checkpoint.
+    /// Learned; comes from the checkpoint.
     Weight,
-    /// Not learnt.
+    /// Not learned.
     Buffer(BufferKind),
 }
 
 impl Role {
-    /// Whether a checkpoint is expected to have it.
+    /// Whether the checkpoint is expected to have it.
     pub fn is_loaded(self) -> bool {
         matches!(self, Role::Weight | Role::Buffer(BufferKind::Persistent))
     }
 }
 
-/// Where the bytes of a buffer come from.
+/// Where the values of a buffer come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BufferKind {
-    /// From the checkpoint, as a weight's.
+    /// From the checkpoint, like a weight.
     Persistent,
-    /// From the model's own code, such as rotary frequencies: there even inside [`skip_init`](crate::skip_init), never
-    /// loaded and never offloaded. A checkpoint may have it all the same.
+    /// From the model's own code, such as rotary frequencies. It has storage even inside
+    /// [`skip_init`](crate::skip_init), and is never loaded and never offloaded. A checkpoint may
+    /// still contain it.
     Computed,
-    /// From nowhere: the checkpoint may have it, and nobody wants it.
+    /// From nowhere: the checkpoint may have it, but the model does not use it.
     Ignored,
 }
 
 /// A tensor of a model: dtype, shape and role, and storage unless it is *meta*.
+///
+/// ```
+/// use vram_alloc::{Init, Parameter, skip_init};
+/// use vram_types::{DType, TensorMeta};
+///
+/// let meta = TensorMeta::new(DType::BF16, [4096, 4096])?;
+/// let weight = skip_init(|| Parameter::new(meta, Init::linear(4096)))?;
+/// assert!(weight.is_meta() && weight.meta().bytes() == 32 << 20);
+/// // The head of a language model is often its table of embeddings: one parameter in two places.
+/// assert_eq!(weight.tie().id(), weight.id());
+/// // Outside `skip_init` it is allocated and initialised, as PyTorch would.
+/// let bias = Parameter::new(TensorMeta::new(DType::F32, [8])?, Init::Zeros)?;
+/// assert_eq!(bias.host().map(|values| values.bytes().len()), Some(32));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Parameter {
     id: ParamId,
     meta: TensorMeta,
     role: Role,
-    host: Option<HostTensor>,
+    host: Option<ParamStorage>,
 }
 
 impl Parameter {
-    /// A weight: allocated and initialised, or meta, as the thread's current [`InitPolicy`] says.
+    /// Creates a weight. The thread's current [`InitPolicy`] decides whether it is allocated and
+    /// initialised, or meta.
     ///
     /// # Errors
-    /// [`AllocError::OutOfMemory`], and [`AllocError::Init`] if the dtype cannot be initialised so; the latter under
-    /// every policy.
+    /// [`AllocError::OutOfMemory`]; [`AllocError::Init`] if the dtype cannot have these initial
+    /// values, under every policy.
     pub fn new(meta: TensorMeta, init: Init) -> Result<Parameter, AllocError> {
         Parameter::with_policy(meta, init, Role::Weight, InitPolicy::next())
     }
 
-    /// A buffer that the checkpoint has; otherwise as [`new`](Parameter::new).
+    /// Creates a buffer that the checkpoint has; otherwise like [`new`](Parameter::new).
     ///
     /// # Errors
     /// As [`new`](Parameter::new).
@@ -72,18 +89,19 @@ impl Parameter {
         Parameter::with_policy(meta, init, Role::Buffer(BufferKind::Persistent), InitPolicy::next())
     }
 
-    /// A buffer that the model has computed. It is never meta.
-    pub fn computed_buffer(value: HostTensor) -> Parameter {
+    /// Creates a buffer that the model has computed. It is never meta.
+    pub fn computed_buffer(value: ParamStorage) -> Parameter {
         let role = Role::Buffer(BufferKind::Computed);
         Parameter { id: ParamId::unique(), meta: value.meta().clone(), role, host: Some(value) }
     }
 
-    /// A buffer that stays meta although the checkpoint may have it.
+    /// Creates a buffer that stays meta even if the checkpoint has it.
     pub fn ignored_buffer(meta: TensorMeta) -> Parameter {
         Parameter { id: ParamId::unique(), meta, role: Role::Buffer(BufferKind::Ignored), host: None }
     }
 
-    /// A parameter under a policy given as a value. `Allocate`'s seed belongs to this parameter alone here.
+    /// Creates a parameter under an explicit policy. The seed of `Allocate` belongs to this
+    /// parameter alone.
     ///
     /// # Errors
     /// As [`new`](Parameter::new).
@@ -101,15 +119,17 @@ impl Parameter {
         Ok(Parameter { id: ParamId::unique(), meta, role, host })
     }
 
-    /// The same parameter for a second place in the model: same identity, same storage.
+    /// Returns the same parameter for a second place in the model, with the same identity and
+    /// storage.
     ///
-    /// [`load`](crate::load()) fills both from one tensor; [`set_host`](Parameter::set_host) sets one of them only.
+    /// [`load`](crate::load()) fills both from one tensor. [`set_host`](Parameter::set_host) sets
+    /// only one of them.
     #[must_use]
     pub fn tie(&self) -> Parameter {
         Parameter { id: self.id, meta: self.meta.clone(), role: self.role, host: self.host.clone() }
     }
 
-    /// Identity, shared with tied parameters.
+    /// The identity, shared by tied parameters.
     pub fn id(&self) -> ParamId {
         self.id
     }
@@ -119,7 +139,7 @@ impl Parameter {
         &self.meta
     }
 
-    /// What it is for.
+    /// The role.
     pub fn role(&self) -> Role {
         self.role
     }
@@ -129,16 +149,16 @@ impl Parameter {
         self.host.is_none()
     }
 
-    /// Its storage, unless it is meta.
-    pub fn host(&self) -> Option<&HostTensor> {
+    /// The storage, unless it is meta.
+    pub fn host(&self) -> Option<&ParamStorage> {
         self.host.as_ref()
     }
 
-    /// Gives it storage, whose dtype becomes its own.
+    /// Sets the storage. The parameter takes over its dtype.
     ///
     /// # Errors
     /// [`AllocError::Shape`] if the storage has another shape.
-    pub fn set_host(&mut self, value: HostTensor) -> Result<(), AllocError> {
+    pub fn set_host(&mut self, value: ParamStorage) -> Result<(), AllocError> {
         if value.meta().shape() != self.meta.shape() {
             return Err(AllocError::Shape {
                 expected: self.meta.shape().clone(),
@@ -150,8 +170,9 @@ impl Parameter {
         Ok(())
     }
 
-    /// Makes it meta and returns its storage. A computed buffer keeps it: nobody could load it again.
-    pub fn take_host(&mut self) -> Option<HostTensor> {
+    /// Makes it meta and returns its storage. A computed buffer keeps its storage, because it
+    /// could not be loaded again.
+    pub fn take_host(&mut self) -> Option<ParamStorage> {
         if self.role == Role::Buffer(BufferKind::Computed) {
             return None;
         }

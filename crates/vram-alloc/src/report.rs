@@ -1,19 +1,19 @@
-//! What fits and what does not between a model and a checkpoint.
+//! How well a model and a checkpoint match.
 
 use std::fmt;
 
 use vram_types::{ByteSize, DType, TensorMeta};
 
-/// A tensor that is there but cannot be the parameter of its name.
+/// A tensor that exists but cannot become the parameter of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// Name of the parameter.
     pub name: String,
-    /// The parameter's dtype and shape.
+    /// Dtype and shape of the parameter.
     pub expected: TensorMeta,
-    /// The tensor's.
+    /// Dtype and shape of the tensor.
     pub found: TensorMeta,
-    /// The dtype asked for, if there is no cast to it and the shape is right.
+    /// The requested dtype, if the shape is right but no cast leads to it.
     pub no_cast_to: Option<DType>,
 }
 
@@ -22,7 +22,7 @@ impl fmt::Display for Mismatch {
         match self.no_cast_to {
             Some(to) => write!(f, "{} (no cast from {} to {to})", self.name, self.found.dtype()),
             None => {
-                write!(f, "{} ({} where {} is needed)", self.name, self.found.shape(), self.expected.shape())
+                write!(f, "{} ({}, but must be {})", self.name, self.found.shape(), self.expected.shape())
             }
         }
     }
@@ -31,17 +31,18 @@ impl fmt::Display for Mismatch {
 /// What [`load`](crate::load()) did, or [`check`](crate::check) would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Parameters that have, or would have, their bytes from the source; each of several tied ones counts.
+    /// Parameters that have, or would have, their values from the source. Each of several tied
+    /// parameters counts.
     pub parameters: usize,
-    /// Tensors read for them. Fewer than the parameters where some are tied.
+    /// Tensors read for them; fewer than the parameters if some are tied.
     pub tensors: usize,
     /// Bytes read for them, in the checkpoint's dtypes.
     pub bytes: u64,
-    /// Weights and persistent buffers that the source has not, by the first of their names.
+    /// Weights and persistent buffers that the source lacks, by the first of their names.
     pub missing: Vec<String>,
-    /// Tensors of the source that are no parameter of the model, by the source's names.
+    /// Tensors of the source that are no parameters of the model, by their names in the source.
     pub unexpected: Vec<String>,
-    /// Tensors of the right name and the wrong shape or dtype.
+    /// Tensors with the right name and a wrong shape or dtype.
     pub mismatched: Vec<Mismatch>,
 }
 

@@ -1,9 +1,10 @@
-//! Architectures that can be run and planned, and one pass of each on inputs of a given length.
+//! The architectures that the commands can run and plan, and a pass of each on inputs of a given
+//! length.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use vram_stream::alloc::Module;
 use vram_stream::layers::{self, Costs, Error, LayerId, LayerWork, Plan, Setting};
@@ -24,35 +25,49 @@ pub(crate) enum Arch {
     Bert,
 }
 
-/// A checkpoint and a device to read it for.
+impl Arch {
+    /// Tokens in a pass, unless another number is asked for.
+    pub(crate) fn usual_tokens(self, path: &Path, source: &dyn WeightSource) -> usize {
+        const USUAL: usize = 256;
+        if self == Arch::QwenImageControlnet {
+            return USUAL;
+        }
+        // A model that cannot be opened is reported when it is.
+        let json = beside(path, "config.json").ok();
+        let config = json.and_then(|json| bert::Config::read(source, &json).ok());
+        config.map_or(USUAL, |config| config.positions.clamp(1, USUAL))
+    }
+}
+
+/// A checkpoint, and the device to open it for.
 pub(crate) struct Opening<'a> {
     pub(crate) arch: Arch,
     pub(crate) path: &'a Path,
     pub(crate) source: Arc<dyn WeightSource>,
     pub(crate) device: Arc<dyn Kernels>,
-    /// Tokens of a pass.
+    /// Tokens in a pass.
     pub(crate) tokens: usize,
 }
 
-/// A model and a pass of it on inputs that stand for any of their shape.
+/// A model, with a pass on placeholder inputs of a given shape.
 pub(crate) trait Subject {
     /// The compute dtype.
     fn dtype(&self) -> DType;
-    /// All weights, in bytes.
+    /// Size of all weights, in bytes.
     fn weights_bytes(&self) -> u64;
-    /// Names of the layers and what they do in a pass, by [`LayerId`].
+    /// The name of each layer and its work in a pass, indexed by [`LayerId`].
     fn work(&self) -> Result<Vec<(String, LayerWork)>, Error>;
-    /// The plan of a pass.
+    /// Plans a pass.
     fn plan(&self, setting: &Setting, costs: &Costs) -> Result<Plan, Error>;
-    /// Runs a pass and gives the seconds in which it did not wait for weights.
+    /// Runs a pass and returns the seconds in which it did not wait for weights.
     fn run(&self) -> Result<f64, Error>;
 }
 
 impl Opening<'_> {
-    /// The model, or one with that share of its blocks.
+    /// Opens the model, or a model with this share of its blocks.
     pub(crate) fn open(&self, share: f64, mut config: VramConfig) -> Result<Box<dyn Subject>> {
         let at_weights = || self.path.display().to_string();
-        // No more than there are, and one at the least: `as` saturates.
+        // At least one block, and no more than there are: `as` saturates.
         let some = |blocks: usize| ((blocks as f64 * share).ceil() as usize).clamp(1, blocks.max(1));
         let tokens = self.tokens;
         match self.arch {
@@ -74,14 +89,18 @@ impl Opening<'_> {
             Arch::Bert => {
                 let json = beside(self.path, "config.json")?;
                 let mut sizes = bert::Config::read(&*self.source, &json).with_context(at_weights)?;
+                ensure!(
+                    tokens <= sizes.positions,
+                    "--tokens {tokens}: a sequence of {} has {} tokens at most",
+                    at_weights(),
+                    sizes.positions
+                );
                 sizes.layers = some(sizes.layers);
                 config.prefix.clone_from(&sizes.prefix);
                 let ids = vec![0; tokens];
                 let model = skip_init(|| bert::Bert::new(&sizes)).with_context(at_weights)?;
                 self.manage(model, config, move |m: &bert::Bert, fwd| {
-                    // No sequence is longer than the model takes.
-                    let sequences: Vec<&[u32]> = ids.chunks(sizes.positions.max(1)).collect();
-                    let hidden = m.forward(fwd, &sequences)?;
+                    let hidden = m.forward(fwd, &[&ids])?;
                     fwd.download(&hidden)
                 })
             }
@@ -91,7 +110,7 @@ impl Opening<'_> {
     fn manage<M, F>(&self, model: M, config: VramConfig, forward: F) -> Result<Box<dyn Subject>>
     where
         M: Module,
-        F: Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, Error> + Sync + 'static,
+        F: Fn(&M, &mut Forward<'_>) -> Result<Vec<u8>, Error> + Sync + 'static,
     {
         let (source, device) = (Arc::clone(&self.source), Arc::clone(&self.device));
         let managed = enable_vram_management(model, source, device, &ModuleMap::standard(), config)
@@ -101,7 +120,7 @@ impl Opening<'_> {
     }
 }
 
-/// A tensor of one value, 0.5, that no kernel takes a shorter way for.
+/// A tensor filled with 0.5, a value for which no kernel has a shortcut.
 fn uniform(dtype: DType, shape: &[usize]) -> Result<(Vec<u8>, TensorMeta)> {
     let meta = TensorMeta::new(dtype, shape)?;
     let element: &[u8] = match dtype {
@@ -113,11 +132,17 @@ fn uniform(dtype: DType, shape: &[usize]) -> Result<(Vec<u8>, TensorMeta)> {
     Ok((element.iter().copied().cycle().take(bytes).collect(), meta))
 }
 
-/// The text of a file in the checkpoint's folder.
-pub(crate) fn beside(weights: &Path, name: &str) -> Result<String> {
+/// The path of a file in the checkpoint's folder.
+pub(crate) fn path_beside(weights: &Path, name: &str) -> PathBuf {
     let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
-    let path = folder.join(name);
-    std::fs::read_to_string(&path).with_context(|| format!("{} is needed beside the weights", path.display()))
+    folder.join(name)
+}
+
+/// Reads a text file from the checkpoint's folder.
+pub(crate) fn beside(weights: &Path, name: &str) -> Result<String> {
+    let path = path_beside(weights, name);
+    std::fs::read_to_string(&path)
+        .with_context(|| format!("{} is needed in the folder of the weights", path.display()))
 }
 
 struct Model<M, F> {
@@ -128,7 +153,7 @@ struct Model<M, F> {
 impl<M, F> Subject for Model<M, F>
 where
     M: Module,
-    F: Fn(&M, &mut Forward<'_, '_>) -> Result<Vec<u8>, Error> + Sync,
+    F: Fn(&M, &mut Forward<'_>) -> Result<Vec<u8>, Error> + Sync,
 {
     fn dtype(&self) -> DType {
         self.managed.dtype()

@@ -1,4 +1,4 @@
-//! `vram devices`: what is here, and why a backend is not available.
+//! `vram devices`: the available devices, and why other backends are not available.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use vram_types::ByteSize;
 
 use crate::output;
 
-/// What is here to compute on, its memory and limits, and why a backend is not available
+/// List the devices that can compute here, with memory and limits, and why other backends cannot
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {}
 
@@ -21,12 +21,12 @@ struct Document {
 
 #[derive(Debug, Serialize)]
 struct Entry {
-    /// As `--device` takes it.
+    /// The name that `--device` takes.
     name: &'static str,
     available: bool,
     #[serde(flatten)]
     state: State,
-    /// What can be chosen by its place here, as in `wgpu:1`.
+    /// The adapters that can be chosen by number, as in `wgpu:1`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     adapters: Vec<String>,
 }
@@ -43,7 +43,10 @@ struct Found {
     description: String,
     memory_free_bytes: Option<u64>,
     memory_total_bytes: Option<u64>,
-    host_visible: bool,
+    /// `shared` where kernels read the memory that the host writes, else `discrete`.
+    memory: String,
+    /// `inline` where a kernel is done when its call returns, else `queued`.
+    kernels: String,
     separate_copy_queue: bool,
 }
 
@@ -57,7 +60,7 @@ impl From<Backend> for Entry {
         let available = device.is_ok();
         let state = match device {
             Ok(device) => State::Here(Found::new(&*device)),
-            // The row names the backend already.
+            // The row already names the backend.
             Err(DeviceError::Unavailable { reason, .. }) => State::Missing { reason },
             Err(error) => State::Missing { reason: error.to_string() },
         };
@@ -72,7 +75,8 @@ impl Found {
             description: info.name.clone(),
             memory_free_bytes: memory.map(|m| m.free),
             memory_total_bytes: memory.map(|m| m.total),
-            host_visible: info.topology.host_visible,
+            memory: info.topology.memory.to_string(),
+            kernels: info.topology.kernels.to_string(),
             separate_copy_queue: info.topology.separate_copy_queue,
         }
     }

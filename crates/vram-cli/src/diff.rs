@@ -1,4 +1,4 @@
-//! `vram diff`: what differs between two checkpoints, of any formats, in names, shapes, dtypes and values.
+//! `vram diff`: compares the names, shapes, dtypes and values of two checkpoints in any formats.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -9,33 +9,50 @@ use anyhow::Result;
 use globset::GlobMatcher;
 use serde::Serialize;
 use vram_diskmap::DiskMap;
-use vram_types::{DType, TensorMeta, WeightSourceExt, cast};
+use vram_types::{DType, TensorMeta, WeightSource, WeightSourceExt, cast};
 
 use crate::args::Read;
 use crate::{checkpoint, output};
 
-/// Elements that are compared at a time: whole bytes of every dtype.
+/// Elements compared at a time. A multiple of the block size of every dtype.
 const PIECE_ELEMENTS: u64 = 1 << 20;
 
-/// Compare two checkpoints: names, shapes, dtypes and values; ends with 1 where they differ
+/// Compare two checkpoints: names, shapes, dtypes and values; exits with 1 if they differ
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vram diff a.safetensors b.safetensors --tolerance 1e-6
+  vram diff model/ copy.safetensors --headers
+
+Exit code: 0 if the checkpoints are equal, 1 if they differ, 2 for any trouble, such as a file
+that cannot be read.")]
 pub(crate) struct Args {
-    /// A checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
+    /// First checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
     a: PathBuf,
-    /// Another
+    /// Second checkpoint
     b: PathBuf,
-    /// Only tensors whose name matches, as in 'blocks.0.*'; may be given more than once
+    /// Only tensors whose name matches, such as 'blocks.0.*'; can be repeated
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
     tensors: Vec<GlobMatcher>,
-    /// Compare names, shapes and dtypes alone, from the headers
+    /// Compare only names, shapes and dtypes, from the headers
     #[arg(long)]
     headers: bool,
-    /// Greatest difference between two values that counts as none
-    #[arg(long, value_name = "X", default_value = "0")]
+    /// Largest difference between two values that still counts as equal
+    #[arg(long, value_name = "X", default_value = "0", value_parser = tolerance)]
     tolerance: f64,
-    /// How the checkpoints are read
+    /// How to read the checkpoints
     #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     read: Read,
+}
+
+/// Parses the largest difference that counts as none.
+fn tolerance(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
+    if number.is_finite() && number >= 0.0 {
+        Ok(number)
+    } else {
+        Err("must be zero or more, and finite".to_owned())
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -44,11 +61,11 @@ struct Document<'a> {
     compared: usize,
     only_in_a: Vec<&'a str>,
     only_in_b: Vec<&'a str>,
-    /// Tensors of the same name and another shape or dtype.
+    /// Tensors with the same name but different shapes or dtypes.
     metas: Vec<MetaDifference<'a>>,
-    /// Tensors of the same shape and other values.
+    /// Tensors with the same shape but different values.
     values: Vec<ValueDifference<'a>>,
-    /// Tensors that cannot be read and so were not compared.
+    /// Tensors that cannot be read, and so were not compared.
     unreadable: BTreeSet<&'a str>,
 }
 
@@ -62,10 +79,11 @@ struct MetaDifference<'a> {
 #[derive(Clone, Debug, Serialize)]
 struct ValueDifference<'a> {
     name: &'a str,
-    /// Elements that differ.
+    /// How many elements differ.
     elements: u64,
     of: u64,
-    /// The greatest difference; absent where the values are not numbers that can be compared, or one is no number.
+    /// The largest difference; absent if the values are not comparable as numbers, or one of them
+    /// is NaN.
     most: Option<f64>,
 }
 
@@ -91,8 +109,14 @@ fn compare<'a>(args: &Args, a: &'a DiskMap, b: &'a DiskMap) -> Result<Document<'
             .collect()
     };
     let (in_a, in_b) = (names(a), names(b));
+    if !args.tensors.is_empty() && in_a.is_empty() && in_b.is_empty() {
+        let paths = format!("{} and {}", args.a.display(), args.b.display());
+        return Err(checkpoint::none_matches(&args.tensors, &paths, a.names().chain(b.names())));
+    }
+    let unreadable: BTreeSet<&str> =
+        [a, b].into_iter().flat_map(DiskMap::unreadable).map(|(name, _)| name).filter(wanted).collect();
     let (mut metas, mut values, mut compared) = (Vec::new(), Vec::new(), 0);
-    for &name in in_a.intersection(&in_b) {
+    for &name in in_a.intersection(&in_b).filter(|name| !unreadable.contains(*name)) {
         let (meta_a, meta_b) = (a.require(name)?.meta, b.require(name)?.meta);
         compared += 1;
         if meta_a != meta_b {
@@ -105,14 +129,12 @@ fn compare<'a>(args: &Args, a: &'a DiskMap, b: &'a DiskMap) -> Result<Document<'
     }
     let only_in_a: Vec<&str> = in_a.difference(&in_b).copied().collect();
     let only_in_b: Vec<&str> = in_b.difference(&in_a).copied().collect();
-    let unreadable: BTreeSet<&str> =
-        [a, b].into_iter().flat_map(DiskMap::unreadable).map(|(name, _)| name).filter(wanted).collect();
-    // What was not compared is not known to be equal.
+    // A tensor that was not compared cannot count as equal.
     let equal = [only_in_a.len(), only_in_b.len(), metas.len(), values.len(), unreadable.len()] == [0; 5];
     Ok(Document { equal, compared, only_in_a, only_in_b, metas, values, unreadable })
 }
 
-/// Compares floats of any two dtypes as numbers, everything else as bytes, piece by piece.
+/// Compares floats of any two dtypes as numbers and everything else as bytes, in pieces.
 fn compare_values<'a>(
     name: &'a str,
     a: (&DiskMap, &TensorMeta),
@@ -123,7 +145,7 @@ fn compare_values<'a>(
     let numbers = |dtype| cast::can_cast(dtype, DType::F32);
     let as_numbers = numbers(a.1.dtype()) && numbers(b.1.dtype());
     if !as_numbers && a.1.dtype() != b.1.dtype() {
-        return Ok(None); // their dtypes differ, and that is said already
+        return Ok(None); // the difference in dtype is already reported
     }
     let mut found = ValueDifference { name, elements: 0, of, most: as_numbers.then_some(0.0) };
     let mut first = 0;
@@ -151,7 +173,7 @@ fn piece(name: &str, (map, meta): (&DiskMap, &TensorMeta), first: u64, last: u64
     Ok(piece)
 }
 
-/// As the widest type that the floats of all dtypes fit exactly.
+/// Converts to f64, the narrowest dtype that holds the floats of all dtypes exactly.
 fn floats(bytes: &[u8], dtype: DType) -> Result<Vec<f64>> {
     let size = dtype.layout().block_bytes as usize;
     let mut wide = vec![0; bytes.len() / size * 8];
@@ -165,7 +187,7 @@ fn count_floats(left: &[f64], right: &[f64], tolerance: f64, found: &mut ValueDi
             continue;
         }
         let apart = (x - y).abs();
-        // No number is never within a tolerance.
+        // NaN is never within a tolerance.
         if apart.is_nan() || apart > tolerance {
             found.elements += 1;
             found.most = found.most.filter(|_| !apart.is_nan()).map(|most| most.max(apart));
@@ -188,14 +210,14 @@ fn print(document: &Document<'_>) -> io::Result<()> {
         writeln!(out, "only in the second: {name}")?;
     }
     for MetaDifference { name, a, b } in &document.metas {
-        writeln!(out, "{name}: {a} and {b}")?;
+        writeln!(out, "{name}: {a} vs {b}")?;
     }
     for ValueDifference { name, elements, of, most } in &document.values {
-        let most = most.map_or(String::new(), |most| format!(", by {most:e} at most"));
+        let most = most.map_or(String::new(), |most| format!(", by at most {most:e}"));
         writeln!(out, "{name}: {elements} of {of} elements differ{most}")?;
     }
     for name in &document.unreadable {
-        writeln!(out, "cannot be read and was not compared: {name}")?;
+        writeln!(out, "not compared, because it cannot be read: {name}")?;
     }
     let equal = if document.equal { "equal" } else { "different" };
     writeln!(out, "{equal}; {} compared", output::count(document.compared, "tensor"))?;

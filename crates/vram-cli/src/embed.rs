@@ -1,57 +1,75 @@
-//! `vram embed`: a sentence encoder with real weights.
+//! `vram embed`: sentence embeddings with a real model.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
-use serde::{Deserialize, Serialize};
-use tokenizers::{Tokenizer, TruncationParams};
+use anyhow::{Context, Result};
+use serde::Serialize;
 use vram_diskmap::DiskMap;
 use vram_stream::models::bert::{Bert, Config};
 use vram_stream::{Managed, ModuleMap, RunOptions, enable_vram_management, skip_init};
 
 use crate::args::Engine;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::engine::{explain, leave_free};
-use crate::output;
+use crate::outputs::{Kind, Outputs};
 use crate::report::RunReport;
 use crate::watch::Watch;
+use crate::{output, tokens};
 
-/// Tokens that share a pass, unless the budget asks for fewer.
+/// Tokens that share a pass, unless the budget requires fewer.
 const TOKENS: usize = 1024;
 
 /// Embed sentences with a BERT encoder and compare them
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vram embed --model minilm --budget 22MiB 'a cat' 'a kitten' 'a tax return'
+  vram embed --model minilm --json - < sentences.txt")]
 pub(crate) struct Args {
     /// Folder with model.safetensors, config.json and tokenizer.json
     #[arg(long, value_name = "DIR", env = "VRAM_MINILM")]
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) engine: Engine,
-    /// The sentences
+    /// Sentences to embed; - stands for the lines of stdin
     #[arg(required = true, value_name = "TEXT")]
     pub(crate) texts: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Document {
-    /// One row for each text, of length 1. The digits are enough to give back every bit of the f32.
+    /// One row per text, of length 1. The digits restore every bit of the f32.
     embeddings: Vec<Vec<f32>>,
-    /// Cosines of every text with every other.
+    /// Cosine similarity of every pair of texts.
     similarity: Vec<Vec<f32>>,
     report: RunReport,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
-    let config_json = read(&args.model.join("config.json"))?;
+    checkpoint::is_model_folder(&args.model)?;
+    let config_json = tokens::read(&args.model.join("config.json"))?;
     let convert = args.engine.convert.as_deref();
-    let source = Checkpoint::open(DiskMap::options(), &args.model, args.engine.read, convert)?.into_source();
+    let checkpoint = Checkpoint::open(DiskMap::options(), &args.model, args.engine.read, convert)?;
+    let mut outputs = Outputs::new(args.engine.force, json);
+    outputs.reads_checkpoint(&args.model, checkpoint.map());
+    for name in ["config.json", "tokenizer.json", "sentence_bert_config.json"] {
+        outputs.reads(args.model.join(name));
+    }
+    if let Some(rules) = convert {
+        outputs.reads(rules);
+    }
+    let trace = outputs.add_some("--trace", args.engine.trace.as_deref(), Kind::Text)?;
+    let save = outputs.add_some("--report", args.engine.report.as_deref(), Kind::Text)?;
+    let source = checkpoint.into_source();
     let at_model = || args.model.display().to_string();
     let config = Config::read(&*source, &config_json).with_context(at_model)?;
-    let sequences = tokenize(&args.model, config.positions, &args.texts)?;
+    let texts = tokens::gather(&args.texts)?;
+    let encoded = tokens::encode(&args.model, config.positions, &texts)?;
+    let sequences: Vec<Vec<u32>> = encoded.iter().map(|e| e.get_ids().to_vec()).collect();
 
     let device = args.engine.open_device()?;
-    let watch = Watch::new(args.engine.trace.as_deref());
+    let watch = Watch::new(trace.is_some());
     let mut vram = args.engine.config(&*device, &watch)?;
     vram.prefix.clone_from(&config.prefix);
     let host = vram.host_limit.clone();
@@ -73,49 +91,22 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             embeddings.extend(model.run_with(options, |m, fwd| m.embed(fwd, group)).map_err(explain)?);
         }
     }
-    watch.finish(args.engine.trace.as_deref())?;
+    watch.finish();
 
     let report = RunReport::new(model.report(), minimum, &host, &args.engine);
-    report.save(args.engine.report.as_deref())?;
     let document = Document { similarity: similarity(&embeddings), embeddings, report };
-    if json { output::json(&document) } else { Ok(print(&args.texts, &document)?) }
+    // The result first: a trace that cannot be written does not cost it.
+    match json {
+        true => output::json(&document)?,
+        false => print(&mut outputs.people(), &texts, &document)?,
+    }
+    watch.save(trace.as_ref())?;
+    document.report.save(save.as_ref())
 }
 
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// What sentence encoders say beside their weights.
-#[derive(Deserialize)]
-struct SentenceConfig {
-    max_seq_length: Option<usize>,
-}
-
-/// Token ids of every text, cut to what the model takes.
-fn tokenize(model: &Path, positions: usize, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-    let path = model.join("tokenizer.json");
-    let text = read(&path)?;
-    let at = |e: tokenizers::Error| anyhow!("{}: {e}", path.display());
-    let mut tokenizer: Tokenizer = text.parse().map_err(at)?;
-    let sentence = model.join("sentence_bert_config.json");
-    let longest = if sentence.exists() {
-        let config: SentenceConfig =
-            serde_json::from_str(&read(&sentence)?).with_context(|| sentence.display().to_string())?;
-        config.max_seq_length.map_or(positions, |n| n.min(positions))
-    } else {
-        positions
-    };
-    let truncation = TruncationParams { max_length: longest, ..TruncationParams::default() };
-    tokenizer.with_truncation(Some(truncation)).map_err(at)?;
-    tokenizer.with_padding(None);
-    texts
-        .iter()
-        .map(|text| Ok(tokenizer.encode(text.as_str(), true).map_err(at)?.get_ids().to_vec()))
-        .collect()
-}
-
-/// Sequences that share a pass: some [`TOKENS`] tokens, or as few as the budget needs (down to one sequence). Also the
-/// smallest budget under which all of them run. How they are grouped changes no bit of any embedding.
+/// Groups sequences into passes of about [`TOKENS`] tokens, or fewer if the budget requires it
+/// (down to one sequence). Also returns the smallest budget under which all groups run. The
+/// grouping changes no bit of any embedding.
 fn groups<'a>(model: &Managed<Bert>, sequences: &'a [Vec<u32>]) -> Result<(Vec<Vec<&'a [u32]>>, u64)> {
     let limit = model.engine().budget().limit();
     let mut most = TOKENS;
@@ -155,15 +146,14 @@ fn similarity(embeddings: &[Vec<f32>]) -> Vec<Vec<f32>> {
     embeddings.iter().map(|a| embeddings.iter().map(|b| cosine(a, b)).collect()).collect()
 }
 
-fn print(texts: &[String], document: &Document) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+fn print(out: &mut impl Write, texts: &[String], document: &Document) -> io::Result<()> {
     writeln!(out, "cosine similarity")?;
     for (number, (text, row)) in texts.iter().zip(&document.similarity).enumerate() {
         let row: Vec<String> = row.iter().map(|x| format!("{x:6.3}")).collect();
         writeln!(out, "  {:>2}  {}   {text:?}", number + 1, row.join(" "))?;
     }
     writeln!(out)?;
-    document.report.print(&mut out)?;
+    document.report.print(out)?;
     out.flush()
 }
 

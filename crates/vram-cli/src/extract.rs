@@ -1,72 +1,95 @@
-//! `vram extract`: tensors of any readable checkpoint into new safetensors files, in bounded memory.
+//! `vram extract`: copies tensors of any readable checkpoint to new safetensors files, in bounded
+//! memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use globset::GlobMatcher;
 use serde::Serialize;
 use vram_diskmap::{DiskMap, Extract};
-use vram_types::{ByteSize, CancelToken, DType, FileId, WeightSource, WeightSourceExt};
+use vram_types::{ByteSize, CancelToken, DType, FileId, SourceError};
 
 use crate::args::{Read, at_least_one};
 use crate::checkpoint::{self, Checkpoint};
+use crate::outputs::{Kind, Outputs};
 use crate::progress::Progress;
-use crate::{output, writer};
+use crate::writer::index_path;
+use crate::{output, terminal};
 
-/// Copy tensors of a checkpoint into a new safetensors file, converted and cast if asked, in bounded memory
+/// Copy tensors of a checkpoint to a new safetensors file, in bounded memory; can convert and cast
+/// them
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vram extract model.safetensors --tensors 'blocks.0.*' --dtype f16 -o block0.safetensors
+  vram extract model.gguf -o model.safetensors
+  vram extract model/ --shard-size 5GB --checksums -o copy.safetensors")]
 pub(crate) struct Args {
-    /// The checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
+    /// Checkpoint: a safetensors, PyTorch or GGUF file, an index or a folder
     path: PathBuf,
-    /// Only tensors whose name matches, as in 'blocks.0.*'; may be given more than once
+    /// Only tensors whose name matches, such as 'blocks.0.*'; can be repeated
     #[arg(long, value_name = "GLOB", value_parser = checkpoint::pattern)]
     tensors: Vec<GlobMatcher>,
-    /// Apply the rules of this file first: other names, parts, wholes, shapes and dtypes; --tensors means the new names
+    /// Apply the conversion rules in this file first; --tensors then matches the new names
     #[arg(long, value_name = "FILE.toml")]
     convert: Option<PathBuf>,
-    /// Cast floating-point tensors, as f32, bf16, f16 or f8_e4m3; quantised blocks become f32 if nothing is asked for
+    /// Cast floating-point tensors to this dtype, such as f32, bf16, f16 or f8_e4m3; without it,
+    /// quantised blocks become f32. Weights with scales beside them (fp8, int8, nf4) are decoded
+    /// with these, or refused by name
     #[arg(long, value_name = "D")]
     dtype: Option<DType>,
-    /// The new file; with --shard-size, the name that the files' names are made from
+    /// File to write; with --shard-size, the base for the names of the files
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
-    /// Spread over files of at most this size, as 5GB, with an index; a larger tensor has a file of its own
+    /// Split into files of at most this size, such as 5GB, with an index; a larger tensor gets its
+    /// own file
     #[arg(long, value_name = "SIZE")]
     shard_size: Option<ByteSize>,
-    /// Write a checksum of each tensor into the new file
+    /// Write a checksum of each tensor to the new file
     #[arg(long)]
     checksums: bool,
-    /// Before anything is written, hold the checkpoint to the checksums that it has; a failure if it has none
+    /// Check the tensors against the checksums in the checkpoint before writing; fails if it has
+    /// none
     #[arg(long)]
     verify: bool,
-    /// Let pass what real safetensors files get wrong (bytes that belong to no tensor, blanks) and say what it was
+    /// Accept and report common defects of safetensors files: bytes that belong to no tensor,
+    /// extra blanks
     #[arg(long)]
     lenient: bool,
-    /// Replace what is there
+    /// Write tensors that repeat a few stored bytes to many times their size as well
+    #[arg(long)]
+    allow_expanded: bool,
+    /// Leave out tensors that cannot be read, instead of failing with exit code 3
+    #[arg(long)]
+    skip_unreadable: bool,
+    /// Replace existing files
     #[arg(long)]
     force: bool,
-    /// How the checkpoint is read
+    /// How to read the checkpoint
     #[arg(long, env = "VRAM_READ", value_enum, default_value_t)]
     read: Read,
-    /// Threads that read; six if not given. As many as the machine runs at once, eight at most, cast and write
+    /// Number of threads that read, six by default; besides these, one thread per core, at most
+    /// eight, casts and writes
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
 struct Document {
-    /// What to open: the file, or the index of the shards.
-    output: PathBuf,
-    files: Vec<PathBuf>,
+    /// The file to open: the output, or the index of the shards.
+    output: String,
+    files: Vec<String>,
     tensors: usize,
     bytes: u64,
     bytes_read: u64,
     seconds: f64,
-    /// How many tensors were held to a checksum.
+    /// How many tensors were checked against a checksum.
     verified: usize,
-    /// Tensors that were asked for and that cannot be read.
+    /// Requested tensors that cannot be read.
     left_out: Vec<String>,
+    /// Tensors that weights were decoded with, or that were beside those, and that are not in the new file.
+    applied: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
@@ -74,21 +97,35 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let checkpoint = Checkpoint::open(options, &args.path, args.read, args.convert.as_deref())?;
     let (map, source) = (checkpoint.map(), checkpoint.source());
     let names: Vec<&str> = source.names().filter(|name| checkpoint::wanted(&args.tensors, name)).collect();
+    let left_out = left_out(args, map);
+    if !left_out.is_empty() && !args.skip_unreadable {
+        return Err(LeftOut(left_out).into());
+    }
     if names.is_empty() {
-        return Err(checkpoint::none_matches(&args.tensors, &args.path, source));
+        return Err(checkpoint::none_matches(
+            &args.tensors,
+            &args.path.display().to_string(),
+            source.names(),
+        ));
     }
     for what in map.leniencies() {
-        eprintln!("let pass: {what}");
+        terminal::note(format_args!("accepted: {what}"));
     }
-    let left_out = left_out(args, map);
+    match (map.unread().next(), map.unread().len()) {
+        (Some((name, what)), 1) => terminal::note(format_args!("left unread: {name}: {what}")),
+        (Some((name, what)), n) => {
+            terminal::note(format_args!("left unread: {n} values, {name} for one: {what}"));
+        }
+        (None, _) => {}
+    }
     for what in &left_out {
-        eprintln!("left out, because it cannot be read: {what}");
+        terminal::note(format_args!("skipped, because it cannot be read: {what}"));
     }
     let extract = extraction(args, &checkpoint, &names);
-    writer::may_write(extract.files(&args.output)?.iter().map(PathBuf::as_path), args.force)?;
+    check_outputs(args, json, &checkpoint, &extract)?;
     let verified = if args.verify { verify(&checkpoint, &names, &args.path)? } else { 0 };
 
-    let progress = Progress::new("extracting", bytes(source, &names, args.dtype)?);
+    let progress = Progress::new("extracting", extract.bytes()?);
     let mut before = 0;
     let done = extract.run(&args.output, &CancelToken::new(), &mut |so_far| {
         progress.add(so_far.bytes_done - before);
@@ -96,8 +133,18 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     });
     let seconds = progress.finish().as_secs_f64();
     let done = done?;
+    if let [first, ..] = done.applied.as_slice() {
+        let count = output::count(done.applied.len(), "tensor");
+        terminal::note(format_args!(
+            "decoded weights with what is beside them: {count} applied or not needed, {first} for one"
+        ));
+    }
     if json {
-        let (output, files, tensors, bytes) = (done.output, done.files, done.tensors, done.bytes);
+        // Paths that are not UTF-8 have no JSON of their own.
+        let printed = |path: &PathBuf| path.display().to_string();
+        let (output, files) = (printed(&done.output), done.files.iter().map(printed).collect());
+        let (tensors, bytes) = (done.tensors, done.bytes);
+        let applied = done.applied;
         let bytes_read = map.bytes_read();
         return output::json(&Document {
             output,
@@ -108,11 +155,55 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             seconds,
             verified,
             left_out,
+            applied,
         });
     }
     let (tensors, bytes) = (output::count(done.tensors, "tensor"), ByteSize(done.bytes));
-    eprintln!("{}: {tensors}, {bytes} in {seconds:.2} s", done.output.display());
+    terminal::note(format_args!("{}: {tensors}, {bytes} in {seconds:.2} s", done.output.display()));
     Ok(())
+}
+
+/// Checks every file that would be written.
+fn check_outputs(args: &Args, json: bool, checkpoint: &Checkpoint, extract: &Extract<'_>) -> Result<()> {
+    let mut outputs = Outputs::new(args.force, json);
+    outputs.reads_checkpoint(&args.path, checkpoint.map());
+    if let Some(rules) = &args.convert {
+        outputs.reads(rules);
+    }
+    let files = extract.files(&args.output).map_err(flagged)?;
+    let mut bytes = Some(extract.bytes().map_err(flagged)?);
+    for file in files {
+        let target = outputs.add("--output", &file, Kind::TensorsInPlaces)?;
+        // All files go to one folder.
+        outputs.needs(&target, bytes.take().unwrap_or(0))?;
+    }
+    if args.shard_size.is_some() {
+        outputs.add("--output", &index_path(&args.output), Kind::Text)?;
+    }
+    Ok(())
+}
+
+/// Requested tensors that cannot be read, which `--skip-unreadable` would accept.
+#[derive(Debug)]
+pub(crate) struct LeftOut(Vec<String>);
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first = self.0.first().map_or("", String::as_str);
+        let more = match self.0.len().saturating_sub(1) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        write!(f, "cannot be read: {first}{more}; --skip-unreadable leaves them out")
+    }
+}
+
+impl std::error::Error for LeftOut {}
+
+/// Names the flag for what the library's option would accept.
+fn flagged(error: SourceError) -> anyhow::Error {
+    let hint = if error.message().contains("`allow_expanded`") { "; use --allow-expanded" } else { "" };
+    anyhow!("{error}{hint}")
 }
 
 fn extraction<'a>(args: &Args, checkpoint: &'a Checkpoint, names: &[&'a str]) -> Extract<'a> {
@@ -122,7 +213,8 @@ fn extraction<'a>(args: &Args, checkpoint: &'a Checkpoint, names: &[&'a str]) ->
     let mut extract = Extract::new(checkpoint.source())
         .names(names.iter().copied())
         .metadata(metadata)
-        .checksums(args.checksums);
+        .checksums(args.checksums)
+        .allow_expanded(args.allow_expanded);
     if let Some(threads) = args.threads {
         extract = extract.threads(threads);
     }
@@ -135,7 +227,8 @@ fn extraction<'a>(args: &Args, checkpoint: &'a Checkpoint, names: &[&'a str]) ->
     extract
 }
 
-/// Tensors that cannot be read and are asked for; under --convert, where new names say nothing of them, all of them.
+/// Requested tensors that cannot be read. With --convert all of them, because new names do not
+/// tell which are needed.
 fn left_out(args: &Args, map: &DiskMap) -> Vec<String> {
     let is_asked_for = |name: &str| args.convert.is_some() || checkpoint::wanted(&args.tensors, name);
     map.unreadable()
@@ -144,18 +237,7 @@ fn left_out(args: &Args, map: &DiskMap) -> Vec<String> {
         .collect()
 }
 
-/// Bytes that will be written.
-fn bytes(source: &dyn WeightSource, names: &[&str], dtype: Option<DType>) -> Result<u64> {
-    let mut sum = 0u64;
-    for name in names {
-        let meta = source.require(name)?.meta;
-        let cast = dtype.filter(|_| meta.dtype().is_float()).and_then(|to| to.bytes_of(meta.elements()));
-        sum = sum.saturating_add(cast.unwrap_or(meta.bytes()));
-    }
-    Ok(sum)
-}
-
-/// Holds what is asked for to its checksums, or what that is made of.
+/// Checks the requested tensors, or the tensors that they are made from, against their checksums.
 fn verify(checkpoint: &Checkpoint, names: &[&str], path: &Path) -> Result<usize> {
     let cancel = CancelToken::new();
     let verified = match checkpoint {
@@ -165,6 +247,6 @@ fn verify(checkpoint: &Checkpoint, names: &[&str], path: &Path) -> Result<usize>
             converted.source().verify_tensors(made_of, &cancel)?
         }
     };
-    ensure!(verified > 0, "{}: no tensor has a checksum to be held to", path.display());
+    ensure!(verified > 0, "{}: no tensor has a checksum to check", path.display());
     Ok(verified)
 }

@@ -1,20 +1,22 @@
-//! A progress bar for what takes longer than a second, where a person watches.
+//! A progress bar for work that takes longer than a second, if stderr is a terminal.
 
-use std::io::IsTerminal;
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+use crate::terminal;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
-const BYTES: &str = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
-const PASSES: &str = "{msg} {wide_bar} {eta} left";
+const BYTES: &str = "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {left} left";
+const PASSES: &str = "{msg} {wide_bar} {left} left";
 
-/// Steps of a pass on its bar.
+/// Steps of the bar per pass.
 const STEPS: u64 = 1000;
-/// Counts bytes or passes from any thread.
+/// Counts bytes or passes, from any thread.
 #[derive(Debug)]
 pub(crate) struct Progress {
     what: &'static str,
@@ -38,7 +40,7 @@ impl Progress {
     }
 
     fn counting(what: &'static str, template: &'static str, total: u64) -> Progress {
-        let watched = std::io::stderr().is_terminal();
+        let watched = terminal::is_watched();
         Progress {
             what,
             template,
@@ -57,12 +59,12 @@ impl Progress {
         }
     }
 
-    /// A pass ended.
+    /// Counts a finished pass.
     pub(crate) fn passed(&self) {
         self.add(STEPS);
     }
 
-    /// The pass that is running is at the `unit`-th use of about `units`, counted from 1.
+    /// Moves the bar to unit use `unit` of about `units` in the running pass, counted from 1.
     pub(crate) fn at(&self, unit: u64, units: u64) {
         if let Some(bar) = self.bar() {
             let (position, message) = within(self.done.load(Ordering::Relaxed), self.total, unit, units);
@@ -71,13 +73,13 @@ impl Progress {
         }
     }
 
-    /// The bar, once it is time for one.
+    /// The bar, once enough time has passed to show one.
     fn bar(&self) -> Option<&ProgressBar> {
         let due = self.watched && self.start.elapsed() > PATIENCE;
-        due.then(|| self.bar.get_or_init(|| bar(self.what, self.template, self.total)))
+        due.then(|| self.bar.get_or_init(|| bar(self.what, self.template, self.total, self.start)))
     }
 
-    /// Takes the bar away and says how long it took.
+    /// Removes the bar and returns the elapsed time.
     pub(crate) fn finish(&self) -> Duration {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
@@ -86,21 +88,61 @@ impl Progress {
     }
 }
 
-/// Where the bar of the passes stands within a pass, and what it says.
+/// The position of the bar within a pass, and its message.
 fn within(done: u64, total: u64, unit: u64, units: u64) -> (u64, String) {
-    // A pass that departs from its plan may use more than was reckoned with.
+    // A pass that departs from its plan may use more units than planned.
     let units = units.max(unit).max(1);
     let position = done + STEPS * unit.saturating_sub(1) / units;
     let (pass, passes) = (done / STEPS + 1, total / STEPS);
     (position, format!("pass {pass} of {passes}, unit {unit} of {units}"))
 }
 
-fn bar(what: &'static str, template: &str, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(template);
+fn bar(what: &'static str, template: &str, total: u64, start: Instant) -> ProgressBar {
+    // The bar's own clock begins when the bar is first shown, a second late.
+    let tell = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Writing to a line in memory does not fail.
+        let _ = out.write_str(&left(start.elapsed(), state.pos(), total));
+    };
     let bar = ProgressBar::new(total).with_message(what);
-    match style {
-        Ok(style) => bar.with_style(style),
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style.with_key("left", tell)),
         Err(_) => bar,
+    }
+}
+
+/// The time that is left if the rest goes as what is done has gone.
+fn left(elapsed: Duration, done: u64, total: u64) -> String {
+    if done == 0 {
+        return "-".to_owned();
+    }
+    let seconds = elapsed.as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
+    match seconds.ceil() as u64 {
+        s @ 0..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s.div_ceil(60)),
+        s => format!("{} h", s.div_ceil(3600)),
+    }
+}
+
+/// Says what is being done, for work whose length is not known.
+#[derive(Debug)]
+pub(crate) struct Working(Option<ProgressBar>);
+
+impl Working {
+    pub(crate) fn on(what: &'static str) -> Working {
+        let bar = terminal::is_watched().then(|| {
+            let bar = ProgressBar::new_spinner().with_message(what);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Working(bar)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -115,6 +157,21 @@ mod tests {
         assert_eq!(within(STEPS, 2 * STEPS, 4, 4), said(STEPS + 750, "pass 2 of 2, unit 4 of 4"));
         assert_eq!(within(0, STEPS, 0, 0).0, 0);
         assert_eq!(within(0, STEPS, 9, 4), said(888, "pass 1 of 1, unit 9 of 9"));
+    }
+
+    /// The bar said "0s left" with seven seconds to go.
+    #[test]
+    fn what_is_left_is_reckoned_from_the_start() {
+        let seconds = Duration::from_secs;
+        assert_eq!(left(seconds(1), 0, 10), "-");
+        assert_eq!(left(seconds(3), 3, 10), "7 s");
+        assert_eq!(left(seconds(3), 10, 10), "0 s");
+        assert_eq!(left(seconds(60), 1, 4), "3 min");
+        assert_eq!(left(seconds(7200), 1, 4), "6 h");
+        let start = Instant::now().checked_sub(seconds(30)).unwrap();
+        let bar = bar("testing", "{left} left", 40, start);
+        bar.set_position(30);
+        assert_eq!(bar.length(), Some(40));
     }
 
     #[test]

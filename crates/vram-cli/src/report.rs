@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use vram_stream::layers::{EvictionReason, PassReport, StallCause};
+use vram_stream::layers::{DecodedOnHost, EvictionReason, PassReport, StallCause};
 use vram_stream::{Budget as Ledger, Report};
 use vram_types::ByteSize;
 
 use crate::args::{Engine, Read, Waits};
 use crate::output::{self, seconds};
+use crate::outputs::Target;
 
 /// Units that are named of those that were waited for.
 const NAMED: usize = 3;
@@ -22,7 +22,7 @@ pub(crate) struct RunReport {
     #[serde(flatten)]
     report: Report,
     /// The smallest budget in bytes under which these passes run.
-    minimum_budget_bytes: u64,
+    smallest_budget_bytes: u64,
     host_budget_bytes: u64,
     host_peak_bytes: u64,
     /// Where weights wait that do not stay on the device.
@@ -31,17 +31,21 @@ pub(crate) struct RunReport {
 }
 
 impl RunReport {
-    pub(crate) fn new(report: Report, minimum_budget_bytes: u64, host: &Ledger, asked: &Engine) -> RunReport {
+    pub(crate) fn new(
+        report: Report,
+        smallest_budget_bytes: u64,
+        host: &Ledger,
+        asked: &Engine,
+    ) -> RunReport {
         let (host_budget_bytes, host_peak_bytes) = (host.limit(), host.peak());
         let (from, read) = (asked.from, asked.read);
-        RunReport { report, minimum_budget_bytes, host_budget_bytes, host_peak_bytes, from, read }
+        RunReport { report, smallest_budget_bytes, host_budget_bytes, host_peak_bytes, from, read }
     }
 
     /// Writes the report to the file that `--report` names.
-    pub(crate) fn save(&self, path: Option<&Path>) -> Result<()> {
-        let Some(path) = path else { return Ok(()) };
-        let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    pub(crate) fn save(&self, to: Option<&Target>) -> Result<()> {
+        let Some(to) = to else { return Ok(()) };
+        to.write((serde_json::to_string_pretty(self)? + "\n").as_bytes())
     }
 
     /// For people.
@@ -49,6 +53,10 @@ impl RunReport {
         let Report { device, dtype, .. } = &self.report;
         writeln!(out, "{device}, computing in {dtype}")?;
         self.print_memory(out)?;
+        for DecodedOnHost { encoding, tensors, bytes, why, .. } in &self.report.decoded_on_host {
+            let size = ByteSize(*bytes);
+            writeln!(out, "  decoded on the host: {tensors} tensors of {encoding}, to {size}: {why}")?;
+        }
         self.print_passes(out)?;
         let stalls = stalls(&self.report.passes);
         if !stalls.is_empty() {
@@ -61,13 +69,14 @@ impl RunReport {
         Ok(())
     }
 
-    fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
+    /// The memory's part of it.
+    pub(crate) fn print_memory(&self, out: &mut impl Write) -> io::Result<()> {
         let report = &self.report;
         let size = |bytes| ByteSize(bytes).to_string();
-        let of_all = format!("of {}", size(report.weights_bytes));
+        let of_all = format!("with padding; all weights are {} without", size(report.weights_bytes));
         let mut rows = vec![
             ("budget", report.budget_bytes, ""),
-            ("smallest that works", self.minimum_budget_bytes, ""),
+            ("smallest that works", self.smallest_budget_bytes, ""),
             ("most held at once", report.peak_bytes, ""),
             ("resident weights", report.resident_bytes, &*of_all),
             ("ring", report.ring_bytes, ""),
@@ -88,16 +97,21 @@ impl RunReport {
         output::columns(out, &rows, [false, true, false])
     }
 
-    /// Measured beside what the plan said: the first pass loads what stays, which a prediction does not count.
+    /// Measured beside what the plan said: the first pass loads what stays, which a prediction does
+    /// not count.
     fn print_passes(&self, out: &mut impl Write) -> io::Result<()> {
         let head = ["  pass", "seconds", "predicted", "bound", "waited", "from disk"];
         let mut rows = vec![head.map(str::to_owned)];
-        for (number, pass) in self.report.passes.iter().enumerate() {
+        // The last passes alone are listed.
+        let first = self.report.total.passes.saturating_sub(self.report.passes.len() as u64);
+        for (number, pass) in (first + 1..).zip(&self.report.passes) {
+            // Before a pass was measured, costs are assumed, and say nothing of this machine.
+            let known = |seconds: f64| if number > 1 { format!("{seconds:.3}") } else { "-".to_owned() };
             rows.push([
-                format!("  {}", number + 1),
+                format!("  {number}"),
                 format!("{:.3}", pass.seconds),
-                format!("{:.3}", pass.predicted_seconds),
-                format!("{:.3}", pass.bound_seconds),
+                known(pass.predicted_seconds),
+                known(pass.bound_seconds),
                 format!("{:.3}", pass.stall_seconds),
                 ByteSize(pass.disk_bytes).to_string(),
             ]);

@@ -1,14 +1,14 @@
-//! Who listens to passes: the progress bar, and the trace that `--trace` asks for.
+//! The observer of a run: drives the progress bar, and records the trace for `--trace`.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use vram_stream::layers::{Event, Observer, Trace};
 
+use crate::outputs::Target;
 use crate::progress::Progress;
 
-/// Tells the bar how far a pass is, and keeps a trace if there is a file for it.
+/// Updates the progress bar, and records a trace if `--trace` names a file.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     trace: Option<Trace>,
@@ -16,24 +16,27 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Of passes whose number is not known yet.
-    pub(crate) fn new(trace: Option<&Path>) -> Arc<Watch> {
-        Arc::new(Watch { trace: trace.map(|_| Trace::new()), progress: OnceLock::new() })
+    /// For a number of passes that is not known yet; records a trace if one is to be saved.
+    pub(crate) fn new(traces: bool) -> Arc<Watch> {
+        Arc::new(Watch { trace: traces.then(Trace::new), progress: OnceLock::new() })
     }
 
-    /// So many passes begin.
+    /// Starts the bar for this number of passes.
     pub(crate) fn begin(&self, passes: usize) {
         self.progress.get_or_init(|| Progress::passes(passes as u64));
     }
 
-    /// All passes are over: takes the bar away and writes the trace.
-    pub(crate) fn finish(&self, trace: Option<&Path>) -> Result<()> {
+    /// Removes the bar, after the last pass.
+    pub(crate) fn finish(&self) {
         if let Some(progress) = self.progress.get() {
             progress.finish();
         }
-        let (Some(path), Some(trace)) = (trace, &self.trace) else { return Ok(()) };
-        let text = serde_json::to_string(trace)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes the trace to the file that `--trace` names.
+    pub(crate) fn save(&self, to: Option<&Target>) -> Result<()> {
+        let (Some(to), Some(trace)) = (to, &self.trace) else { return Ok(()) };
+        to.write((serde_json::to_string(trace)? + "\n").as_bytes())
     }
 }
 

@@ -1,42 +1,36 @@
-//! New safetensors files with a progress bar, and the promise not to replace what nobody asked to be replaced.
+//! Writes new safetensors files with a progress bar.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use vram_diskmap::{NewFile, NewTensor};
 use vram_types::{CancelToken, SourceError, SourceErrorKind};
 
 use crate::progress::Progress;
 
-/// Fills a piece of a tensor that begins at that offset in it in bytes.
+/// Fills a piece of a tensor; the offset in bytes is relative to the tensor.
 pub(crate) type Fill<'a> = dyn Fn(&NewTensor, u64, &mut [u8]) -> Result<()> + Sync + 'a;
 
-/// Fails if a file is there that may not be replaced.
-pub(crate) fn may_write<'p>(paths: impl IntoIterator<Item = &'p Path>, replace: bool) -> Result<()> {
-    for path in paths {
-        let there = path.try_exists().with_context(|| path.display().to_string())?;
-        ensure!(replace || !there, "{} is there already; --force replaces it", path.display());
-    }
-    Ok(())
-}
-
-/// As many threads as asked for, or as the machine runs at once.
+/// The requested number of threads, or one per core.
 pub(crate) fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// Writes all files and tells how long it took. Files have their names only once all are whole; after a failure nothing
-/// is left.
+/// The index of the shards of an output: `model.safetensors.index.json` for `model.safetensors`.
+pub(crate) fn index_path(output: &Path) -> PathBuf {
+    output.with_extension("safetensors.index.json")
+}
+
+/// Writes all files and returns the elapsed time. Files get their names only after all of them are
+/// complete; on failure nothing is left behind.
 pub(crate) fn write(
     what: &'static str,
     files: &[NewFile],
-    replace: bool,
     threads: Option<usize>,
     fill: &Fill<'_>,
 ) -> Result<Duration> {
-    may_write(files.iter().map(NewFile::path), replace)?;
     let progress = Progress::new(what, files.iter().map(NewFile::tensor_bytes).fold(0, u64::saturating_add));
     let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
         fill(tensor, at, piece).map_err(|e| {

@@ -13,8 +13,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use criterion::{BenchmarkId, measurement::WallTime};
 use vram_device::cpu::Cpu;
 use vram_device::{
-    Activation, AttentionArgs, Binary, Budget, Device, DeviceError, Kernels, Lifetime, LinearArgs, Region,
-    ScratchFor, Tier, View, ViewMut,
+    Budget, Device, DeviceError, Kernels, KernelsExt, Lifetime, Region, Tier, View, ViewMut, ops,
 };
 use vram_types::cast::cast;
 use vram_types::{DType, TensorMeta};
@@ -69,8 +68,8 @@ fn cpu() -> Cpu {
     Cpu::new(Default::default()).expect("a CPU device")
 }
 
-fn scratch(cpu: &Cpu, of: ScratchFor<'_>) -> Tensor {
-    Tensor::new(cpu, DType::U8, &[cpu.scratch_bytes(of) as usize])
+fn scratch<'a>(cpu: &Cpu, of: impl Into<ops::Op<'a>>) -> Tensor {
+    Tensor::new(cpu, DType::U8, &[cpu.scratch(&of.into()) as usize])
 }
 
 /// Measures a kernel on the device's own pool, where a forward runs it.
@@ -110,19 +109,12 @@ fn linear(c: &mut Criterion) {
         for rows in [1, 16, ROWS] {
             let x = Tensor::new(&cpu, dtype, &[rows, WIDTH]);
             let mut y = Tensor::new(&cpu, dtype, &[rows, WIDTH]);
-            let mut packed = scratch(&cpu, ScratchFor::Linear { x: &x.meta });
+            let mut room = scratch(&cpu, ops::Linear::new(x.view(), weight.view(), y.view_mut()));
             group.throughput(Throughput::Elements((2 * rows * WIDTH * WIDTH) as u64));
             let id = BenchmarkId::new(dtype.name(), format!("{rows} rows"));
             measure(&mut group, id, &cpu, || {
-                cpu.linear_pack(&x.view(), &mut packed.view_mut())?;
-                let args = LinearArgs {
-                    x: x.view(),
-                    packed: packed.view(),
-                    weight: weight.view(),
-                    bias: Some(bias.view()),
-                    first_output: 0,
-                };
-                cpu.linear(&args, &mut y.view_mut())
+                let op = ops::Linear::new(x.view(), weight.view(), y.view_mut());
+                cpu.call(op.with_bias(Some(bias.view())), Some(&mut room.view_mut()))
             });
         }
     }
@@ -139,20 +131,20 @@ fn rows(c: &mut Criterion) {
         let (weight, bias) = (Tensor::new(&cpu, dtype, &[WIDTH]), Tensor::new(&cpu, dtype, &[WIDTH]));
         group.throughput(Throughput::Bytes(2 * x.meta.bytes()));
         measure(&mut group, BenchmarkId::from_parameter("rms_norm"), &cpu, || {
-            cpu.rms_norm(&x.view(), &weight.view(), 1e-6, &mut y.view_mut())
+            cpu.call(ops::RmsNorm::new(x.view(), weight.view(), 1e-6, y.view_mut()), None)
         });
         measure(&mut group, BenchmarkId::from_parameter("layer_norm"), &cpu, || {
-            cpu.layer_norm(&x.view(), &weight.view(), &bias.view(), 1e-6, &mut y.view_mut())
+            cpu.call(ops::LayerNorm::new(x.view(), weight.view(), bias.view(), 1e-6, y.view_mut()), None)
         });
         group.throughput(Throughput::Bytes(3 * x.meta.bytes()));
         measure(&mut group, BenchmarkId::from_parameter("add"), &cpu, || {
-            cpu.binary(Binary::Add, &x.view(), &mut y.view_mut())
+            cpu.call(ops::Binary::add(x.view(), y.view_mut()), None)
         });
         group.throughput(Throughput::Bytes(4 * x.meta.bytes()));
         // In place, and again and again on its own output the values would sink into denormals.
         measure(&mut group, BenchmarkId::from_parameter("copy and gelu"), &cpu, || {
-            cpu.cast(&x.view(), &mut y.view_mut())?;
-            cpu.activate(Activation::Gelu, &mut y.view_mut())
+            cpu.call(ops::Cast::new(x.view(), y.view_mut()), None)?;
+            cpu.call(ops::Unary::gelu(y.view_mut()), None)
         });
         group.finish();
     }
@@ -165,13 +157,12 @@ fn attention(c: &mut Criterion) {
     for dtype in COMPUTE {
         let [q, k, v] = [(); 3].map(|()| Tensor::new(&cpu, dtype, &[ROWS, WIDTH]));
         let mut y = Tensor::new(&cpu, dtype, &[ROWS, WIDTH]);
-        let mut room = scratch(&cpu, ScratchFor::Attention { k: &k.meta, heads: HEADS });
-        let scale = ((WIDTH / HEADS) as f32).sqrt().recip();
+        let mut room = scratch(&cpu, ops::Attention::new(q.view(), k.view(), v.view(), HEADS, y.view_mut()));
         group.throughput(Throughput::Elements((4 * ROWS * ROWS * WIDTH) as u64));
         let id = BenchmarkId::new(dtype.name(), format!("{ROWS} tokens, {HEADS} heads"));
         measure(&mut group, id, &cpu, || {
-            let args = AttentionArgs { q: q.view(), k: k.view(), v: v.view(), heads: HEADS, scale };
-            cpu.attention(&args, &mut room.view_mut(), &mut y.view_mut())
+            let op = ops::Attention::new(q.view(), k.view(), v.view(), HEADS, y.view_mut());
+            cpu.call(op, Some(&mut room.view_mut()))
         });
     }
     group.finish();
@@ -186,14 +177,14 @@ fn moves(c: &mut Criterion) {
         let mut y = Tensor::new(&cpu, to, &[ROWS, WIDTH]);
         group.throughput(Throughput::Bytes(x.meta.bytes() + y.meta.bytes()));
         let id = BenchmarkId::new("cast", format!("{from} to {to}"));
-        measure(&mut group, id, &cpu, || cpu.cast(&x.view(), &mut y.view_mut()));
+        measure(&mut group, id, &cpu, || cpu.call(ops::Cast::new(x.view(), y.view_mut()), None));
     }
     let table = Tensor::new(&cpu, DType::BF16, &[30_000, 384]);
     let ids: Vec<u32> = (0..ROWS as u32).map(|i| i.wrapping_mul(7919) % 30_000).collect();
     let mut y = Tensor::new(&cpu, DType::F32, &[ROWS, 384]);
     group.throughput(Throughput::Bytes(y.meta.bytes() * 3 / 2));
     measure(&mut group, BenchmarkId::new("gather", "BF16 to F32"), &cpu, || {
-        cpu.gather(&table.view(), &ids, &mut y.view_mut())
+        cpu.call(ops::Gather::new(table.view(), &ids, y.view_mut()), None)
     });
     group.finish();
 }

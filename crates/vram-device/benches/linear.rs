@@ -10,10 +10,10 @@
 use std::time::Instant;
 
 use rayon::ThreadPool;
-use vram_device::cpu::kernels::{
-    Isa, IsaKind, LinearArgs, gelu, linear, linear_pack, linear_scratch_bytes, rms_norm,
-};
-use vram_types::DType;
+use vram_device::cpu::ops::{LinearArgs, linear, linear_pack, linear_scratch_bytes, rms_norm, unary};
+use vram_device::cpu::{Isa, IsaKind};
+use vram_device::ops::UnaryKind;
+use vram_types::{BlockType, DType, Encoding};
 
 const THREADS: usize = 2;
 const N: usize = 3072;
@@ -69,7 +69,9 @@ impl Drop for Huge {
 
 fn read(bytes: &[u8], pool: &ThreadPool) {
     use rayon::prelude::*;
-    let total: u64 = pool.install(|| bytes.par_chunks(1 << 20).with_max_len(4).map(read_block).sum());
+    let total: u64 = pool.install(|| {
+        bytes.par_chunks(1 << 20).with_max_len(4).map(read_block).reduce(|| 0, u64::wrapping_add)
+    });
     std::hint::black_box(total);
 }
 
@@ -122,7 +124,15 @@ fn processor_time() -> f64 {
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
-fn layer<'a>(isa: Isa, m: usize, act: DType, w: &'a [u8], w_dtype: DType, pool: &'a ThreadPool) -> Run<'a> {
+fn layer<'a>(
+    isa: Isa,
+    m: usize,
+    act: DType,
+    w: &'a [u8],
+    stored: impl Into<Encoding>,
+    pool: &'a ThreadPool,
+) -> Run<'a> {
+    let stored = stored.into();
     let size = |d: DType| d.bits() as usize / 8;
     let mut x = vec![0u8; m * N * size(act)];
     for (i, c) in x.chunks_exact_mut(size(act)).enumerate() {
@@ -131,7 +141,7 @@ fn layer<'a>(isa: Isa, m: usize, act: DType, w: &'a [u8], w_dtype: DType, pool: 
     }
     let mut scratch = vec![0u8; linear_scratch_bytes(isa, m, N, act)];
     let mut y = vec![0u8; m * N * size(act)];
-    let matrix = MATRIX * size(w_dtype);
+    let matrix = N * stored.row_bytes(N as u64).unwrap() as usize;
     let count = w.len() / matrix;
     // On a thread of the pool, as a forward runs and as the yardsticks do: entering it costs a change of threads.
     let call = move || {
@@ -143,7 +153,8 @@ fn layer<'a>(isa: Isa, m: usize, act: DType, w: &'a [u8], w_dtype: DType, pool: 
                     m,
                     k: N,
                     w,
-                    w_dtype,
+                    w_encoding: stored,
+                    scales: None,
                     n: N,
                     bias: None,
                     ldy: N,
@@ -160,7 +171,7 @@ fn layer<'a>(isa: Isa, m: usize, act: DType, w: &'a [u8], w_dtype: DType, pool: 
         _ => ((count * 2 * m * MATRIX) as f64, "GFLOP/s"),
     };
     Run {
-        name: format!("{isa} {m} rows, {act} x {w_dtype}"),
+        name: format!("{isa} {m} rows, {act} x {stored}"),
         work,
         unit,
         call: Box::new(call),
@@ -250,13 +261,20 @@ fn main() {
     }];
     runs.push(gemm_f32(256, floats, &pool));
     for &isa in &isas {
-        for m in [1, 16, 32] {
+        for m in [1, 4, 16, 32] {
             runs.push(layer(isa, m, DType::BF16, w, DType::BF16, &pool));
         }
         runs.push(layer(isa, 256, DType::BF16, part, DType::BF16, &pool));
         if isa.kind() != IsaKind::Amx {
+            runs.push(layer(isa, 1, DType::F32, w, DType::F32, &pool));
             runs.push(layer(isa, 16, DType::F32, w, DType::F32, &pool));
             runs.push(layer(isa, 256, DType::F32, part, DType::F32, &pool));
+        }
+    }
+    for block in [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q8_0, BlockType::Q4_K, BlockType::Q6_K] {
+        let matrix = (MATRIX as u64 / block.block_elements() * block.block_bytes()) as usize;
+        for &isa in &isas {
+            runs.push(layer(isa, 1, DType::F32, &w[..(4 * matrix).min(w.len())], block, &pool));
         }
     }
     let isa = isas[0];
@@ -265,10 +283,10 @@ fn main() {
         let (mut y, x, p) = (vec![0u8; bytes], vec![0x3fu8; bytes], &pool);
         let mut z = y.clone();
         runs.push(small(&format!("{isa} gelu 256 x {N} {act}"), 256 * N, move || {
-            gelu(isa, &mut y, act, Some(p)).unwrap();
+            unary(isa, UnaryKind::Gelu, &mut y, act, Some(p)).unwrap();
         }));
         runs.push(small(&format!("{isa} rms_norm 256 x {N} {act}"), 256 * N, move || {
-            rms_norm(isa, &x, N, (&w[..N * 2], DType::BF16), 1e-6, &mut z, act, Some(p)).unwrap();
+            rms_norm(isa, &x, N, Some((&w[..N * 2], DType::BF16)), 1e-6, &mut z, act, Some(p)).unwrap();
         }));
     }
     let wanted: Vec<String> =

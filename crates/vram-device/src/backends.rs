@@ -55,7 +55,7 @@ fn cuda(which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
 fn cuda(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
     Err(missing(
         "cuda",
-        "this build is without it; build with the feature cuda (cargo install vram-cli --features cuda)",
+        "this build is without it; build with the feature cuda (cargo install --path crates/vram-cli --features cuda)",
     ))
 }
 
@@ -74,7 +74,7 @@ fn adapters(name: &str) -> Vec<String> {
 fn wgpu(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
     Err(missing(
         "wgpu",
-        "this build is without it; build with the feature wgpu (cargo install vram-cli --features wgpu)",
+        "this build is without it; build with the feature wgpu (cargo install --path crates/vram-cli --features wgpu)",
     ))
 }
 

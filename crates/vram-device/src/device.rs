@@ -8,10 +8,49 @@ use crate::{Buffer, DeviceError, Part, Region, Reservation, Staging};
 /// How a device's memory and queues relate to the host; the planner works from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// Kernels read the memory that host threads write: a slot is filled in place and there is no host tier.
-    pub host_visible: bool,
+    /// Where kernels find weights.
+    pub memory: Memory,
+    /// When kernels run.
+    pub kernels: Execution,
     /// Copies run beside kernels. Where they do not, the bound of a pass is the sum of both and not the larger.
     pub separate_copy_queue: bool,
+}
+
+/// Whether kernels read the memory that host threads write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Memory {
+    /// They do: readers fill slots in place, and there is no host tier, because what waits in host memory is on the
+    /// device already.
+    Shared,
+    /// They do not: weights are staged and copied, and some can wait in host memory.
+    Discrete,
+}
+
+/// Whether a kernel is done when the call that issued it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Execution {
+    /// It is.
+    Inline,
+    /// It may still be waiting. A host that needs its result, or the time it took, waits for a ticket.
+    Queued,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Memory::Shared => "shared",
+            Memory::Discrete => "discrete",
+        })
+    }
+}
+
+impl fmt::Display for Execution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Execution::Inline => "inline",
+            Execution::Queued => "queued",
+        })
+    }
 }
 
 /// What a device is.

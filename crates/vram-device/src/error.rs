@@ -38,19 +38,21 @@ pub enum DeviceError {
         /// Bytes there are.
         available: u64,
     },
-    /// A kernel was given tensors that do not fit together.
+    /// The tensors of an operation do not fit together, or are not where the device can use them.
     Shape {
-        /// The kernel.
-        kernel: &'static str,
+        /// Name of the operation.
+        op: &'static str,
         /// What does not fit.
         message: String,
     },
-    /// A kernel has no version for the dtype.
-    DType {
-        /// The kernel.
-        kernel: &'static str,
-        /// The dtype.
-        dtype: DType,
+    /// The device has no kernel for an operation, or none for a dtype.
+    Unsupported {
+        /// Name of the operation.
+        op: &'static str,
+        /// The dtype, if the operation is there for others.
+        dtype: Option<DType>,
+        /// What there is instead, or what is missing.
+        why: String,
     },
     /// A dtype and shape have no size.
     Type(TypeError),
@@ -74,17 +76,27 @@ impl DeviceError {
         matches!(self, DeviceError::Budget(_) | DeviceError::OutOfMemory { .. })
     }
 
-    pub(crate) fn shape(kernel: &'static str, message: impl Into<String>) -> DeviceError {
-        DeviceError::Shape { kernel, message: message.into() }
+    pub(crate) fn shape(op: &'static str, message: impl Into<String>) -> DeviceError {
+        DeviceError::Shape { op, message: message.into() }
     }
 
-    pub(crate) fn mismatch(
-        kernel: &'static str,
-        what: &str,
-        expected: &Shape,
-        actual: &Shape,
-    ) -> DeviceError {
-        DeviceError::shape(kernel, format!("{what} has shape {actual} where {expected} is needed"))
+    /// A variant of an operation that a backend has no kernel for.
+    pub(crate) fn unsupported(op: &'static str, why: impl Into<String>) -> DeviceError {
+        DeviceError::Unsupported { op, dtype: None, why: why.into() }
+    }
+
+    pub(crate) fn mismatch(op: &'static str, what: &str, expected: &Shape, actual: &Shape) -> DeviceError {
+        DeviceError::shape(op, format!("{what} has shape {actual} where {expected} is needed"))
+    }
+
+    /// No version for a dtype.
+    pub(crate) fn dtype(op: &'static str, dtype: DType, why: impl Into<String>) -> DeviceError {
+        DeviceError::Unsupported { op, dtype: Some(dtype), why: why.into() }
+    }
+
+    /// Memory that a kernel of this device cannot reach.
+    pub(crate) fn foreign(op: &'static str) -> DeviceError {
+        DeviceError::shape(op, "the memory is of another device, or absent")
     }
 }
 
@@ -99,8 +111,11 @@ impl fmt::Display for DeviceError {
             DeviceError::OutOfRange { what, offset, bytes, available } => {
                 write!(f, "{what}: {bytes} bytes at {offset} lie outside {available} bytes")
             }
-            DeviceError::Shape { kernel, message } => write!(f, "kernel {kernel}: {message}"),
-            DeviceError::DType { kernel, dtype } => write!(f, "kernel {kernel} does not take {dtype}"),
+            DeviceError::Shape { op, message } => write!(f, "kernel {op}: {message}"),
+            DeviceError::Unsupported { op, dtype: Some(dtype), why } => {
+                write!(f, "kernel {op} does not take {dtype}: {why}")
+            }
+            DeviceError::Unsupported { op, dtype: None, why } => write!(f, "no kernel for {op}: {why}"),
             DeviceError::Type(e) => e.fmt(f),
             DeviceError::Failed { what, reason } => write!(f, "{what} failed: {reason}"),
             DeviceError::Lost { reason } => write!(f, "the device is lost: {reason}"),

@@ -1,5 +1,5 @@
 //! Device memory under a hard byte budget, asynchronous copies ordered by tickets, and compute kernels, behind two
-//! object-safe traits: [`Device`] (ten methods, memory and order) and [`Kernels`] (arithmetic).
+//! object-safe traits: [`Device`] (ten methods, memory and order) and [`Kernels`] (arithmetic: it runs the operations of [`ops`]).
 //!
 //! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
 //! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
@@ -24,7 +24,6 @@
 
 mod backends;
 mod budget;
-mod checks;
 pub mod conformance;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -33,6 +32,7 @@ mod device;
 mod error;
 mod kernels;
 mod memory;
+pub mod ops;
 pub mod sim;
 mod sync;
 mod view;
@@ -41,10 +41,10 @@ pub mod wgpu;
 
 pub use backends::{Backend, backends, open};
 pub use budget::{Budget, BudgetExceeded, Lifetime, Reservation, Tier, Usage};
-pub use device::{Device, DeviceInfo, MemoryInfo, Queue, Ticket, Topology};
+pub use device::{Device, DeviceInfo, Execution, Memory, MemoryInfo, Queue, Ticket, Topology};
 pub use error::DeviceError;
-pub use kernels::{Activation, AttentionArgs, Binary, Kernels, LinearArgs, ScratchFor};
+pub use kernels::{Kernels, KernelsExt};
 pub use memory::{
-    Arena, Buffer, FirstFit, Measure, OffsetAlloc, Part, RawBuffer, Region, RingAlloc, Staging,
+    Arena, Buffer, FirstFit, Measure, OffsetAlloc, Part, RawBuffer, Region, RingAlloc, Stage, Staging,
 };
 pub use view::{View, ViewMut};

@@ -41,6 +41,9 @@ impl Fault {
     }
 }
 
+/// The end of a message about what [`lenient`](crate::DiskMapOptions::lenient) lets pass.
+pub(crate) const LENIENT: &str = " (accepted with `lenient`)";
+
 /// A name as error messages quote it: escaped, and cut where it is long.
 pub(crate) fn quoted(name: &str) -> String {
     const MOST: usize = 120;

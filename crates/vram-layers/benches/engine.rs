@@ -4,8 +4,8 @@
 
 #![allow(missing_docs)] // criterion's macro makes a public function
 
+use std::borrow::Cow;
 use std::hint::black_box;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use vram_device::cpu::{Cpu, CpuOptions};
 use vram_device::{Budget, Queue, Tier};
 use vram_layers::{Engine, EngineOptions, Error, LayerId, LayerSpec, PassRequest, Split};
 use vram_types::{
-    CancelToken, DType, FileId, FileRange, Located, Priority, ReadRequest, ReadTarget, SourceError,
-    SourceErrorKind, StorageId, TensorMeta, WeightSource,
+    DType, FileId, FileRange, Located, ReadOptions, ReadRequest, ReadTarget, SourceError, SourceErrorKind,
+    StorageId, TensorMeta, WeightSource,
 };
 
 const NEVER: &str = "the source has the tensors, and the budget is large enough";
@@ -61,21 +61,16 @@ impl WeightSource for Memory {
     fn locate(&self, name: &str) -> Option<Located> {
         let (_, range, meta) = self.tensors.iter().find(|(n, ..)| n == name)?;
         let storage = StorageId { file: range.file, offset: range.offset };
-        Some(Located { meta: meta.clone(), storage, ranges: [*range].into_iter().collect() })
+        Some(Located::new(meta.clone(), storage, [*range]))
     }
 
-    fn file(&self, _: FileId) -> Option<&Path> {
+    fn describe(&self, _: FileId) -> Option<Cow<'_, str>> {
         None
     }
 
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        _: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         for request in requests {
-            cancel.check()?;
+            options.check()?;
             let ReadTarget::File { offset, .. } = request.target else {
                 return Err(SourceError::new(SourceErrorKind::Unsupported, "read by ranges only"));
             };

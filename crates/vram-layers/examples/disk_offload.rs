@@ -2,19 +2,20 @@
 //!
 //! `cargo run --release -p vram-layers --example disk_offload`
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vram_alloc::{AllocError, module, skip_init};
-use vram_device::{Activation, Budget, Tier, cpu::Cpu};
+use vram_device::{Budget, Tier, cpu::Cpu, ops};
 use vram_layers::layers::Linear;
 use vram_layers::{ModuleMap, VramConfig, enable_vram_management};
 use vram_types::{
-    ByteSize, CancelToken, DType, FileId, FileRange, Located, Priority, ReadRequest, ReadTarget, SourceError,
+    ByteSize, DType, FileId, FileRange, Located, ReadOptions, ReadRequest, ReadTarget, SourceError,
     SourceErrorKind, StorageId, TensorMeta, WeightSource,
 };
 
@@ -73,21 +74,16 @@ impl WeightSource for PlainFile {
         let (meta, file) = (PlainFile::meta().ok()?, FileId(0));
         let offset = self.names.iter().position(|n| n == name)? as u64 * meta.bytes();
         let range = FileRange { file, offset, bytes: meta.bytes() };
-        Some(Located { meta, storage: StorageId { file, offset }, ranges: [range].into_iter().collect() })
+        Some(Located::new(meta, StorageId { file, offset }, [range]))
     }
 
-    fn file(&self, _file: FileId) -> Option<&Path> {
-        Some(&self.path)
+    fn describe(&self, _file: FileId) -> Option<Cow<'_, str>> {
+        Some(self.path.to_string_lossy())
     }
 
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        _priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         for request in requests {
-            cancel.check()?;
+            options.check()?;
             let ReadTarget::File { offset, .. } = request.target else {
                 return Err(SourceError::new(SourceErrorKind::Unsupported, "this file is read by ranges"));
             };
@@ -131,7 +127,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let mut x = fwd.input(&input, &shape)?;
                 for layer in &net.layers {
                     x = layer.forward(fwd, &x)?;
-                    fwd.kernel(|k| Ok(k.activate(Activation::Gelu, &mut x.view_mut()?)?))?;
+                    fwd.run(ops::Unary::gelu(x.view_mut()))?;
                 }
                 fwd.download(&x)
             })?;

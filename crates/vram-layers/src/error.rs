@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use vram_device::DeviceError;
-use vram_types::{ByteSize, SourceError, TypeError};
+use vram_types::{ByteSize, Shape, SourceError, TypeError, WeightSource};
 
 use crate::state::ForbiddenTransition;
 
@@ -23,6 +23,8 @@ pub enum Error {
         workspace: u64,
         /// Of `needed`: the largest piece of weights that must be on the device at once.
         weights: u64,
+        /// Of `needed`: memory that outlives passes, the session that was asked for included.
+        session: u64,
     },
     /// A weight could not be read.
     Source(Arc<SourceError>),
@@ -34,13 +36,29 @@ pub enum Error {
     Offloaded,
     /// A change of state that the table does not have.
     State(ForbiddenTransition),
+    /// The checkpoint does not have what the model needs.
+    Incompatible(Box<Incompatible>),
+    /// The numbers of a weight need another tensor, and would be wrong without it.
+    Companions {
+        /// The weight's name in the checkpoint.
+        weight: String,
+        /// The tensor that was found.
+        found: String,
+        /// Why it cannot be applied.
+        why: String,
+    },
+    /// No rule of the module map covers these parameters.
+    Uncovered {
+        /// Their names in the model.
+        parameters: Vec<String>,
+    },
     /// The model or its map is not what the engine can manage.
     Model(String),
     /// What was asked for cannot be done on this device.
     Unsupported(String),
     /// Tensors that do not fit together, or a layer that was not registered.
     Shape(String),
-    /// A profile that is not, or that makes no sense.
+    /// The profile does not exist or is invalid.
     Profile {
         /// Its name or file.
         name: String,
@@ -49,6 +67,129 @@ pub enum Error {
     },
     /// The pass was cancelled.
     Cancelled,
+}
+
+/// What a checkpoint lacks of a model, all of it at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Incompatible {
+    /// What the names in the checkpoint were taken to begin with.
+    pub prefix: String,
+    /// Names of tensors that are not there.
+    pub missing: Vec<String>,
+    /// Tensors of another shape than the model's.
+    pub mismatched: Vec<WrongShape>,
+    /// A prefix under which the checkpoint has all that is missing.
+    pub found_under: Option<String>,
+    /// A tensor with the older name of one that is missing: `LayerNorm.gamma` for
+    /// `LayerNorm.weight`, `LayerNorm.beta` for `LayerNorm.bias`.
+    pub older_name: Option<String>,
+}
+
+/// A tensor of another shape than its parameter's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongShape {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape of the parameter.
+    pub expected: Shape,
+    /// Shape of the tensor.
+    pub found: Shape,
+}
+
+impl Incompatible {
+    pub(crate) fn new(prefix: &str) -> Incompatible {
+        Incompatible { prefix: prefix.to_owned(), ..Incompatible::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.mismatched.is_empty()
+    }
+
+    /// Looks for what is missing under other names: all of it under another prefix, or norms under
+    /// the names that BERT first had.
+    pub(crate) fn find_names(&mut self, source: &dyn WeightSource) {
+        let older = |name: &String| {
+            let (stem, new) = name.rsplit_once('.').filter(|(stem, _)| stem.ends_with("LayerNorm"))?;
+            let old = match new {
+                "weight" => "gamma",
+                "bias" => "beta",
+                _ => return None,
+            };
+            Some(format!("{stem}.{old}")).filter(|name| source.locate(name).is_some())
+        };
+        self.older_name = self.missing.iter().find_map(older);
+        self.find_prefix(source);
+    }
+
+    fn find_prefix(&mut self, source: &dyn WeightSource) {
+        let bare: Vec<&str> = self.missing.iter().filter_map(|n| n.strip_prefix(&*self.prefix)).collect();
+        let Some(first) = bare.first() else { return };
+        let shorter = (!self.prefix.is_empty()).then_some("");
+        let longer = source.names().filter_map(|name| name.strip_suffix(first));
+        let mut tried: Vec<&str> = Vec::new();
+        for prefix in shorter.into_iter().chain(longer) {
+            if prefix == self.prefix
+                || tried.contains(&prefix)
+                || !(prefix.is_empty() || prefix.ends_with('.'))
+            {
+                continue;
+            }
+            if bare.iter().all(|name| source.locate(&format!("{prefix}{name}")).is_some()) {
+                self.found_under = Some(prefix.to_owned());
+                return;
+            }
+            tried.push(prefix);
+        }
+    }
+}
+
+impl fmt::Display for Incompatible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the checkpoint does not fit the model: ")?;
+        if !self.missing.is_empty() {
+            write!(
+                f,
+                "{} missing: {}",
+                count(self.missing.len(), "tensor is", "tensors are"),
+                some(&self.missing)
+            )?;
+        }
+        for (i, WrongShape { name, expected, found }) in self.mismatched.iter().take(NAMES).enumerate() {
+            let separator = if i > 0 || !self.missing.is_empty() { "; " } else { "" };
+            write!(f, "{separator}{name:?} has shape {found} where the model needs {expected}")?;
+        }
+        if self.mismatched.len() > NAMES {
+            write!(f, " and {} more have other shapes", self.mismatched.len() - NAMES)?;
+        }
+        if let Some(older) = &self.older_name {
+            write!(
+                f,
+                "; it has the older name {older:?}: the conversion \"layer-norm-names\" changes such names"
+            )?;
+        }
+        match &self.found_under {
+            Some(prefix) if prefix.is_empty() => f.write_str("; all of them are there without a prefix"),
+            Some(prefix) => write!(f, "; all of them are there under the prefix {prefix:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Names that a message lists before it counts.
+const NAMES: usize = 5;
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// The first few names, and how many there are besides.
+fn some(names: &[String]) -> String {
+    let mut text = names.iter().take(NAMES).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMES {
+        text += &format!(" and {} more", names.len() - NAMES);
+    }
+    text
 }
 
 impl Error {
@@ -65,13 +206,16 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::BudgetTooSmall { needed, given, workspace, weights } => write!(
-                f,
-                "the budget is too small: {given} bytes ({}) given, the smallest that works is {needed} bytes ({}): \
-                 {workspace} for activations and scratch and {weights} for the largest piece of weights",
-                ByteSize(*given),
-                ByteSize(*needed)
-            ),
+            Error::BudgetTooSmall { needed, given, workspace, weights, session } => {
+                write!(
+                    f,
+                    "the budget is too small: {given} bytes ({}) given, the smallest that works is {needed} bytes ({}): \
+                     {workspace} for activations and scratch and {weights} for the largest piece of weights",
+                    ByteSize(*given),
+                    ByteSize(*needed)
+                )?;
+                if *session > 0 { write!(f, ", beside {session} for sessions") } else { Ok(()) }
+            }
             Error::Source(e) => e.fmt(f),
             Error::Device(e) => e.fmt(f),
             Error::Busy => {
@@ -79,6 +223,16 @@ impl fmt::Display for Error {
             }
             Error::Offloaded => f.write_str("the model is offloaded; call onload() first"),
             Error::State(e) => e.fmt(f),
+            Error::Incompatible(e) => e.fmt(f),
+            Error::Companions { weight, found, why } => {
+                write!(f, "{weight:?} cannot be used with {found:?} beside it: {why}")
+            }
+            Error::Uncovered { parameters } => write!(
+                f,
+                "no rule of the module map covers {}: {}",
+                count(parameters.len(), "parameter", "parameters"),
+                some(parameters)
+            ),
             Error::Model(message) | Error::Unsupported(message) | Error::Shape(message) => {
                 f.write_str(message)
             }
@@ -123,5 +277,33 @@ impl From<TypeError> for Error {
 impl From<ForbiddenTransition> for Error {
     fn from(e: ForbiddenTransition) -> Error {
         Error::State(e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vram_types::{DType, GeneratedSource, TensorMeta};
+
+    use super::*;
+
+    #[test]
+    fn norms_under_their_older_names_are_hinted_at() {
+        // The story: a checkpoint of 2018 was said to lack fifty tensors, which it has as gamma and
+        // beta.
+        let meta = || TensorMeta::new(DType::F32, [2]).unwrap();
+        let tensors = [("bert.LayerNorm.gamma", meta()), ("bert.LayerNorm.beta", meta()), ("bert.w", meta())];
+        let source = GeneratedSource::new(tensors, |_, _, _| {}).unwrap();
+        let mut missing = Incompatible::new("bert.");
+        missing.missing = vec!["bert.other".to_owned(), "bert.LayerNorm.weight".to_owned()];
+        missing.find_names(&source);
+        assert_eq!(missing.older_name.as_deref(), Some("bert.LayerNorm.gamma"));
+        let text = missing.to_string();
+        assert!(
+            text.contains("older name \"bert.LayerNorm.gamma\": the conversion \"layer-norm-names\""),
+            "{text}"
+        );
+        missing.missing = vec!["bert.norm.weight".to_owned()];
+        missing.find_names(&source);
+        assert_eq!(missing.older_name, None);
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! # mod memory {
-//! #     use std::path::Path;
+//! #     use std::borrow::Cow;
 //! #     use vram_types::*;
 //! #     /// Every tensor is 64 by 64, of one value.
 //! #     pub struct Memory;
@@ -26,10 +26,10 @@
 //! #         fn locate(&self, name: &str) -> Option<Located> {
 //! #             let offset = self.names().position(|n| n == name)? as u64;
 //! #             let meta = TensorMeta::new(DType::F32, [64, 64]).ok()?;
-//! #             Some(Located { meta, storage: StorageId { file: FileId(0), offset }, ranges: Default::default() })
+//! #             Some(Located::new(meta, StorageId { file: FileId(0), offset }, []))
 //! #         }
-//! #         fn file(&self, _: FileId) -> Option<&Path> { None }
-//! #         fn read_many(&self, all: &mut [ReadRequest<'_>], _: Priority, _: &CancelToken) -> Result<(), SourceError> {
+//! #         fn describe(&self, _: FileId) -> Option<Cow<'_, str>> { None }
+//! #         fn read_many(&self, all: &mut [ReadRequest<'_>], _: &ReadOptions) -> Result<(), SourceError> {
 //! #             for request in all {
 //! #                 for word in request.wanted()?.chunks_exact_mut(4) {
 //! #                     word.copy_from_slice(&0.25f32.to_le_bytes());
@@ -50,7 +50,7 @@
 //! module! { Net { layers } }
 //!
 //! impl Net {
-//!     fn forward(&self, fwd: &mut Forward<'_, '_>, input: &[u8]) -> Result<Vec<u8>, Error> {
+//!     fn forward(&self, fwd: &mut Forward<'_>, input: &[u8]) -> Result<Vec<u8>, Error> {
 //!         let mut x = fwd.input(input, &TensorMeta::new(DType::F32, [1, 64])?)?;
 //!         for layer in &self.layers {
 //!             x = layer.forward(fwd, &x)?;
@@ -79,50 +79,35 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod check;
-mod config;
-mod converted;
-mod costs;
 mod engine;
 mod error;
-mod forward;
-mod guard;
-mod joined;
 pub mod layers;
-mod managed;
-mod map;
+mod model;
 mod observe;
-mod partition;
-mod pipeline;
 mod plan;
-mod profile;
-mod report;
-pub mod schedule;
 mod spec;
 pub mod state;
 mod sync;
-mod trace;
 
-pub use check::{Violation, check};
-pub use config::VramConfig;
-pub use converted::StorageDtypes;
-pub use costs::{Costs, LayerWork, Link};
-pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Setting, VramLimit};
-pub use error::Error;
-pub use forward::{Forward, Tensor};
+pub use engine::{Engine, EngineOptions, Lease, Pass, PassRequest, Session, Setting, VramLimit};
 #[cfg(feature = "mutations")]
-pub use guard::{Guard, leave_out};
-pub use managed::{Managed, RunOptions, enable_vram_management};
-pub use map::{ModuleMap, Uncovered};
-pub use observe::{Event, EvictionReason, Observer, Span, StallCause};
-pub use partition::TILE_ROWS;
-pub use pipeline::{Pipeline, Switch};
-pub use plan::{Plan, PlannedUnit};
-pub use profile::{DeviceMemory, Flops, HostMemory, Profile, ProfileTopology};
-pub use report::{Eviction, PassReport, Report, Stall};
+pub use engine::{Guard, leave_out};
+pub use error::{Error, Incompatible, WrongShape};
+pub use model::config::VramConfig;
+pub use model::converted::StorageDtypes;
+pub use model::forward::Forward;
+pub use model::managed::{Managed, Prepared, RunOptions, enable_vram_management};
+pub use model::map::{ModuleMap, Uncovered};
+pub use model::pipeline::{Pipeline, Switch};
+pub use model::tensor::Tensor;
+pub use model::tile::Tile;
+pub use observe::event::{Event, EvictionReason, Observer, Span, StallCause};
+pub use observe::report::{DecodedOnHost, Eviction, PassReport, Report, Stall, Totals};
+pub use observe::trace::Trace;
+pub use plan::check::{Violation, check};
+pub use plan::compose::{Plan, PlannedUnit};
+pub use plan::costs::{Costs, LayerWork, Link};
+pub use plan::partition::{TILE_ROWS, UnitId};
+pub use plan::profile::{DeviceMemory, Flops, HostMemory, Profile, ProfileTopology};
+pub use plan::schedule;
 pub use spec::{Layer, LayerId, LayerSpec, Split};
-pub use trace::Trace;
-
-/// Names a unit of a [`Plan`]: its place in the order of registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnitId(pub usize);

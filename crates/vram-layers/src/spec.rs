@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use vram_types::{FileRange, Located, TensorMeta, WeightSource, WeightSourceExt};
+use vram_types::encoding::{ScaleBlocks, ScaledRows};
+use vram_types::{Encoding, FileRange, Located, TensorMeta, WeightSource, WeightSourceExt};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Names a layer of an [`Engine`](crate::Engine): the order in which it was registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,8 +31,19 @@ pub enum Split {
 pub struct LayerSpec {
     name: String,
     tensors: Vec<String>,
+    encoded: Vec<String>,
+    scaled: Vec<(String, Scales)>,
     split: Split,
     group: Option<usize>,
+}
+
+/// The scales of a weight.
+#[derive(Clone, Debug)]
+pub(crate) struct Scales {
+    /// The name of the tensor that they are.
+    pub(crate) name: String,
+    /// Which element has which.
+    pub(crate) blocks: ScaleBlocks,
 }
 
 impl LayerSpec {
@@ -44,6 +56,8 @@ impl LayerSpec {
         LayerSpec {
             name: name.into(),
             tensors: tensors.into_iter().map(Into::into).collect(),
+            encoded: Vec::new(),
+            scaled: Vec::new(),
             split,
             group: None,
         }
@@ -54,6 +68,36 @@ impl LayerSpec {
     pub fn in_group(mut self, group: usize) -> LayerSpec {
         self.group = Some(group);
         self
+    }
+
+    /// One of the tensors stays as it is stored, in quantised blocks that lie in one run of a file: it is read, kept and
+    /// [leased](crate::Lease::tensor) encoded. Whoever computes with it decodes it.
+    #[must_use]
+    pub fn keep_encoded(mut self, tensor: impl Into<String>) -> LayerSpec {
+        self.add_encoded(tensor.into());
+        self
+    }
+
+    /// The numbers of one of the tensors, a matrix, are to be multiplied with those of another tensor: `blocks` says which
+    /// element has which scale. Both are leased as [one view](crate::Lease::tensor), the scales cut by rows as the numbers
+    /// are. Whoever computes with it multiplies.
+    #[must_use]
+    pub fn with_scales(
+        mut self,
+        tensor: impl Into<String>,
+        scales: impl Into<String>,
+        blocks: ScaleBlocks,
+    ) -> LayerSpec {
+        self.add_scales(tensor.into(), Scales { name: scales.into(), blocks });
+        self
+    }
+
+    pub(crate) fn add_scales(&mut self, tensor: String, scales: Scales) {
+        self.scaled.push((tensor, scales));
+    }
+
+    pub(crate) fn add_encoded(&mut self, tensor: String) {
+        self.encoded.push(tensor);
     }
 }
 
@@ -66,11 +110,19 @@ pub struct Layer {
     pub(crate) tensors: Vec<LayerTensor>,
 }
 
-/// A tensor of a layer.
+/// A tensor of a layer, as the engine keeps it.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerTensor {
     pub(crate) name: String,
-    pub(crate) located: Located,
+    /// Dtype and shape, once decoded.
+    pub(crate) meta: TensorMeta,
+    pub(crate) encoding: Encoding,
+    /// Bytes that it takes, encoded as it is.
+    pub(crate) bytes: u64,
+    /// Where these bytes are; empty where the source computes them.
+    pub(crate) ranges: SmallVec<[FileRange; 1]>,
+    /// The tensor that these are the scales of, by its index, and which of its elements have which.
+    pub(crate) scales_of: Option<(usize, ScaleBlocks)>,
 }
 
 impl Layer {
@@ -78,14 +130,20 @@ impl Layer {
     ///
     /// # Errors
     /// [`Error::Source`] for a tensor that the source has not, [`Error::Model`] where the split does not fit the
-    /// tensors' shapes.
+    /// tensors' shapes, where a tensor that is to stay encoded has no blocks to keep, or where scales do not fit their tensor.
     pub fn resolve(spec: LayerSpec, source: &dyn WeightSource) -> Result<Layer, Error> {
-        let tensors: Vec<LayerTensor> = spec
-            .tensors
-            .into_iter()
-            .map(|name| Ok(LayerTensor { located: source.require(&name)?, name }))
-            .collect::<Result<_, Error>>()?;
-        let layer = Layer { name: spec.name.into(), split: spec.split, group: spec.group, tensors };
+        let tensor = |name: String| {
+            let located = source.require(&name)?;
+            match spec.encoded.contains(&name) {
+                true => LayerTensor::encoded(name, located),
+                false => Ok(LayerTensor::plain(name, located)),
+            }
+        };
+        let tensors: Vec<LayerTensor> = spec.tensors.into_iter().map(tensor).collect::<Result<_, Error>>()?;
+        let mut layer = Layer { name: spec.name.into(), split: spec.split, group: spec.group, tensors };
+        for (tensor, scales) in spec.scaled {
+            layer.add_scales(&tensor, scales, source)?;
+        }
         if layer.split != Split::Whole {
             layer.check_rows()?;
         }
@@ -97,9 +155,9 @@ impl Layer {
         &self.name
     }
 
-    /// Bytes of its tensors.
+    /// Bytes of its tensors, as they are kept.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| t.located.meta.bytes()).sum()
+        self.tensors.iter().map(|t| t.bytes).sum()
     }
 
     /// Rows of a splittable layer, 0 for others.
@@ -107,24 +165,64 @@ impl Layer {
         if self.split == Split::Whole {
             return 0;
         }
-        self.tensors.first().and_then(|t| t.located.meta.shape().first().copied()).unwrap_or(0)
+        self.tensors.first().and_then(|t| t.meta.shape().first().copied()).unwrap_or(0)
     }
 
     /// Bytes of one row of all tensors.
     pub(crate) fn row_bytes(&self) -> u64 {
-        self.tensors.iter().filter_map(|t| t.located.meta.row_bytes()).sum()
+        self.tensors.iter().filter_map(LayerTensor::row_bytes).sum()
+    }
+
+    /// The scales of a tensor, if it has some: their index, and which element has which.
+    pub(crate) fn scales(&self, tensor: usize) -> Option<(usize, &ScaleBlocks)> {
+        self.tensors.iter().enumerate().find_map(|(index, scales)| match &scales.scales_of {
+            Some((of, blocks)) if *of == tensor => Some((index, blocks)),
+            _ => None,
+        })
+    }
+
+    fn add_scales(&mut self, tensor: &str, scales: Scales, source: &dyn WeightSource) -> Result<(), Error> {
+        let Scales { name, blocks } = scales;
+        let refuse = |why: &str| {
+            let what = format!("tensor {tensor:?} cannot be multiplied with {name:?}: {why}");
+            Err(Error::Model(what))
+        };
+        let Some(of) = self.tensors.iter().position(|t| t.name == tensor && t.scales_of.is_none()) else {
+            return refuse("the layer has no such tensor");
+        };
+        let located = source.require(&name)?;
+        let weight = &mut self.tensors[of];
+        let extents = weight.meta.shape().iter().map(|&extent| extent as u64);
+        let Encoding::Plain(dtype) = weight.encoding else {
+            return refuse("it is encoded, or has scales already");
+        };
+        let Some(all) = ScaledRows::all(&blocks).filter(|_| extents.eq(blocks.shape().iter().copied()))
+        else {
+            return refuse("it is no matrix of the shape that they are for");
+        };
+        if located.meta.elements() != all.scales().end || located.meta.dtype().bits() < 8 {
+            return refuse("they are more or fewer than it needs");
+        }
+        if self.split == Split::Gather {
+            return refuse("rows that are gathered come without scales");
+        }
+        weight.encoding = Encoding::Scaled(dtype);
+        weight.meta = TensorMeta::new(weight.encoding.decoded(), weight.meta.shape().clone())?;
+        let scales = LayerTensor { scales_of: Some((of, blocks)), ..LayerTensor::plain(name, located) };
+        self.tensors.push(scales);
+        Ok(())
     }
 
     fn check_rows(&self) -> Result<(), Error> {
         let rows = self.rows();
-        for tensor in &self.tensors {
-            let meta = &tensor.located.meta;
-            if meta.shape().first() != Some(&rows) || meta.row_bytes().is_none() {
+        for tensor in self.tensors.iter().filter(|tensor| tensor.scales_of.is_none()) {
+            let meta = &tensor.meta;
+            if meta.shape().first() != Some(&rows) || tensor.row_bytes().is_none() {
                 return Err(Error::Model(format!(
                     "layer {:?} cannot be split by rows: tensor {:?} is {} {}, where {rows} rows of whole bytes are needed",
                     self.name,
                     tensor.name,
-                    meta.dtype(),
+                    tensor.encoding,
                     meta.shape()
                 )));
             }
@@ -134,30 +232,85 @@ impl Layer {
 }
 
 impl LayerTensor {
-    /// Dtype and shape of some rows, or of all of it.
-    pub(crate) fn meta(&self, rows: Option<&Range<usize>>) -> Result<TensorMeta, Error> {
-        let meta = &self.located.meta;
-        match rows {
-            None => Ok(meta.clone()),
-            Some(rows) => Ok(TensorMeta::new(meta.dtype(), meta.shape().with_first(rows.len()))?),
+    /// As it is read by name.
+    pub(crate) fn plain(name: String, located: Located) -> LayerTensor {
+        let Located { meta, ranges, .. } = located;
+        let (encoding, bytes) = (meta.dtype().into(), meta.bytes());
+        LayerTensor { name, encoding, bytes, meta, ranges, scales_of: None }
+    }
+
+    /// As it is stored, in blocks.
+    fn encoded(name: String, located: Located) -> Result<LayerTensor, Error> {
+        match kept(&located) {
+            Ok((encoding, range)) => {
+                let (bytes, meta) = (range.bytes, located.meta);
+                let ranges = SmallVec::from_buf([range]);
+                Ok(LayerTensor { name, meta, encoding, bytes, ranges, scales_of: None })
+            }
+            Err(why) => Err(Error::Model(format!("tensor {name:?} cannot stay encoded: {why}"))),
         }
     }
 
-    /// Bytes of some rows within the tensor.
+    /// Dtype and shape of some rows, or of all of it, once decoded.
+    pub(crate) fn meta(&self, rows: Option<&Range<usize>>) -> Result<TensorMeta, Error> {
+        match (rows, &self.scales_of) {
+            (None, _) => Ok(self.meta.clone()),
+            (Some(rows), Some((_, blocks))) => {
+                let count = self.scales_for(blocks, rows);
+                Ok(TensorMeta::new(self.meta.dtype(), [(count.end - count.start) as usize])?)
+            }
+            (Some(rows), None) => {
+                Ok(TensorMeta::new(self.meta.dtype(), self.meta.shape().with_first(rows.len()))?)
+            }
+        }
+    }
+
+    /// Bytes of a row, as it is kept; `None` where a row is not whole bytes or whole blocks.
+    pub(crate) fn row_bytes(&self) -> Option<u64> {
+        if let Some((_, blocks)) = &self.scales_of {
+            // On average: several rows may share a scale.
+            return Some(self.bytes.div_ceil(blocks.shape().first().copied()?.max(1)));
+        }
+        let rows = *self.meta.shape().first()? as u64;
+        match self.encoding {
+            Encoding::Plain(_) => self.meta.row_bytes(),
+            // Whole blocks along the innermost extent, so along the outermost one if there are two.
+            _ if self.meta.shape().rank() < 2 => None,
+            _ => Some(self.bytes.checked_div(rows).unwrap_or(0)),
+        }
+    }
+
+    /// Bytes of some rows within the tensor, as it is kept.
     pub(crate) fn row_range(&self, rows: Option<&Range<usize>>) -> Range<u64> {
-        match rows {
-            None => 0..self.located.meta.bytes(),
-            Some(rows) => {
+        match (rows, &self.scales_of) {
+            (None, _) => 0..self.bytes,
+            (Some(rows), Some((_, blocks))) => {
+                let (numbers, size) =
+                    (self.scales_for(blocks, rows), u64::from(self.meta.dtype().bits()) / 8);
+                numbers.start * size..numbers.end * size
+            }
+            (Some(rows), None) => {
                 // Whole bytes per row: checked when the layer was resolved.
-                let row_bytes = self.located.meta.row_bytes().unwrap_or(0);
+                let row_bytes = self.row_bytes().unwrap_or(0);
                 rows.start as u64 * row_bytes..rows.end as u64 * row_bytes
             }
         }
     }
 
+    /// The most bytes that rows need beyond [so many for each](LayerTensor::row_bytes).
+    pub(crate) fn uneven(&self) -> u64 {
+        let one_row = self.scales_of.as_ref().map_or(0..0, |(_, blocks)| self.scales_for(blocks, &(0..1)));
+        2 * (one_row.end - one_row.start) * u64::from(self.meta.dtype().bits()) / 8
+    }
+
+    /// The numbers of the scales that rows of their tensor need. It has these rows: it was checked that it is a matrix.
+    fn scales_for(&self, blocks: &ScaleBlocks, rows: &Range<usize>) -> Range<u64> {
+        ScaledRows::new(blocks, rows.clone()).map_or(0..0, |rows| rows.scales())
+    }
+
     /// Where bytes of the tensor lie, if in one run of one file.
     pub(crate) fn file_range(&self, within: &Range<u64>) -> SmallVec<[FileRange; 1]> {
-        match self.located.ranges.as_slice() {
+        match self.ranges.as_slice() {
             [range] => SmallVec::from_buf([FileRange {
                 file: range.file,
                 offset: range.offset + within.start,
@@ -165,5 +318,21 @@ impl LayerTensor {
             }]),
             _ => SmallVec::new(),
         }
+    }
+}
+
+/// The blocks of a tensor, and the run of a file that they are; else why they cannot be kept.
+pub(crate) fn kept(located: &Located) -> Result<(Encoding, FileRange), String> {
+    let Some(stored) = &located.encoded else {
+        return Err(format!("the source gives it as {} alone", located.meta.dtype()));
+    };
+    let encoding = stored.encoding;
+    if !matches!(encoding, Encoding::Blocks(_)) || encoding.decoded() != located.meta.dtype() {
+        return Err(format!("it is stored as {encoding} and asked for as {}", located.meta.dtype()));
+    }
+    match (stored.ranges.as_slice(), encoding.bytes(located.meta.shape())) {
+        (&[range], Ok(bytes)) if range.bytes == bytes => Ok((encoding, range)),
+        (_, Ok(_)) => Err("its blocks are not in one run of a file".to_owned()),
+        (_, Err(e)) => Err(e.to_string()),
     }
 }

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 use vram_alloc::module;
-use vram_device::{Activation, AttentionArgs, Binary, ScratchFor};
+use vram_device::ops;
 use vram_layers::layers::{Embedding, LayerNorm, Linear};
 use vram_layers::{Error, Forward, Tensor};
-use vram_types::{DType, TensorMeta, WeightSource};
+use vram_types::{DType, WeightSource};
 
 use crate::ModelError;
 
@@ -167,7 +167,7 @@ struct SelfAttention {
     heads: usize,
 }
 
-module! { SelfAttention { query, key, value } }
+module! { SelfAttention { query, key, value, heads as _ } }
 
 #[derive(Debug)]
 struct Intermediate {
@@ -227,7 +227,23 @@ impl Bert {
     /// # Errors
     /// [`Error::Shape`] for an empty sequence, one longer than the position embeddings, or an id outside the
     /// vocabulary; see [`Forward::with_weights`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, sequences: &[&[u32]]) -> Result<Tensor, Error> {
+    pub fn forward(&self, fwd: &mut Forward<'_>, sequences: &[&[u32]]) -> Result<Tensor, Error> {
+        let types: Vec<Vec<u32>> = sequences.iter().map(|s| vec![0; s.len()]).collect();
+        let types: Vec<&[u32]> = types.iter().map(Vec::as_slice).collect();
+        self.forward_with_types(fwd, sequences, &types)
+    }
+
+    /// The same for tokens that have types: the first sentence of a pair is of type 0, the second of type 1.
+    /// `types` has those of each sequence.
+    ///
+    /// # Errors
+    /// As [`forward`](Bert::forward); [`Error::Shape`] also if there is not one type for each token.
+    pub fn forward_with_types(
+        &self,
+        fwd: &mut Forward<'_>,
+        sequences: &[&[u32]],
+        types: &[&[u32]],
+    ) -> Result<Tensor, Error> {
         let positions = self.embeddings.position.rows();
         if let Some(bad) = sequences.iter().find(|s| s.is_empty() || s.len() > positions) {
             return Err(Error::Shape(format!(
@@ -235,8 +251,11 @@ impl Bert {
                 bad.len()
             )));
         }
-        let mut x = self.embeddings.forward(fwd, sequences)?;
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
+        if !types.iter().map(|t| t.len()).eq(lengths.iter().copied()) {
+            return Err(Error::Shape("each token of each sequence needs one type".to_owned()));
+        }
+        let mut x = self.embeddings.forward(fwd, sequences, types)?;
         for layer in &self.encoder.layer {
             x = layer.forward(fwd, x, &lengths)?;
         }
@@ -247,9 +266,12 @@ impl Bert {
     ///
     /// # Errors
     /// As [`forward`](Bert::forward).
-    pub fn embed(&self, fwd: &mut Forward<'_, '_>, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
+    pub fn embed(&self, fwd: &mut Forward<'_>, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
         let hidden = self.forward(fwd, sequences)?;
-        let hidden = as_f32(fwd, hidden)?;
+        let hidden = match hidden.dtype() {
+            DType::F32 => hidden,
+            _ => fwd.cast(&hidden, DType::F32)?,
+        };
         let width = hidden.shape().last();
         let bytes = fwd.download(&hidden)?;
         let values: Vec<f32> =
@@ -257,15 +279,6 @@ impl Bert {
         let mut rows = values.chunks_exact(width.max(1));
         Ok(sequences.iter().map(|s| mean_of_length_one(rows.by_ref().take(s.len()), width)).collect())
     }
-}
-
-fn as_f32(fwd: &mut Forward<'_, '_>, x: Tensor) -> Result<Tensor, Error> {
-    if x.dtype() == DType::F32 {
-        return Ok(x);
-    }
-    let mut wide = fwd.tensor_of(TensorMeta::new(DType::F32, x.shape().clone())?)?;
-    fwd.kernel(|k| Ok(k.cast(&x.view()?, &mut wide.view_mut()?)?))?;
-    Ok(wide)
 }
 
 fn mean_of_length_one<'a>(rows: impl Iterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
@@ -281,66 +294,56 @@ fn mean_of_length_one<'a>(rows: impl Iterator<Item = &'a [f32]>, width: usize) -
 }
 
 impl Embeddings {
-    fn forward(&self, fwd: &mut Forward<'_, '_>, sequences: &[&[u32]]) -> Result<Tensor, Error> {
-        let ids = sequences.concat();
+    fn forward(
+        &self,
+        fwd: &mut Forward<'_>,
+        sequences: &[&[u32]],
+        types: &[&[u32]],
+    ) -> Result<Tensor, Error> {
+        let (ids, types) = (sequences.concat(), types.concat());
         // usize to u32 cannot truncate: a sequence is no longer than the table of positions, whose rows are u32.
         let positions: Vec<u32> = sequences.iter().flat_map(|s| 0..s.len() as u32).collect();
-        let types = vec![0; ids.len()];
         let mut x = self.word.forward(fwd, &ids)?;
         for (table, ids) in [(&self.token_type, &types), (&self.position, &positions)] {
             let rows = table.forward(fwd, ids)?;
-            fwd.kernel(|k| Ok(k.binary(Binary::Add, &rows.view()?, &mut x.view_mut()?)?))?;
+            fwd.add(&mut x, &rows)?;
         }
         self.norm.forward(fwd, &x)
     }
 }
 
 impl EncoderLayer {
-    fn forward(&self, fwd: &mut Forward<'_, '_>, x: Tensor, lengths: &[usize]) -> Result<Tensor, Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, x: Tensor, lengths: &[usize]) -> Result<Tensor, Error> {
         let attended = self.attention.own.forward(fwd, &x, lengths)?;
         let x = self.attention.output.forward(fwd, attended, x)?;
         let mut hidden = self.intermediate.dense.forward(fwd, &x)?;
-        fwd.kernel(|k| Ok(k.activate(Activation::Gelu, &mut hidden.view_mut()?)?))?;
+        fwd.gelu(&mut hidden)?;
         self.output.forward(fwd, hidden, x)
     }
 }
 
 impl Output {
-    fn forward(&self, fwd: &mut Forward<'_, '_>, x: Tensor, residual: Tensor) -> Result<Tensor, Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, x: Tensor, residual: Tensor) -> Result<Tensor, Error> {
         let mut y = self.dense.forward(fwd, &x)?;
         drop(x);
-        fwd.kernel(|k| Ok(k.binary(Binary::Add, &residual.view()?, &mut y.view_mut()?)?))?;
+        fwd.add(&mut y, &residual)?;
         drop(residual);
         self.norm.forward(fwd, &y)
     }
 }
 
 impl SelfAttention {
-    fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor, lengths: &[usize]) -> Result<Tensor, Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, x: &Tensor, lengths: &[usize]) -> Result<Tensor, Error> {
         let q = self.query.forward(fwd, x)?;
         let k = self.key.forward(fwd, x)?;
         let v = self.value.forward(fwd, x)?;
         let mut y = fwd.tensor(q.shape().clone())?;
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let rows = TensorMeta::new(k.dtype(), [longest, k.shape().last()])?;
-        let mut scratch = fwd.scratch(ScratchFor::Attention { k: &rows, heads: self.heads })?;
-        let scale = 1.0 / ((q.shape().last() / self.heads) as f32).sqrt();
         let mut start = 0;
         for &len in lengths {
             let rows = start..start + len;
             start = rows.end;
-            fwd.kernel(|kernels| {
-                let args = AttentionArgs {
-                    q: q.rows(rows.clone())?,
-                    k: k.rows(rows.clone())?,
-                    v: v.rows(rows.clone())?,
-                    heads: self.heads,
-                    scale,
-                };
-                Ok(kernels.attention(&args, &mut scratch.view_mut()?, &mut y.rows_mut(rows.clone())?)?)
-            })?;
-            // Scores and their sums over the values, each a multiplication and an addition.
-            fwd.declare_flops(4 * (len * len) as u64 * q.shape().last() as u64);
+            let [q, k, v] = [q.rows(rows.clone())?, k.rows(rows.clone())?, v.rows(rows.clone())?];
+            fwd.run(ops::Attention::new(q, k, v, self.heads, y.rows_mut(rows)?))?;
         }
         Ok(y)
     }

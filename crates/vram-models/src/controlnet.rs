@@ -1,10 +1,14 @@
-//! The Qwen-Image blockwise ControlNet, as DiffSynth-Studio has it.
+//! The Qwen-Image blockwise ControlNet, as DiffSynth-Studio has it (`QwenImageBlockWiseControlNet`).
 //!
-//! `y = img_in(conditioning)`; `z = img`; for every block
-//! `z = z + output_proj(gelu(input_proj(x_rms(z) + y_rms(y))))`.
+//! `y = img_in(conditioning)`, once a step. Block `i` gives
+//! `output_proj(gelu(input_proj(x_rms(z) + y_rms(y))))` for an image stream `z`.
+//!
+//! The reference calls block `i` behind block `i` of the Qwen-Image transformer and adds `scale` times its output to the
+//! stream, while the step lies between `start` and `end` ([`Guidance`]); a model of one's own does the same with
+//! [`ControlNet::condition`] and [`ControlNet::block`]. [`ControlNet::forward`] chains the blocks without a transformer
+//! between them: a pass with the same weights and products, for tests and measurements.
 
 use vram_alloc::module;
-use vram_device::{Activation, Binary};
 use vram_layers::layers::{Linear, RmsNorm};
 use vram_layers::{Error, Forward, Tensor};
 use vram_types::{DType, TensorMeta, WeightSource};
@@ -97,11 +101,60 @@ impl ControlNet {
         })
     }
 
-    /// The output `[.., tokens, width]` in the compute dtype, in host memory.
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// `[.., tokens, inputs] -> [.., tokens, width]`: the conditioning that every block of a step is given.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the inputs do not fit each other or the model; see [`Forward::with_weights`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, inputs: &Inputs<'_>) -> Result<Vec<u8>, Error> {
+    /// [`Error::Shape`] if the last extent is not the model's; see [`Forward::run_with`].
+    pub fn condition(&self, fwd: &mut Forward<'_>, conditioning: &Tensor) -> Result<Tensor, Error> {
+        self.img_in.forward(fwd, conditioning)
+    }
+
+    /// What block `index` adds to the stream `z`, with a scale of 1: `[.., tokens, width] -> [.., tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is no such block, or if `z` and `y` do not fit; see [`Forward::run_with`].
+    pub fn block(
+        &self,
+        fwd: &mut Forward<'_>,
+        index: usize,
+        z: &Tensor,
+        y: &Tensor,
+    ) -> Result<Tensor, Error> {
+        let Some(block) = self.blocks.get(index) else {
+            let blocks = self.blocks.len();
+            return Err(Error::Shape(format!("a ControlNet of {blocks} blocks has no block {index}")));
+        };
+        block.forward(fwd, z, y)
+    }
+
+    /// Adds what block `index` gives, times the guidance's scale, to the stream `z`, as the reference does behind block
+    /// `index` of its transformer. Whether the step is guided is the caller's to ask ([`Guidance::is_active`]).
+    ///
+    /// # Errors
+    /// As [`block`](ControlNet::block).
+    pub fn guide(
+        &self,
+        fwd: &mut Forward<'_>,
+        guidance: &Guidance,
+        index: usize,
+        z: &mut Tensor,
+        y: &Tensor,
+    ) -> Result<(), Error> {
+        let out = self.block(fwd, index, z, y)?;
+        fwd.add_scaled(z, guidance.scale, &out)
+    }
+
+    /// The blocks one after the other, each adding to the stream: `[.., tokens, width]` in the compute dtype, in host
+    /// memory.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the inputs do not fit each other or the model; see [`Forward::run_with`].
+    pub fn forward(&self, fwd: &mut Forward<'_>, inputs: &Inputs<'_>) -> Result<Vec<u8>, Error> {
         let (img, conditioning) = (&inputs.img.1, &inputs.conditioning.1);
         let width = self.img_in.outputs();
         if img.shape().last() != width || conditioning.shape().with_last(width) != *img.shape() {
@@ -113,27 +166,74 @@ impl ControlNet {
             )));
         }
         let conditioning = fwd.input(inputs.conditioning.0, conditioning)?;
-        let y = self.img_in.forward(fwd, &conditioning)?;
+        let y = self.condition(fwd, &conditioning)?;
         drop(conditioning);
         let mut z = fwd.input(inputs.img.0, img)?;
         for block in &self.blocks {
-            block.forward(fwd, &mut z, &y)?;
+            let out = block.forward(fwd, &z, &y)?;
+            fwd.add(&mut z, &out)?;
         }
         fwd.download(&z)
     }
 }
 
 impl Block {
-    /// Adds the block's output to `z`.
-    fn forward(&self, fwd: &mut Forward<'_, '_>, z: &mut Tensor, y: &Tensor) -> Result<(), Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, z: &Tensor, y: &Tensor) -> Result<Tensor, Error> {
         let mut sum = self.x_rms.forward(fwd, z)?;
         let normed = self.y_rms.forward(fwd, y)?;
-        fwd.kernel(|k| Ok(k.binary(Binary::Add, &normed.view()?, &mut sum.view_mut()?)?))?;
+        fwd.add(&mut sum, &normed)?;
         drop(normed);
         let mut hidden = self.input_proj.forward(fwd, &sum)?;
         drop(sum);
-        fwd.kernel(|k| Ok(k.activate(Activation::Gelu, &mut hidden.view_mut()?)?))?;
-        let out = self.output_proj.forward(fwd, &hidden)?;
-        fwd.kernel(|k| Ok(k.binary(Binary::Add, &out.view()?, &mut z.view_mut()?)?))
+        fwd.gelu(&mut hidden)?;
+        self.output_proj.forward(fwd, &hidden)
+    }
+}
+
+/// When and how strongly a ControlNet guides a denoising loop; progress runs from 1 at the first step to 0 at the last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// Factor of what each block adds.
+    pub scale: f32,
+    /// The progress at which it begins.
+    pub start: f32,
+    /// The progress at which it ends.
+    pub end: f32,
+}
+
+impl Default for Guidance {
+    /// In every step, with a scale of 1.
+    fn default() -> Guidance {
+        Guidance { scale: 1.0, start: 1.0, end: 0.0 }
+    }
+}
+
+impl Guidance {
+    /// Whether step `step` of `steps`, counted from 0, is guided.
+    pub fn is_active(&self, step: usize, steps: usize) -> bool {
+        // The reference's own tolerance, so that both agree on every step.
+        const TOLERANCE: f64 = 1e-4;
+        let last = steps.saturating_sub(1);
+        let progress = last.saturating_sub(step) as f64 / last.max(1) as f64;
+        progress <= f64::from(self.start) + TOLERANCE && progress >= f64::from(self.end) - TOLERANCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guidance_is_active_where_the_references_loop_does_not_skip() {
+        let active = |start, end, steps: usize| -> Vec<usize> {
+            let guidance = Guidance { scale: 1.0, start, end };
+            (0..steps).filter(|&step| guidance.is_active(step, steps)).collect()
+        };
+        assert_eq!(active(1.0, 0.0, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(active(1.0, 0.5, 5), [0, 1, 2]);
+        assert_eq!(active(0.5, 0.0, 5), [2, 3, 4]);
+        assert_eq!(active(0.3, 0.2, 5), [3]);
+        assert_eq!(active(1.0, 0.0, 1), [0]);
+        assert!(active(0.9, 0.8, 2).is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! A checkpoint of 64 MiB in the page cache onto a device in one call, beside one read of the whole file.
+//! Loads a cached checkpoint of 64 MiB onto a device with one call, compared with one read of the
+//! whole file.
 //!
 //! `cargo bench -p vram-stream`
 

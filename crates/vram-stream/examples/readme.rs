@@ -1,5 +1,5 @@
-//! The code of the repository's README, run on small checkpoints that it makes for itself. `cargo xtask tidy` holds the
-//! two together, and `cargo test` runs this.
+//! The code of the repository's README, run on small checkpoints that it generates.
+//! `cargo xtask tidy` compares the two, and `cargo test` runs this example.
 //!
 //! `cargo run --release -p vram-stream --example readme`
 
@@ -81,6 +81,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         conditioning: (&conditioning, TensorMeta::new(DType::F32, [1, TOKENS, CONFIG.inputs])?),
     })?;
     assert_eq!(output.len(), TOKENS * CONFIG.width * 2);
-    // Some systems do not delete the folder that a process is in.
+    // Some systems cannot delete the current folder of a process.
     Ok(std::env::set_current_dir(std::env::temp_dir())?)
 }

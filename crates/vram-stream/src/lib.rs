@@ -1,18 +1,20 @@
-//! Neural networks that are larger than the memory of the device that must run them.
+//! Runs neural networks that do not fit in device memory.
 //!
-//! The weights wait on disk, a layer's weights are in memory only while they are needed, and a [`Budget`] in bytes is
-//! never passed. The answer is the same to the bit, whatever the budget is.
+//! You set a [`Budget`] in bytes, and the run never exceeds it: weights that fit stay in memory, and the
+//! others are loaded from disk shortly before their layer runs. The output is the same to the bit for every
+//! budget.
 //!
-//! This crate is the others behind one dependency: each is a module here, and what most programs need is at the root.
+//! This crate re-exports the other vram crates. Each is a module here, and the root has the items that most
+//! programs need.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`types`] | dtypes, shapes, sizes, the [`WeightSource`] trait, casts |
 //! | [`diskmap`] | checkpoints opened by their headers, tensors read on demand |
 //! | [`alloc`] | parameters without storage, [`skip_init`] |
-//! | [`device`] | [`Device`], [`Kernels`], [`Budget`], the CPU backend |
+//! | [`device`] | [`Device`], [`Kernels`], [`Budget`], the backends |
 //! | [`layers`] | the engine and the layers that run on it |
-//! | [`models`] | whole architectures |
+//! | [`models`] | model architectures |
 //!
 //! # A model under a budget
 //!
@@ -47,7 +49,7 @@
 //! let source: Arc<dyn WeightSource> = Arc::new(DiskMap::open(&path)?);
 //! let model = skip_init(|| ControlNet::new(&Config::read(&*source)?))?;
 //!
-//! // 16 KiB for weights, activations and scratch together, where the weights alone are 28 KiB.
+//! // 16 KiB for weights, activations and scratch together; the weights alone are 28 KiB.
 //! let config = VramConfig::disk(DType::F32, Budget::new(Tier::Device, 16 << 10));
 //! let device: Arc<dyn Kernels> = Arc::new(Cpu::new(Default::default())?);
 //! let model = enable_vram_management(model, source, device, &ModuleMap::standard(), config)?;
@@ -63,14 +65,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A checkpoint that fits is on the device with one call, [`load_to_device`].
+//! If a checkpoint fits, [`load_to_device`] loads all of it with one call.
 //!
 //! # Features
 //!
-//! The CPU is always there. With `wgpu`, so is every card that Vulkan, Metal or DX12 reaches: `device::open("wgpu")`. The
-//! backend for `cuda` will be a feature of that name.
+//! The CPU backend is always included. `wgpu` adds every card that Vulkan, Metal or DX12 reaches, and `cuda`
+//! adds NVIDIA's cards through their own driver; `device::open("wgpu")` and `device::open("cuda")` open
+//! them. `io-uring` adds reads with io_uring on Linux.
 #![forbid(unsafe_code)]
 
+mod error;
 mod load;
 
 pub use vram_alloc as alloc;
@@ -80,11 +84,14 @@ pub use vram_layers as layers;
 pub use vram_models as models;
 pub use vram_types as types;
 
-pub use load::{DeviceMap, Error, load_to_device};
-pub use vram_alloc::skip_init;
+pub use error::Error;
+pub use load::{DeviceMap, load_to_device};
+pub use vram_alloc::{Init, Module, Parameter, module, skip_init};
 pub use vram_device::{Budget, Device, Kernels, Lifetime, Tier, View, cpu::Cpu, cpu::CpuOptions};
 pub use vram_diskmap::{DiskMap, DiskMapOptions, ReadMode};
+pub use vram_layers::layers::{Embedding, LayerNorm, Linear, RmsNorm};
 pub use vram_layers::{
-    Forward, Managed, ModuleMap, Report, RunOptions, Split, Tensor, VramConfig, enable_vram_management,
+    Event, Forward, Managed, ModuleMap, Observer, Report, RunOptions, Split, Tensor, Trace, Uncovered,
+    VramConfig, enable_vram_management,
 };
 pub use vram_types::{ByteSize, DType, Shape, TensorMeta, WeightSource, WeightSourceExt};

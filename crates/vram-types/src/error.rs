@@ -1,10 +1,11 @@
 //! Errors of this crate and of every [`WeightSource`](crate::WeightSource).
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{DType, Shape};
+use crate::{BlockType, DType, Shape};
 
 /// A dtype and shape that no tensor can have, or a cast that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,13 @@ pub enum TypeError {
     PartialByte {
         /// Element type.
         dtype: DType,
+        /// Extents.
+        shape: Shape,
+    },
+    /// The rows do not fill a whole number of quantised blocks.
+    PartialBlock {
+        /// Type of the blocks.
+        block: BlockType,
         /// Extents.
         shape: Shape,
     },
@@ -51,6 +59,10 @@ impl fmt::Display for TypeError {
             TypeError::PartialByte { dtype, shape } => {
                 write!(f, "a {dtype} tensor of shape {shape} is not a whole number of bytes")
             }
+            TypeError::PartialBlock { block, shape } => {
+                let elements = block.block_elements();
+                write!(f, "rows of the shape {shape} are not whole {block} blocks of {elements} elements")
+            }
             TypeError::NoCast { from, to } => write!(f, "there is no cast from {from} to {to}"),
             TypeError::Length { what, expected, actual } => {
                 write!(f, "{what} has {actual} bytes where {expected} are needed")
@@ -73,6 +85,8 @@ pub enum SourceErrorKind {
     Truncated,
     /// The file is not what its format demands.
     Invalid,
+    /// Two tensors have the same name.
+    Duplicate,
     /// The request lies outside the tensor, or the buffer does not fit it.
     OutOfRange,
     /// The source cannot do this at all (a conversion that does not exist, an option of another platform).
@@ -88,6 +102,7 @@ impl fmt::Display for SourceErrorKind {
             SourceErrorKind::Io => "I/O error",
             SourceErrorKind::Truncated => "truncated",
             SourceErrorKind::Invalid => "invalid",
+            SourceErrorKind::Duplicate => "duplicate",
             SourceErrorKind::OutOfRange => "out of range",
             SourceErrorKind::Unsupported => "unsupported",
             SourceErrorKind::Cancelled => "cancelled",
@@ -101,11 +116,18 @@ impl fmt::Display for SourceErrorKind {
 pub struct SourceError {
     kind: SourceErrorKind,
     message: String,
-    path: Option<PathBuf>,
+    file: Option<File>,
     tensor: Option<String>,
     offset: Option<u64>,
     retryable: bool,
     source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// The file that an error concerns.
+enum File {
+    Path(PathBuf),
+    /// What is not a file of the system's.
+    Name(String),
 }
 
 impl SourceError {
@@ -114,7 +136,7 @@ impl SourceError {
         SourceError {
             kind,
             message: message.into(),
-            path: None,
+            file: None,
             tensor: None,
             offset: None,
             retryable: false,
@@ -132,16 +154,27 @@ impl SourceError {
         };
         let retryable =
             matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::TimedOut | ErrorKind::WouldBlock);
-        let mut e = SourceError::new(kind, error.to_string());
+        let mut message = error.to_string();
+        if let (SourceErrorKind::NotFound, Some((text, _))) = (kind, message.rsplit_once(" (os error ")) {
+            message = text.to_owned();
+        }
+        let mut e = SourceError::new(kind, message);
         e.retryable = retryable;
         e.source = Some(Box::new(error));
         e
     }
 
-    /// Names the file.
+    /// Names the file by its path.
     #[must_use]
     pub fn at_path(mut self, path: impl Into<PathBuf>) -> SourceError {
-        self.path = Some(path.into());
+        self.file = Some(File::Path(path.into()));
+        self
+    }
+
+    /// Names the file as a source [describes](crate::WeightSource::describe) it, which may be a URL or "bytes in memory".
+    #[must_use]
+    pub fn at_file(mut self, name: impl Into<String>) -> SourceError {
+        self.file = Some(File::Name(name.into()));
         self
     }
 
@@ -177,9 +210,20 @@ impl SourceError {
     pub fn kind(&self) -> SourceErrorKind {
         self.kind
     }
-    /// The file, if one is concerned.
+    /// The path of the file, if one is concerned and it has a path.
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        match &self.file {
+            Some(File::Path(path)) => Some(path),
+            _ => None,
+        }
+    }
+    /// The name of the file, if one is concerned: its path, or how the source describes it.
+    pub fn file(&self) -> Option<Cow<'_, str>> {
+        match &self.file {
+            Some(File::Path(path)) => Some(path.to_string_lossy()),
+            Some(File::Name(name)) => Some(Cow::Borrowed(name)),
+            None => None,
+        }
     }
     /// The tensor, if one is concerned.
     pub fn tensor(&self) -> Option<&str> {
@@ -199,10 +243,17 @@ impl SourceError {
     }
 }
 
+impl From<TypeError> for SourceError {
+    /// What a source would have to do and cannot: `Unsupported`.
+    fn from(error: TypeError) -> SourceError {
+        SourceError::new(SourceErrorKind::Unsupported, error.to_string()).caused_by(error)
+    }
+}
+
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
+        if let Some(file) = self.file() {
+            write!(f, "{file}: ")?;
         }
         if let Some(tensor) = &self.tensor {
             write!(f, "tensor {tensor:?}: ")?;
@@ -210,7 +261,13 @@ impl fmt::Display for SourceError {
         if let Some(offset) = self.offset {
             write!(f, "at byte {offset}: ")?;
         }
-        write!(f, "{}: {}", self.kind, self.message)
+        // The system's own words, "No such file or directory", need no kind before them.
+        let is_said = self.kind == SourceErrorKind::NotFound
+            && self.source.as_ref().is_some_and(|source| source.is::<std::io::Error>());
+        if !is_said {
+            write!(f, "{}: ", self.kind)?;
+        }
+        f.write_str(&self.message)
     }
 }
 

@@ -17,20 +17,20 @@
 
 pub mod cast;
 mod dtype;
+pub mod encoding;
 mod error;
-mod generated;
 mod meta;
 mod shape;
 mod size;
 pub mod source;
 
 pub use dtype::{DType, ElementLayout, UnknownDType};
+pub use encoding::{BlockType, Encoding};
 pub use error::{SourceError, SourceErrorKind, TypeError};
-pub use generated::GeneratedSource;
 pub use meta::TensorMeta;
 pub use shape::Shape;
 pub use size::{ByteSize, ParseByteSizeError};
 pub use source::{
-    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, StorageId,
-    WeightSource, WeightSourceExt,
+    CancelToken, Encoded, FileId, FileRange, GeneratedSource, HostBytes, Joined, Located, Overlay, Priority,
+    ReadOptions, ReadRequest, ReadTarget, StorageId, WeightSource, WeightSourceExt,
 };

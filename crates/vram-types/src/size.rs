@@ -73,10 +73,10 @@ impl FromStr for ByteSize {
             "mb" => 1000 * 1000,
             "gb" => 1000 * 1000 * 1000,
             "tb" => 1000 * 1000 * 1000 * 1000,
-            "kib" | "k" => 1 << 10,
-            "mib" | "m" => 1 << 20,
-            "gib" | "g" => 1 << 30,
-            "tib" | "t" => 1 << 40,
+            "kib" | "ki" | "k" => 1 << 10,
+            "mib" | "mi" | "m" => 1 << 20,
+            "gib" | "gi" | "g" => 1 << 30,
+            "tib" | "ti" | "t" => 1 << 40,
             _ => return Err(bad()),
         };
         if let Ok(whole) = number.parse::<u64>() {
@@ -106,6 +106,8 @@ mod tests {
         check("1.5GB", Some(1_500_000_000));
         check("0", Some(0));
         check("2g", Some(2 << 30));
+        check("1Gi", Some(1 << 30));
+        check("0.5Ki", Some(512));
         check("1.5", None);
         check("", None);
         check("MiB", None);

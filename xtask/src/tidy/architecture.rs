@@ -1,15 +1,15 @@
-//! The parts of ARCHITECTURE.md that are held against the code.
+//! Parses the parts of ARCHITECTURE.md that are checked against the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 
-/// Which crates of the workspace a crate may use.
+/// The workspace crates that a crate may use.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Allowed {
     /// In the crate itself and its build script.
     pub(super) uses: BTreeSet<String>,
-    /// Besides, in its tests.
+    /// Additionally in its tests.
     pub(super) tests_use: BTreeSet<String>,
 }
 
@@ -18,12 +18,13 @@ pub(super) struct Allowed {
 pub(super) struct Architecture {
     /// The code map: for each `### name`, the crates named in its lines `Uses:` and `Tests also use:`.
     pub(super) code_map: BTreeMap<String, Allowed>,
-    /// The files in the list of the section "Unsafe inventory".
+    /// The files listed in the section "Unsafe inventory".
     pub(super) unsafe_files: BTreeSet<String>,
 }
 
 impl Architecture {
-    pub(super) fn parse(text: &str) -> Result<Architecture> {
+    /// From ARCHITECTURE.md and docs/unsafe.md.
+    pub(super) fn parse(text: &str, inventory: &str) -> Result<Architecture> {
         let mut code_map = BTreeMap::new();
         let mut name = None;
         for line in section(text, "Code map")? {
@@ -43,7 +44,7 @@ impl Architecture {
                 allowed.tests_use = quoted(list).map(str::to_owned).collect();
             }
         }
-        let unsafe_files = section(text, "Unsafe inventory")?
+        let unsafe_files = section(inventory, "Files")?
             .filter_map(|line| line.strip_prefix("- "))
             .filter_map(|item| quoted(item).next())
             .map(str::to_owned)
@@ -52,16 +53,16 @@ impl Architecture {
     }
 }
 
-/// The lines below `## title`, up to the next heading of that level.
+/// The lines below `## title`, up to the next heading of the same level.
 fn section<'a>(text: &'a str, title: &str) -> Result<impl Iterator<Item = &'a str>> {
     let mut lines = text.lines();
     lines
         .find(|line| line.strip_prefix("## ") == Some(title))
-        .with_context(|| format!("ARCHITECTURE.md has no section \"## {title}\""))?;
+        .with_context(|| format!("there is no section \"## {title}\""))?;
     Ok(lines.take_while(|line| !line.starts_with("## ")))
 }
 
-/// What stands between backticks.
+/// The words between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -79,17 +80,21 @@ Uses: nothing.
 ### `b`
 Uses: `a`, `c`.
 Tests also use: `d`.
-## Unsafe inventory
-Words about `this`.
-- `crates/a/src/io.rs`: system calls
 ## Decisions
 - `other.rs`
+";
+
+    const INVENTORY: &str = "\
+# Unsafe inventory
+Words about `this`.
+## Files
+- `crates/a/src/io.rs`: system calls
 ";
 
     #[test]
     fn reads_the_code_map_and_the_inventory() {
         let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
-        let parsed = Architecture::parse(TEXT).unwrap();
+        let parsed = Architecture::parse(TEXT, INVENTORY).unwrap();
         assert_eq!(parsed.code_map["a"], Allowed::default());
         assert_eq!(parsed.code_map["b"], Allowed { uses: names(&["a", "c"]), tests_use: names(&["d"]) });
         assert_eq!(parsed.unsafe_files, names(&["crates/a/src/io.rs"]));
@@ -97,7 +102,7 @@ Words about `this`.
 
     #[test]
     fn a_missing_section_is_an_error() {
-        let error = Architecture::parse("# Architecture\n## Code map\n").unwrap_err().to_string();
-        assert!(error.contains("Unsafe inventory"), "{error}");
+        let error = Architecture::parse("# Architecture\n## Code map\n", "").unwrap_err().to_string();
+        assert!(error.contains("Files"), "{error}");
     }
 }

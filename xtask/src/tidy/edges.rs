@@ -1,4 +1,5 @@
-//! The code map lists exactly the workspace's members, and each uses only what the map allows.
+//! The code map must list exactly the members of the workspace, and each may use only what the map
+//! allows.
 
 use cargo_metadata::{DependencyKind, Metadata};
 
@@ -35,7 +36,7 @@ fn compare(architecture: &Architecture, members: &[&str], edges: &[Edge<'_>]) ->
         for crate_name in std::iter::once(name).chain(uses).chain(tests_use) {
             if !members.contains(&crate_name.as_str()) {
                 found.push(format!(
-                    "the entry {name} names {crate_name}, which is no member of the workspace"
+                    "the entry {name} names {crate_name}, which is not a member of the workspace"
                 ));
             }
         }
@@ -57,7 +58,7 @@ mod tests {
     const TEXT: &str = "## Code map\n### `a`\n### `b`\nUses: `a`\n### `c`\nUses: `a`\nTests also use: `b`\n## Unsafe inventory\n";
 
     fn check(text: &str, edges: &[(&str, &str, bool)], expected: &[&str]) {
-        let architecture = Architecture::parse(text).unwrap();
+        let architecture = Architecture::parse(text, "## Files\n").unwrap();
         let edges: Vec<_> = edges.iter().map(|&(from, to, in_tests)| Edge { from, to, in_tests }).collect();
         assert_eq!(compare(&architecture, &["a", "b", "c"], &edges), expected);
     }
@@ -74,7 +75,10 @@ mod tests {
         check(
             &TEXT.replace("### `c`", "### `d`"),
             &[],
-            &["the code map has no entry for c", "the entry d names d, which is no member of the workspace"],
+            &[
+                "the code map has no entry for c",
+                "the entry d names d, which is not a member of the workspace",
+            ],
         );
     }
 }

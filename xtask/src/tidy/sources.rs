@@ -1,11 +1,11 @@
-//! Every Rust file of the repository.
+//! Collects every Rust file of the repository.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// A file's path from the root, with forward slashes, and its text.
+/// A file: its path from the root, with forward slashes, and its text.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) path: String,

@@ -1,4 +1,4 @@
-//! A trait that others implement asks for at most ten methods.
+//! A public trait may have at most ten required methods.
 
 use anyhow::{Context, Result};
 use syn::{Item, ItemTrait, TraitItem, Visibility};
@@ -9,7 +9,8 @@ use super::sources::Source;
 
 const MOST_REQUIRED: usize = 10;
 
-/// Checks the public traits of the crates (not of tests); `exceptions` are `crate::Trait`.
+/// Checks the public traits of the crates (not those in tests). `exceptions` have the form
+/// `crate::Trait`.
 pub(super) fn check(sources: &[Source], exceptions: &[Exception]) -> Result<Findings> {
     let mut found = Findings::new();
     let mut needed = Vec::new();
@@ -26,7 +27,7 @@ pub(super) fn check(sources: &[Source], exceptions: &[Exception]) -> Result<Find
             }
             if !exceptions.iter().any(|(e, _)| *e == full) {
                 found.push(format!(
-                    "{}: {name} has {required} required methods, at most {MOST_REQUIRED} are bearable; \
+                    "{}: {name} has {required} required methods, at most {MOST_REQUIRED} are allowed; \
                      move conveniences to an extension trait",
                     source.path
                 ));
@@ -35,7 +36,7 @@ pub(super) fn check(sources: &[Source], exceptions: &[Exception]) -> Result<Find
         }
     }
     for (name, _) in exceptions.iter().filter(|(e, _)| !needed.iter().any(|n| n == e)) {
-        found.push(format!("{name} needs no exception"));
+        found.push(format!("{name} no longer needs its exception"));
     }
     Ok(found)
 }

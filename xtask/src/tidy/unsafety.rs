@@ -1,4 +1,4 @@
-//! `unsafe` stands in exactly the files of the inventory.
+//! `unsafe` may be used only in the files of the inventory.
 
 use std::collections::BTreeSet;
 
@@ -12,23 +12,23 @@ pub(super) fn check(inventory: &BTreeSet<String>, sources: &[Source]) -> Result<
     let mut found = Findings::new();
     let mut used = BTreeSet::new();
     for source in sources {
-        // Tokens, not the syntax tree: so macro bodies count, and comments and strings do not.
+        // Look at tokens, not at the syntax tree: macro bodies count, comments and strings do not.
         let tokens: TokenStream = source.text.parse().map_err(|e| anyhow!("{}: {e}", source.path))?;
         let Some(line) = first_unsafe(tokens) else {
             continue;
         };
         used.insert(source.path.as_str());
         if !inventory.contains(&source.path) {
-            found.push(format!("{}:{line}: unsafe, but ARCHITECTURE.md does not list the file", source.path));
+            found.push(format!("{}:{line}: unsafe, but docs/unsafe.md does not list the file", source.path));
         }
     }
     for path in inventory.iter().filter(|p| !used.contains(p.as_str())) {
-        found.push(format!("ARCHITECTURE.md lists {path}, where nothing is unsafe"));
+        found.push(format!("docs/unsafe.md lists {path}, which has no unsafe code"));
     }
     Ok(found)
 }
 
-/// Line of the first token `unsafe`.
+/// The line of the first `unsafe` token.
 fn first_unsafe(tokens: TokenStream) -> Option<usize> {
     tokens.into_iter().find_map(|token| match token {
         TokenTree::Ident(ident) if ident == "unsafe" => Some(ident.span().start().line),
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn finds_unsafe_wherever_it_hides() {
-        let unlisted = "a.rs:2: unsafe, but ARCHITECTURE.md does not list the file";
+        let unlisted = "a.rs:2: unsafe, but docs/unsafe.md does not list the file";
         let keyword = ["un", "safe"].concat();
         for text in [
             format!("fn f() {{\n {keyword} {{ g() }} }}"),
@@ -64,6 +64,6 @@ mod tests {
     #[test]
     fn words_are_not_code() {
         check_one("#![deny(unsafe_code)]\n/// unsafe\nconst A: &str = \"unsafe\"; // unsafe", false, &[]);
-        check_one("fn f() {}", true, &["ARCHITECTURE.md lists a.rs, where nothing is unsafe"]);
+        check_one("fn f() {}", true, &["docs/unsafe.md lists a.rs, which has no unsafe code"]);
     }
 }

@@ -1,7 +1,9 @@
-//! cublasLt: handles, descriptions, a choice of algorithms, and products queued on a stream like kernels.
+//! cublasLt: handles, descriptions, a choice of algorithms, and products that are queued on a
+//! stream like kernels.
 //!
-//! There are three algorithms, which add up in different orders, and what the heuristic proposes first depends on how
-//! many columns there are, as it does in the library: whoever chooses by shape and has promised not to gets other bits.
+//! There are three algorithms, which sum in different orders. As in the real library, the first
+//! proposal of the heuristic depends on the number of columns. So code that chooses by shape,
+//! although it must not, gets different bits.
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
 
@@ -28,7 +30,7 @@ const INVALID_VALUE: u32 = 7;
 const EXECUTION_FAILED: u32 = 13;
 const NOT_SUPPORTED: u32 = 15;
 
-/// Everything that `cublasLt...Create` made.
+/// Everything that a `cublasLt...Create` function made.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     handles: HashMap<usize, (usize, i64)>,
@@ -39,7 +41,7 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// How many there are of each kind.
+    /// How many of each kind there are.
     pub(crate) fn counts(&self) -> [(&'static str, usize); 4] {
         [
             ("cublasLt handle", self.handles.len()),
@@ -49,7 +51,7 @@ impl Objects {
         ]
     }
 
-    /// Forgets the handles of a context, and says how many they were.
+    /// Removes the handles of a context, and returns how many there were.
     pub(crate) fn end_context(&mut self, context: usize) -> usize {
         let before = self.handles.len();
         self.handles.retain(|_, (c, _)| *c != context);
@@ -62,23 +64,24 @@ impl Objects {
     }
 }
 
-/// What is to be computed.
+/// What to compute.
 #[derive(Clone, Copy, Debug)]
 struct Description {
     transposed: [bool; 2],
 }
 
-/// What an algorithm may need and has to put up with.
+/// Constraints on the choice of an algorithm.
 #[derive(Clone, Copy, Debug)]
 struct Preference {
-    /// Whether partial sums may be added up at the end.
+    /// Whether partial sums may be added at the end.
     may_split: bool,
-    /// Bytes to which A, B, C and D are aligned at least.
+    /// Guaranteed alignment of A, B, C and D, in bytes.
     alignments: [u32; 4],
 }
 
-/// `cublasLtMatmulAlgo_t`: the algorithm's number, one more than its place in [`ALGORITHMS`], the alignment that it needs, what the
-/// rows of D must be a multiple of, and how many rows and columns of D it computes at most.
+/// `cublasLtMatmulAlgo_t`: the algorithm's number (its index in [`ALGORITHMS`] plus one), the
+/// alignment it needs, what the number of rows of D must be a multiple of, and the most rows and
+/// columns of D it computes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Algorithm {
@@ -106,7 +109,7 @@ fn blas(name: &'static str, body: impl FnOnce(&mut State) -> Result<(), u32>) ->
     match (own, status) {
         (Some(own), _) => own,
         (None, crate::status::SUCCESS) => SUCCESS,
-        // What the driver refuses, because its device is lost, the library cannot execute.
+        // If the driver refuses because its device is lost, the library cannot execute.
         (None, status) => {
             if status == Status::NOT_INITIALIZED.0 {
                 NOT_INITIALIZED
@@ -126,12 +129,12 @@ fn gone(state: &mut State, what: &str) -> u32 {
     INVALID_VALUE
 }
 
-/// Reads an attribute's value.
+/// Reads the value of an attribute.
 fn value<T: Copy>(from: *const c_void, bytes: usize) -> Result<T, u32> {
     if from.is_null() || bytes != size_of::<T>() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: not null, and the caller says that it has this type's size; only numbers are read.
+    // SAFETY: not null, and the caller states that it has this type's size; only numbers are read.
     Ok(unsafe { from.cast::<T>().read_unaligned() })
 }
 
@@ -198,7 +201,8 @@ extern "C" fn cublasLtMatmulDescDestroy(desc: usize) -> u32 {
     })
 }
 
-/// `TRANSA`, `TRANSB`, and what is as it is anyway: factors on the host, no epilogue.
+/// `TRANSA`, `TRANSB`, and those whose only supported value is the default: factors on the host,
+/// no epilogue.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmulDescSetAttribute(
     desc: usize,
@@ -292,7 +296,8 @@ extern "C" fn cublasLtMatmulPreferenceDestroy(preference: usize) -> u32 {
     })
 }
 
-/// `MAX_WORKSPACE_BYTES` (none is ever needed), `REDUCTION_SCHEME_MASK` and the four `MIN_ALIGNMENT`s.
+/// `MAX_WORKSPACE_BYTES` (none is ever needed), `REDUCTION_SCHEME_MASK` and the four
+/// `MIN_ALIGNMENT`s.
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     preference: usize,
@@ -314,7 +319,7 @@ extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     })
 }
 
-/// The layouts of a product, if they belong together.
+/// The layouts of a product, if they are compatible.
 fn shapes(
     state: &mut State,
     desc: usize,
@@ -340,7 +345,7 @@ fn shapes(
     if !fits || !batches {
         return Err(INVALID_VALUE);
     }
-    // Inputs of one type; the result in f32 or that type.
+    // Both inputs have one type; the result is f32 or that type.
     if a.element != b.element || c.element != d.element || ![a.element, Element::F32].contains(&d.element) {
         return Err(NOT_SUPPORTED);
     }
@@ -374,7 +379,7 @@ extern "C" fn cublasLtMatmulAlgoGetHeuristic(
             order.insert(0, 3);
         }
         let alignment = preference.alignments.into_iter().min().map_or(1, |a| a.clamp(1, 16));
-        // As of an H100's, where what is proposed for a large product may refuse others.
+        // As on an H100, where the proposals for a large product may refuse other products.
         let large = layouts[3].rows.is_multiple_of(8) && layouts[3].rows >= 1024;
         let [rows, columns] = [layouts[3].rows, layouts[3].columns].map(|n| 2 * n as u64);
         let limits = if large { [8, rows, columns] } else { [1, u64::MAX, u64::MAX] };
@@ -400,20 +405,21 @@ fn check_handle(state: &mut State, handle: usize) -> Result<usize, u32> {
     }
 }
 
-/// Whether an algorithm that [`known`] has seen computes such a D.
+/// Whether an algorithm that [`known`] has checked can compute such a D.
 fn computes(algorithm: *const Algorithm, d: &Layout) -> Result<(), u32> {
-    // SAFETY: `known` has seen that it is not null; only numbers are read.
+    // SAFETY: `known` has checked that it is not null; only numbers are read.
     let [_, _, multiple, rows, columns, ..] = unsafe { algorithm.read_unaligned() }.data;
     let fits = (d.rows as u64).is_multiple_of(multiple) && d.rows as u64 <= rows;
     if fits && d.columns as u64 <= columns { Ok(()) } else { Err(NOT_SUPPORTED) }
 }
 
-/// The algorithm that a caller hands back, and the alignment that it needs.
+/// The algorithm that a caller passes back, and the alignment it needs.
 fn known(algorithm: *const Algorithm) -> Result<(Order, u64), u32> {
     if algorithm.is_null() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: not null, and the caller's copy of one that the heuristic gave; only numbers are read.
+    // SAFETY: not null, and the caller's copy of one that the heuristic returned; only numbers are
+    // read.
     let data = unsafe { algorithm.read_unaligned() }.data;
     let order =
         usize::try_from(data[0]).ok().and_then(|n| ALGORITHMS.get(n.checked_sub(1)?)).ok_or(INVALID_VALUE)?;
@@ -474,7 +480,7 @@ extern "C" fn cublasLtMatmulAlgoCheck(
         let (layouts, ..) = shapes(state, desc, [a, b, c, d])?;
         known(algorithm)?;
         computes(algorithm, &layouts[3])?;
-        // SAFETY: `known` has seen that it is not null.
+        // SAFETY: `known` has checked that it is not null.
         put(result, proposal(unsafe { algorithm.read_unaligned() })).map_err(bad)
     })
 }
@@ -512,7 +518,7 @@ extern "C" fn cublasLtMatmul(
         if Config::fails(&mut state.config.fail_launch) {
             return Err(EXECUTION_FAILED);
         }
-        // Without beta C is not looked at.
+        // Without beta, C is not read.
         let addresses = [a, b, if beta == 0.0 { d } else { c }, d];
         let mut spans = Vec::new();
         for (name, (address, layout)) in ["A", "B", "C", "D"].iter().zip(addresses.into_iter().zip(&layouts))

@@ -1,4 +1,5 @@
-//! The product of two matrices, summed in f32 in an order that is a function of the algorithm and the inner extent alone.
+//! The product of two matrices, summed in f32 in an order that depends only on the algorithm and
+//! the inner dimension.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use crate::blocks::Span;
 const ROWS: usize = 16;
 const COLUMNS: usize = 6;
 
-/// The type of a matrix's elements.
+/// Element type of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element {
     F32,
@@ -17,7 +18,7 @@ pub(super) enum Element {
     Bf16,
 }
 
-/// A matrix, column-major: element (i, j) of batch b stands at `b * stride + j * ld + i`.
+/// A matrix, column-major: element (i, j) of batch b is at `b * stride + j * ld + i`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) element: Element,
@@ -28,14 +29,14 @@ pub(super) struct Layout {
     pub(super) stride: usize,
 }
 
-/// The order in which products are added up.
+/// The order of summation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// One after the other.
     Sequential,
-    /// Those of even and those of odd index apart.
+    /// Even and odd indices separately.
     Interleaved,
-    /// In so many parts of the inner extent, which are added up at the end.
+    /// The inner dimension in this many parts, which are added at the end.
     Split(usize),
 }
 
@@ -57,7 +58,7 @@ impl Element {
 }
 
 impl Layout {
-    /// Bytes from the first element to the end of the last; `None` if that is more than there can be.
+    /// Bytes from the first element to the end of the last; `None` on overflow.
     pub(super) fn bytes(&self) -> Option<usize> {
         if self.rows == 0 || self.columns == 0 || self.batches == 0 {
             return Some(0);
@@ -75,7 +76,8 @@ struct Matrix {
     layout: Layout,
 }
 
-// SAFETY: pointers to memory that the owner of the product keeps, and that nobody writes meanwhile.
+// SAFETY: pointers to memory that the owner of the product keeps valid, and that nothing else
+// writes meanwhile.
 unsafe impl Send for Matrix {}
 // SAFETY: as above.
 unsafe impl Sync for Matrix {}
@@ -83,11 +85,11 @@ unsafe impl Sync for Matrix {}
 impl Matrix {
     /// # Safety
     ///
-    /// The element lies within the layout.
+    /// The element is within the layout.
     #[inline(always)]
     unsafe fn get(&self, row: usize, column: usize) -> f32 {
         let index = column * self.layout.ld + row;
-        // SAFETY: the caller promises that there is an element of this type there.
+        // SAFETY: the caller promises that an element of this type is there.
         unsafe {
             match self.layout.element {
                 Element::F32 => self.at.cast::<f32>().add(index).read_unaligned(),
@@ -99,11 +101,11 @@ impl Matrix {
 
     /// # Safety
     ///
-    /// The element lies within the layout, and nobody else touches it.
+    /// The element is within the layout, and nothing else accesses it.
     unsafe fn set(&self, row: usize, column: usize, value: f32) {
         let index = column * self.layout.ld + row;
         let at = self.at.cast_mut();
-        // SAFETY: the caller promises that there is an element of this type there.
+        // SAFETY: the caller promises that an element of this type is there.
         unsafe {
             match self.layout.element {
                 Element::F32 => at.cast::<f32>().add(index).write_unaligned(value),
@@ -115,7 +117,7 @@ impl Matrix {
 }
 
 impl Product {
-    /// What it touches: A, B, C and D.
+    /// The operands that it accesses: A, B, C and D.
     pub(crate) fn operands(&self) -> [&Span; 4] {
         self.spans.each_ref()
     }
@@ -124,12 +126,13 @@ impl Product {
     ///
     /// # Safety
     ///
-    /// The addresses are those of A, B, C and D, with all that their layouts say, and nobody else uses them.
+    /// The addresses are those of A, B, C and D with their whole layouts, and nothing else uses
+    /// them.
     pub(crate) unsafe fn run(&self, addresses: [u64; 4]) {
         for batch in 0..self.layouts[3].batches {
             let matrix = |i: usize| {
                 let layout = self.layouts[i];
-                // A single matrix stands for every batch.
+                // A single matrix is used for every batch.
                 let offset =
                     if layout.batches > 1 { batch * layout.stride * layout.element.bytes() } else { 0 };
                 Matrix { at: (addresses[i] as usize + offset) as *const u8, layout }
@@ -145,7 +148,8 @@ impl Product {
     unsafe fn one(&self, [a, b, c, d]: [Matrix; 4]) {
         let (rows, columns) = (d.layout.rows, d.layout.columns);
         let inner = if self.transposed[0] { a.layout.rows } else { a.layout.columns };
-        // Panels of COLUMNS columns of op(B), and in each for every k its columns side by side.
+        // Panels of COLUMNS columns of op(B); in each panel, for every k, its columns side by
+        // side.
         let mut packed = vec![0f32; columns.div_ceil(COLUMNS) * inner * COLUMNS];
         let panel = inner * COLUMNS;
         if panel > 0 {
@@ -154,7 +158,8 @@ impl Product {
                     for k in 0..inner {
                         let (row, column) =
                             if self.transposed[1] { (p * COLUMNS + j, k) } else { (k, p * COLUMNS + j) };
-                        // SAFETY: k is below the inner extent and the column below that of D, which B has too.
+                        // SAFETY: k is below the inner dimension and the column below that of D,
+                        // which B has too.
                         panel[k * COLUMNS + j] = unsafe { b.get(row, column) };
                     }
                 }
@@ -168,7 +173,8 @@ impl Product {
             for i in 0..here {
                 for k in 0..inner {
                     let (row, column) = if self.transposed[0] { (k, first + i) } else { (first + i, k) };
-                    // SAFETY: the row is below that of D, which A has too, and k below the inner extent.
+                    // SAFETY: the row is below that of D, which A has too, and k is below the
+                    // inner dimension.
                     left[k * ROWS + i] = unsafe { a.get(row, column) };
                 }
             }
@@ -178,7 +184,7 @@ impl Product {
                     for (i, sum) in sums.iter().enumerate().take(here) {
                         let (row, column) = (first + i, p * COLUMNS + j);
                         let mut value = self.alpha * sum;
-                        // SAFETY: an element of D, which C has too; each is one task's.
+                        // SAFETY: an element of D, which C has too; each belongs to one task.
                         unsafe {
                             if self.beta != 0.0 {
                                 value += self.beta * c.get(row, column);
@@ -211,7 +217,8 @@ impl Product {
 }
 
 type Tile = [[f32; ROWS]; COLUMNS];
-/// Sums for every `step`th k of a range; unsafe to call without the instructions that it is compiled for.
+/// Sums for every `step`th k of a range. Unsafe to call without the instructions that it is
+/// compiled for.
 type TileFn = unsafe fn(&[f32], &[f32], usize, usize, usize) -> Tile;
 
 fn tile_function() -> TileFn {

@@ -1,4 +1,4 @@
-//! Copies and fills, queued or waited for.
+//! Copies and fills, queued or synchronous.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::state::{State, call};
 use crate::status::Status;
 use crate::work::{Copy, End, Fill, Work};
 
-/// Where one end of a copy is, and whether the call has to wait because of it.
+/// One end of a copy, and whether the call has to wait because of it.
 struct Found {
     end: End,
     span: Option<Span>,
@@ -118,7 +118,7 @@ fn copy(
     if wait { state.synchronise_stream(stream) } else { Ok(()) }
 }
 
-/// Device memory that a copy names.
+/// Device memory named by a copy.
 fn device(state: &mut State, address: u64, bytes: usize) -> Result<Found, Status> {
     let found = match state.blocks.span(Kind::Device, address, bytes) {
         Ok(Some(span)) => return Ok(Found { end: End::Span(span.clone()), span: Some(span), waits: false }),
@@ -134,7 +134,7 @@ fn device(state: &mut State, address: u64, bytes: usize) -> Result<Found, Status
     Err(state.refused(Status::INVALID_VALUE, found))
 }
 
-/// Host memory that a copy names: pinned, or any other, which a driver copies first or waits for.
+/// Host memory named by a copy: pinned, or other memory, which a driver copies first or waits for.
 fn host(state: &mut State, address: usize, bytes: usize, writes: bool) -> Result<Found, Status> {
     if bytes == 0 {
         return Ok(Found { end: End::Host(0), span: None, waits: false });
@@ -154,7 +154,8 @@ fn host(state: &mut State, address: usize, bytes: usize, writes: bool) -> Result
     let end = if writes {
         End::Host(address)
     } else {
-        // SAFETY: it is neither pinned memory of ours nor a device's, so the caller's, who says that it has this length.
+        // SAFETY: it is neither our pinned memory nor device memory, so it is the caller's, who
+        // states this length.
         End::Held(unsafe { std::slice::from_raw_parts(address as *const u8, bytes) }.to_vec())
     };
     Ok(Found { end, span: None, waits: writes })

@@ -98,7 +98,7 @@ extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> u32 {
     })
 }
 
-/// Attributes that the stand-in has an answer to; others are `INVALID_VALUE`.
+/// The supported device attributes; others are `INVALID_VALUE`.
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) -> u32 {
     call("cuDeviceGetAttribute", |state| {
@@ -173,7 +173,7 @@ extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> u32 {
     })
 }
 
-/// Ends a context with all that is in it; what its owner should have done before is recorded.
+/// Ends a context and everything in it, and records what its owner should have freed before.
 fn end(state: &mut State, handle: usize) {
     let Some(context) = state.contexts.remove(&handle) else { return };
     let waiting: usize = state.streams.values().filter(|s| s.context == handle).map(|s| s.waiting()).sum();
@@ -184,7 +184,7 @@ fn end(state: &mut State, handle: usize) {
         ));
     }
     let mut left: Vec<String> = Vec::new();
-    // Pinned memory is usable from every context, but made in one and gone with it.
+    // Pinned memory can be used from every context, but is freed with the one that allocated it.
     let blocks: Vec<u64> =
         state.blocks.iter().filter(|(_, b)| b.device == context.device).map(|(n, _)| *n).collect();
     for number in blocks {

@@ -6,7 +6,7 @@ use crate::state::{Handle, State, call};
 use crate::status::Status;
 
 const DISABLE_TIMING: u32 = 2;
-/// Every flag that there is.
+/// All flags.
 const FLAGS: u32 = 7;
 
 #[unsafe(no_mangle)]
@@ -24,7 +24,7 @@ extern "C" fn cuEventCreate(out: *mut usize, flags: u32) -> u32 {
 }
 
 impl State {
-    /// That there is an event of this handle.
+    /// Checks that an event has this handle.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ impl State {
     }
 }
 
-/// Work that waits for it or records it goes on.
+/// Work that waits for it or records it is not affected.
 #[unsafe(no_mangle)]
 extern "C" fn cuEventDestroy_v2(event: usize) -> u32 {
     call("cuEventDestroy_v2", |state| {
@@ -89,7 +89,7 @@ extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: u
     call("cuEventElapsedTime_v2", |state| elapsed(state, milliseconds, start, end))
 }
 
-/// The time between two records as this machine ran them, which says nothing of a card.
+/// The time between two records as this machine ran them, which says nothing about a card.
 fn elapsed(state: &mut State, milliseconds: *mut f32, start: usize, end: usize) -> Result<(), Status> {
     let mut times = [None; 2];
     for (time, event) in times.iter_mut().zip([start, end]) {

@@ -55,8 +55,9 @@ extern "C" fn cuMemFreeHost(address: *mut c_void) -> u32 {
     call("cuMemFreeHost", |state| free(state, Kind::Pinned, address as u64))
 }
 
-/// What is known of a pointer into an allocation: CONTEXT, MEMORY_TYPE, DEVICE_ORDINAL, RANGE_START_ADDR and RANGE_SIZE; others
-/// are `INVALID_VALUE`, as are pointers to anywhere else.
+/// Attributes of a pointer into an allocation: CONTEXT, MEMORY_TYPE, DEVICE_ORDINAL,
+/// RANGE_START_ADDR and RANGE_SIZE. Others are `INVALID_VALUE`, and so are pointers to other
+/// memory.
 #[unsafe(no_mangle)]
 extern "C" fn cuPointerGetAttribute(value: *mut c_void, attribute: c_int, address: u64) -> u32 {
     call("cuPointerGetAttribute", |state| {
@@ -102,7 +103,7 @@ fn free(state: &mut State, kind: Kind, address: u64) -> Result<(), Status> {
     Ok(())
 }
 
-/// Takes an allocation out and gives its memory back.
+/// Removes an allocation and frees its memory.
 pub(crate) fn release(state: &mut State, number: u64) {
     let Some(block) = state.blocks.leave(number) else { return };
     let bytes = block.bytes as u64;
@@ -117,8 +118,8 @@ pub(crate) fn release(state: &mut State, number: u64) {
         }
         _ => {
             state.books.pinned_bytes -= bytes;
-            // SAFETY: the pages of this allocation; queued work names it by its number and finds that it is gone, and
-            // the caller gave up its pointer.
+            // SAFETY: the pages of this allocation. Queued work refers to it by number and finds
+            // that it is freed, and the caller gave up its pointer.
             unsafe { space::free_host_pages(block.address as usize, block.bytes) };
         }
     }

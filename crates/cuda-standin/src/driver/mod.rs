@@ -1,6 +1,7 @@
-//! The driver's functions, by what they are about. Their names and arguments are those of `cuda.h`.
+//! The functions of the driver, by topic, with the names and arguments of `cuda.h`.
 //!
-//! Every call goes through [`state::call`](crate::state::call). Status codes are numbers, 0 for success.
+//! Every call goes through [`state::call`](crate::state::call). Status codes are numbers, 0 for
+//! success.
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
 

@@ -12,23 +12,24 @@ use crate::state::{Handle, LoadedFunction, LoadedModule, State, call};
 use crate::status::Status;
 use crate::work::Work;
 
-/// Dynamic shared memory that a launch may ask for after `cuFuncSetAttribute`.
+/// The dynamic shared memory that a launch may request after `cuFuncSetAttribute`.
 pub(super) const MOST_DYNAMIC: usize = MOST_SHARED;
-/// What it may ask for before.
+/// The dynamic shared memory that a launch may request by default.
 const PLAIN_DYNAMIC: usize = 48 << 10;
 
-/// Threads of a block.
+/// The most threads in a block.
 const MOST_THREADS: u64 = 1024;
 
 const MAX_THREADS_PER_BLOCK: c_int = 0;
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 
-/// Loads an image of NVRTC's (the stand-in's own); it is compiled for this machine unless that was done before.
+/// Loads an image from NVRTC (the stand-in's own), and compiles it for this machine unless it is
+/// cached.
 #[unsafe(no_mangle)]
 extern "C" fn cuModuleLoadData(out: *mut usize, image: *const c_char) -> u32 {
     call("cuModuleLoadData", |state| {
         let context = state.need_context()?;
-        // SAFETY: the caller gives an image, which a zero ends.
+        // SAFETY: the caller passes an image, which ends with a zero.
         let image = unsafe { image_at(image) }.ok_or(Status::INVALID_IMAGE)?;
         if !image.arch.runs_on(state.config.major, state.config.minor) {
             return Err(Status::NO_BINARY_FOR_GPU);
@@ -77,8 +78,8 @@ fn no_function(state: &mut State, function: usize) -> Status {
     state.refused(Status::INVALID_HANDLE, format!("function {function:#x} is of no loaded module"))
 }
 
-/// `MAX_THREADS_PER_BLOCK` and `MAX_DYNAMIC_SHARED_SIZE_BYTES`; what a compiler for cards would have to know is
-/// `INVALID_VALUE`.
+/// `MAX_THREADS_PER_BLOCK` and `MAX_DYNAMIC_SHARED_SIZE_BYTES`. What only a compiler for cards
+/// knows is `INVALID_VALUE`.
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: usize) -> u32 {
     call("cuFuncGetAttribute", |state| {
@@ -146,7 +147,8 @@ extern "C" fn cuLaunchKernel(
         }
         let mut values = Vec::with_capacity(function.arity());
         for i in 0..function.arity() {
-            // SAFETY: the caller gives as many pointers as the kernel has parameters, to values of their types.
+            // SAFETY: the caller passes as many pointers as the kernel has parameters, to values
+            // of their types.
             let value = unsafe {
                 let at = *arguments.add(i);
                 if at.is_null() {
@@ -171,7 +173,7 @@ extern "C" fn cuLaunchKernel(
     })
 }
 
-/// Whether a device runs so many blocks of so many threads.
+/// Whether a device runs this many blocks of this many threads.
 fn fits(grid: [u32; 3], block: [u32; 3]) -> Result<(), Status> {
     let within = |n: [u32; 3], most: [u32; 3]| n.iter().zip(most).all(|(n, most)| *n > 0 && *n <= most);
     let threads = block.iter().map(|n| u64::from(*n)).product::<u64>();
@@ -184,7 +186,8 @@ fn fits(grid: [u32; 3], block: [u32; 3]) -> Result<(), Status> {
     Ok(())
 }
 
-/// Finds what a launch's pointers point to. How far a kernel goes from there is not known: the first byte stands for all.
+/// Finds what the pointers of a launch point to. It is not known how far a kernel reads from
+/// there, so the first byte stands for all.
 fn pointed_to(state: &State, launch: &mut Launch) -> Vec<Touch> {
     let mut touches = Vec::new();
     for (i, argument) in launch.arguments.iter().enumerate() {
@@ -193,7 +196,7 @@ fn pointed_to(state: &State, launch: &mut Launch) -> Vec<Touch> {
         let kind = if is_device { Kind::Device } else { Kind::Pinned };
         match state.blocks.around(kind, address) {
             Some((block, b)) => {
-                // Right behind the last byte begins what has no bytes.
+                // An address right after the last byte has no bytes.
                 let bytes = usize::from(address < b.address + b.bytes as u64);
                 let span = Span { block, address, bytes };
                 launch.spans.push(span.clone());

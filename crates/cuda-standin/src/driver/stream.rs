@@ -39,7 +39,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// `INVALID_HANDLE`, recorded as misuse, if there is none. The default stream of a thread (2) is not supported.
+    /// `INVALID_HANDLE`, recorded as misuse, if there is none. The per-thread default stream (2)
+    /// is not supported.
     pub(crate) fn stream(&mut self, handle: usize) -> Result<usize, Status> {
         match handle {
             0 | 1 => {
@@ -62,7 +63,7 @@ impl State {
     }
 }
 
-/// What is queued runs on; the stream goes when it has.
+/// Queued work still runs; the stream is removed after it.
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
     call("cuStreamDestroy_v2", |state| {

@@ -1,12 +1,12 @@
-//! The block that runs, as `shim.h` sees it. Both sides have the same layout.
+//! The running block, as `shim.h` sees it. Both sides have the same layout.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-/// Static arrays in shared memory that a block may have.
+/// The most static arrays in shared memory that a block may have.
 pub(super) const SLOTS: usize = 64;
 
-/// A static array in shared memory: what identifies it, and where this block has it.
+/// A static array in shared memory: its identity, and its place in this block.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Slot {
@@ -14,7 +14,7 @@ pub(super) struct Slot {
     memory: *mut c_void,
 }
 
-/// `standin::Frame`, whose comments say what the fields are.
+/// `standin::Frame`, where the fields are documented.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Frame {
@@ -35,7 +35,7 @@ pub(super) struct Frame {
     slots: [Slot; SLOTS],
     wait: WaitFn,
     complain: ComplainFn,
-    /// The worker that runs the block; the other side does not know of it.
+    /// The worker that runs the block; unknown to the other side.
     pub(super) worker: *mut c_void,
 }
 
@@ -46,9 +46,9 @@ pub(super) type ComplainFn = extern "C" fn(*mut Frame, *const c_char);
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Param {
-    /// Bytes of the argument.
+    /// Size of the argument, in bytes.
     pub(super) bytes: u32,
-    /// 0: no pointer; 1: to what is only read; 2: to what may be written.
+    /// 0: not a pointer; 1: a pointer for reading; 2: a pointer for writing.
     pub(super) pointer: u32,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Entry {
     pub(super) count: u32,
 }
 
-/// Runs threads of a block from `Frame::next` on, until one was suspended on its way or none is left.
+/// Runs threads of a block from `Frame::next` on, until one is suspended or none is left.
 pub(super) type RunFn = extern "C" fn(*mut Frame, *const *mut c_void);
 
 impl Frame {

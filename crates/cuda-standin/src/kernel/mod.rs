@@ -1,4 +1,4 @@
-//! Kernels: CUDA C that the host's C++ compiler has made a library of, and launches of it.
+//! Kernels: CUDA C that the host's C++ compiler has compiled to a library, and launches of it.
 
 mod frame;
 mod worker;
@@ -20,10 +20,10 @@ use frame::{Entry, Param, RunFn};
 pub(crate) use worker::SHARED as MOST_SHARED;
 use worker::Worker;
 
-/// What every source is compiled behind.
+/// The header in front of every source.
 pub(crate) const SHIM: &str = include_str!("shim.h");
 
-/// Threads of a block below which a launch is not worth spreading over the cores.
+/// Launches with fewer threads are not spread over the cores.
 const WORTH_SPREADING: usize = 4096;
 
 /// A loaded library with kernels.
@@ -44,31 +44,31 @@ pub(crate) struct Function {
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) function: Arc<Function>,
-    /// Blocks, and threads of each.
+    /// Number of blocks, and of threads in each.
     pub(crate) grid: [u32; 3],
     pub(crate) block: [u32; 3],
-    /// Bytes of dynamic shared memory.
+    /// Dynamic shared memory, in bytes.
     pub(crate) dynamic: usize,
-    /// Arguments as they were when the launch was queued, device addresses still in them.
+    /// The arguments at the time of the launch, with device addresses.
     pub(crate) arguments: Vec<Argument>,
-    /// Device memory that pointers among them point to.
+    /// The device memory that pointers among them point to.
     pub(crate) spans: Vec<Span>,
-    /// What is known to be wrong with it: a pointer to nothing.
+    /// What is known to be wrong with it: a pointer that points nowhere.
     pub(crate) wrong: Option<String>,
 }
 
-/// An argument's bytes.
+/// The bytes of an argument.
 #[derive(Clone, Debug)]
 pub(crate) struct Argument {
     words: Vec<u128>,
     pointer: Option<bool>,
 }
 
-/// How a launch went.
+/// The result of a launch.
 #[derive(Debug, Default)]
 pub(crate) struct Ran {
     pub(crate) complaints: Vec<String>,
-    /// The error that it ends its context with.
+    /// The error that ends its context.
     pub(crate) status: Option<Status>,
 }
 
@@ -77,17 +77,19 @@ impl Module {
     ///
     /// # Errors
     ///
-    /// What the loader says.
+    /// The message of the loader.
     pub(crate) fn load(path: &Path) -> Result<Self, String> {
-        // SAFETY: the library is one that we built; it has no initialisers.
+        // SAFETY: we built the library; it has no initialisers.
         let library = Arc::new(unsafe { Library::new(path) }.map_err(|e| e.to_string())?);
-        // SAFETY: every such library has this table, of this type, and an entry without a name ends it.
+        // SAFETY: every such library has this table, of this type; an entry without a name ends
+        // it.
         let entries =
             unsafe { library.get::<*const Entry>(b"standin_entries\0") }.map_err(|e| e.to_string())?;
         let mut at: *const Entry = *entries;
         let mut functions = Vec::new();
         loop {
-            // SAFETY: not behind the entry that ends the table; names and parameters are constants of the library.
+            // SAFETY: not past the entry that ends the table; names and parameters are constants
+            // of the library.
             let (entry, name, params) = unsafe {
                 let entry = *at;
                 let Some(run) = entry.run else { break };
@@ -100,7 +102,7 @@ impl Module {
         Ok(Self { functions })
     }
 
-    /// The kernel of a name.
+    /// Finds a kernel by name.
     pub(crate) fn function(&self, name: &str) -> Option<Arc<Function>> {
         self.functions.iter().find(|f| f.name == name).cloned()
     }
@@ -112,7 +114,7 @@ impl Function {
         self.params.len()
     }
 
-    /// Reads argument `index` from where `cuLaunchKernel` was told that it is.
+    /// Reads argument `index` from the address that was passed to `cuLaunchKernel`.
     ///
     /// # Safety
     ///
@@ -120,7 +122,7 @@ impl Function {
     pub(crate) unsafe fn argument(&self, index: usize, at: *const c_void) -> Argument {
         let Param { bytes, pointer } = self.params[index];
         let mut words = vec![0u128; (bytes as usize).div_ceil(16)];
-        // SAFETY: the caller promises so many bytes there, and there are as many here.
+        // SAFETY: the caller promises this many bytes there, and the destination has as many.
         unsafe {
             std::ptr::copy_nonoverlapping(at.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), bytes as usize);
         }
@@ -140,7 +142,7 @@ thread_local! {
 }
 
 impl Launch {
-    /// Runs all blocks, on the cores that there are unless `threads` is 1.
+    /// Runs all blocks, on all cores unless `threads` is 1.
     pub(crate) fn run(&self, space: &Space, threads: i64) -> Ran {
         let mut values = self.arguments.clone();
         for value in values.iter_mut().filter(|a| a.pointer.is_some()) {
@@ -161,8 +163,9 @@ impl Launch {
             WORKER.with_borrow_mut(|worker| {
                 let worker = worker.get_or_insert_with(Worker::new);
                 let arguments = pointers.as_ptr().cast::<*mut c_void>();
-                // SAFETY: the entry is of a library that is loaded, and has as many parameters as there are values,
-                // each of its type's size; the values live until all blocks have run.
+                // SAFETY: the entry belongs to a loaded library and has as many parameters as
+                // there are values, each of its type's size. The values live until all blocks have
+                // run.
                 let result = unsafe {
                     worker.block(self.function.run, arguments, [self.grid, self.block, block], self.dynamic)
                 };

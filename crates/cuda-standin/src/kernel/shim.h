@@ -1,8 +1,8 @@
-// What CUDA C takes for granted, for the host's C++ compiler: qualifiers, indices, shared memory, barriers, warps,
-// atomics, mathematics and vector types. `frame.rs` has the same `Frame`.
+// The built-ins of CUDA C for the host's C++ compiler: qualifiers, indices, shared memory, barriers,
+// warps, atomics, mathematics and vector types. `frame.rs` has the same `Frame`.
 //
-// A block's threads are run one after the other; one that has to wait for others is suspended and goes on later, on a stack
-// of its own. Nothing here is included from elsewhere, because kernels define types of their own with usual names.
+// The threads of a block run one after another. A thread that has to wait for others is suspended on its own stack and
+// continues later. This file includes nothing, because kernels define their own types with common names.
 
 #define __CUDA_STANDIN__ 1
 #define __global__ __attribute__((visibility("hidden")))
@@ -33,24 +33,24 @@ struct Slot {
     void *memory;
 };
 
-/// A block that runs, and the thread of it that runs now.
+/// The running block, and its running thread.
 struct Frame {
     uint3 thread, block, block_dim, grid_dim;
-    /// Index of the thread that begins next, and how many have begun.
+    /// Index of the thread that starts next, and how many have started.
     uint3 cursor;
     unsigned next;
     unsigned total;
     /// The thread's number in its block.
     unsigned linear;
-    /// Whether this thread was ever suspended; its stack then ends with it.
+    /// Whether this thread was ever suspended; if so, its stack ends with it.
     unsigned suspended;
     unsigned slots_used;
     unsigned char *dynamic;
     unsigned char *arena;
     unsigned long long arena_used, arena_bytes;
     Slot slots[64];
-    /// Waits for the block (kind 0) or for the lanes in `mask` (kind 1), leaving them `value`. Gives the lanes' values, and
-    /// behind them for each lane which lanes came.
+    /// Waits for the block (kind 0) or for the lanes in `mask` (kind 1), and passes them `value`. Returns the lanes' values,
+    /// and after them for each lane which lanes took part.
     const unsigned long long *(*wait)(Frame *, unsigned kind, unsigned mask, unsigned line, unsigned long long value);
     void (*complain)(Frame *, const char *);
 };
@@ -78,7 +78,7 @@ template <class T, class Tag> inline T &shared() {
 
 struct Param {
     unsigned bytes;
-    /// 0: no pointer; 1: to what is only read; 2: to what may be written.
+    /// 0: not a pointer; 1: a pointer for reading; 2: a pointer for writing.
     unsigned pointer;
 };
 
@@ -150,7 +150,7 @@ template <class To, class From> inline To bits(From from) {
     return to;
 }
 
-/// A value's bits in 64, and back.
+/// Converts a value to 64 bits, and back.
 template <class T> inline unsigned long long pack(T value) {
     static_assert(sizeof(T) <= 8, "");
     unsigned long long word = 0;
@@ -165,14 +165,14 @@ template <class T> inline T unpack(unsigned long long word) {
 
 inline unsigned lane() { return frame->linear % 32; }
 
-/// The value of another lane; of one that did not come, poison.
+/// The value of another lane; poison if that lane did not take part.
 template <class T> inline T from_lane(unsigned mask, T value, unsigned source, unsigned line) {
     const unsigned self = lane();
     const unsigned long long *lanes = frame->wait(frame, 1, mask, line, pack(value));
     return unpack<T>(lanes[32 + self] >> source & 1 ? lanes[source] : ~0ull);
 }
 
-/// Bits of the lanes in `mask` whose value is not zero.
+/// One bit for each lane in `mask` whose value is not zero.
 inline unsigned votes(unsigned mask, int value, unsigned line) {
     const unsigned self = lane();
     const unsigned long long *lanes = frame->wait(frame, 1, mask, line, value != 0);
@@ -189,7 +189,7 @@ inline unsigned votes(unsigned mask, int value, unsigned line) {
 #define gridDim (standin::frame->grid_dim)
 static const int warpSize = 32;
 
-// Barriers and warps. Where a thread waits is known by its line.
+// Barriers and warps. The line number identifies where a thread waits.
 
 inline void __syncthreads(unsigned line = __builtin_LINE()) {
     if (standin::frame->total > 1) standin::frame->wait(standin::frame, 0, 0, line, 0);
@@ -219,7 +219,7 @@ inline int __all_sync(unsigned mask, int v, unsigned line = __builtin_LINE()) { 
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-// Atomics: blocks run on several threads of the host. Each gives the value from before.
+// Atomics, because blocks run on several host threads. Each returns the previous value.
 
 template <class T, class F> inline T standin_update(T *at, F change) {
     typedef unsigned long long Wide;
@@ -269,7 +269,7 @@ inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-// The compiler must not join these with what stands around them.
+// The compiler must not fuse these with the surrounding expressions.
 inline float __fadd_rn(float x, float y) { volatile float sum = x + y; return sum; }
 inline float __fmul_rn(float x, float y) { volatile float product = x * y; return product; }
 inline float __fdiv_rn(float x, float y) { volatile float quotient = x / y; return quotient; }

@@ -1,4 +1,5 @@
-//! Runs the threads of one block after the other, on stacks of their own once one has to wait for others.
+//! Runs the threads of a block one after another. A thread gets its own stack once it has to wait
+//! for others.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
@@ -8,18 +9,18 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::frame::{Frame, RunFn};
 
-/// Bytes of a thread's stack.
+/// Stack size of a thread, in bytes.
 const STACK: usize = 256 << 10;
-/// Bytes of static and of dynamic shared memory: the most that any card has.
+/// Static and dynamic shared memory in bytes: the most that any card has.
 pub(crate) const SHARED: usize = 227 << 10;
-/// Static shared memory that every card has, and more than which CUDA C does not compile.
+/// The static shared memory that every card has; CUDA C with more does not compile.
 const STATIC_SHARED: u64 = 48 << 10;
 const WARP: u32 = 32;
 
 /// What a suspended thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// The other threads of the block, at the barrier of this line.
+    /// The other threads of the block, at the barrier on this line.
     Block { line: u32 },
     /// The lanes of its warp in `mask`.
     Warp { mask: u32, line: u32 },
@@ -29,25 +30,27 @@ type Thread = Coroutine<(), Wait, (), Staggered>;
 
 /// A suspended thread.
 struct Suspended {
-    /// `None` once it has ended.
+    /// `None` after it has ended.
     thread: Option<Thread>,
     linear: u32,
     wait: Wait,
-    /// Whether it has nothing to wait for any more.
+    /// Whether it can continue.
     ready: bool,
 }
 
-/// A stack whose top lies a little lower than that of others. Stacks begin at pages, and the caches would have room for a few
-/// lines only of all that hundreds of threads have at their tops.
+/// A stack whose top is at a slightly different offset than that of other stacks. Stacks start at
+/// pages, so without this the tops of hundreds of stacks would compete for a few lines of the
+/// caches.
 struct Staggered {
     stack: DefaultStack,
     lower: usize,
 }
 
-// SAFETY: the memory between these bounds is that of the stack within, aligned as that is, and as large but for a page.
+// SAFETY: the memory between these bounds belongs to the inner stack, is aligned like it, and is
+// smaller by less than a page.
 unsafe impl Stack for Staggered {
     fn base(&self) -> StackPointer {
-        // The stack is much larger than a page, so that this is not zero.
+        // The stack is much larger than a page, so this is not zero.
         StackPointer::new(self.stack.base().get() - self.lower).unwrap_or(self.stack.base())
     }
 
@@ -56,24 +59,25 @@ unsafe impl Stack for Staggered {
     }
 }
 
-/// One thread of the host that runs blocks.
+/// A host thread that runs blocks.
 pub(super) struct Worker {
     frame: Frame,
     arena: Vec<u128>,
     dynamic: Vec<u128>,
     stacks: Vec<Staggered>,
-    /// How many stacks were made.
+    /// How many stacks were created.
     made: usize,
     suspended: Vec<Suspended>,
-    /// What each thread of the block left for the lanes of its warp.
+    /// The values that each thread of the block left for the lanes of its warp.
     left: Vec<u64>,
-    /// For each warp: the lanes' values at its latest exchange, then for each lane which lanes came.
+    /// For each warp: the values of the lanes at its latest exchange, then for each lane which
+    /// lanes took part.
     exchanged: Vec<[u64; 64]>,
     yielder: *const Yielder<(), Wait>,
     complaints: Vec<String>,
 }
 
-/// A block that could not go on: its threads wait for what never comes.
+/// A block that could not continue, because its threads wait for something that never happens.
 #[derive(Debug)]
 pub(super) struct Stuck;
 
@@ -101,11 +105,12 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// [`Stuck`]; why is among the [complaints](Self::complaints).
+    /// [`Stuck`]; the [complaints](Self::complaints) say why.
     ///
     /// # Safety
     ///
-    /// `run` is a kernel's entry and `arguments` are pointers to as many arguments as it has.
+    /// `run` is the entry of a kernel, and `arguments` are pointers to as many arguments as it
+    /// has.
     pub(super) unsafe fn block(
         &mut self,
         run: RunFn,
@@ -114,7 +119,8 @@ impl Worker {
         dynamic: usize,
     ) -> Result<(), Stuck> {
         let total = dim.iter().product::<u32>();
-        // Shared memory holds whatever was there before; dynamic memory is filled here, static arrays as they appear.
+        // Shared memory starts with arbitrary contents. Dynamic memory is filled here, static
+        // arrays when they first appear.
         self.dynamic[..dynamic.div_ceil(16)].fill(u128::MAX);
         self.left.resize(total as usize, 0);
         self.exchanged.resize(total.div_ceil(WARP) as usize, [0; 64]);
@@ -124,8 +130,9 @@ impl Worker {
         (frame.cursor, frame.next, frame.total) = ([0; 3], 0, total);
         (frame.slots_used, frame.arena_used, frame.worker) = (0, 0, worker.cast());
         let frame: *mut Frame = frame;
-        // From here on the frame and the worker are reached through these pointers, by us and by the threads in turn.
-        // SAFETY: both are of `self`, which is borrowed for as long as any thread runs; threads run one at a time.
+        // From here on, the frame and the worker are only accessed through these pointers, by us
+        // and by the threads in turn. SAFETY: both belong to `self`, which is borrowed for as long
+        // as any thread runs; threads run one at a time.
         unsafe {
             let result = Self::threads(worker, frame, run, arguments);
             if (*frame).arena_used > STATIC_SHARED {
@@ -142,14 +149,15 @@ impl Worker {
     ///
     /// # Safety
     ///
-    /// As for [`block`](Self::block), the pointers being valid until it returns.
+    /// As for [`block`](Self::block); the pointers are valid until it returns.
     unsafe fn threads(
         worker: *mut Self,
         frame: *mut Frame,
         run: RunFn,
         arguments: *const *mut c_void,
     ) -> Result<(), Stuck> {
-        // SAFETY: see above. A thread is resumed only here, and every suspended one is ended before this returns.
+        // SAFETY: see above. A thread is resumed only here, and every suspended thread is ended
+        // before this returns.
         unsafe {
             while (*frame).next < (*frame).total {
                 (*frame).suspended = 0;
@@ -175,7 +183,7 @@ impl Worker {
                 if !(*worker).release() {
                     return Self::give_up(worker);
                 }
-                // Threads that run reach other fields of the worker, and not this one.
+                // Running threads access other fields of the worker, but not this one.
                 let mut suspended = std::mem::take(&mut (*worker).suspended);
                 for one in suspended.iter_mut().filter(|s| s.ready) {
                     one.ready = false;
@@ -195,26 +203,26 @@ impl Worker {
         Ok(())
     }
 
-    /// A stack that is free, or a new one.
+    /// A free stack, or a new one.
     fn stack(&mut self) -> Option<Staggered> {
         if let Some(stack) = self.stacks.pop() {
             return Some(stack);
         }
-        // Other lines of a page, and other pages.
+        // Another line of a page, and another page.
         let lower = self.made % 32 * 128;
         let stack = DefaultStack::new(STACK + self.made % 16 * 4096).ok()?;
         self.made += 1;
         Some(Staggered { stack, lower })
     }
 
-    /// Ends all threads that wait.
+    /// Ends all waiting threads.
     ///
     /// # Safety
     ///
     /// As for [`block`](Self::block).
     unsafe fn give_up(worker: *mut Self) -> Result<(), Stuck> {
-        // SAFETY: the threads are kernels, in C++ without destructors, and our `wait`, which owns nothing; what their
-        // stacks hold may be forgotten.
+        // SAFETY: the threads are kernels, in C++ without destructors, and our `wait`, which owns
+        // nothing; the contents of their stacks may be forgotten.
         unsafe {
             for mut thread in std::mem::take(&mut (*worker).suspended).into_iter().filter_map(|s| s.thread) {
                 thread.force_reset();
@@ -224,8 +232,8 @@ impl Worker {
         Err(Stuck)
     }
 
-    /// Marks the threads that have nothing to wait for any more: lanes that all came, or else the whole block. False if there
-    /// are none.
+    /// Marks the threads that can continue: complete groups of lanes, or else the whole block.
+    /// False if there are none.
     fn release(&mut self) -> bool {
         let mut suspended = std::mem::take(&mut self.suspended);
         let mut any = false;
@@ -242,7 +250,8 @@ impl Worker {
         any
     }
 
-    /// Marks the threads of a warp that may go on because all lanes that they wait for came, or can never come.
+    /// Marks the threads of a warp that can continue, because all lanes that they wait for came or
+    /// can never come.
     fn lanes(&mut self, warp: &mut [Suspended]) -> bool {
         let number = warp[0].linear / WARP;
         let there = exists(number, self.frame.total);
@@ -274,7 +283,7 @@ impl Worker {
         any
     }
 
-    /// Whether all are at a barrier, and so can go on; else nobody can.
+    /// Whether all threads are at a barrier and can continue; otherwise no thread can.
     fn barrier(&mut self, waiting: &[Suspended]) -> bool {
         let line = |s: &Suspended| if let Wait::Block { line } = s.wait { Some(line) } else { None };
         let total = self.frame.total as usize;
@@ -296,7 +305,7 @@ impl Worker {
         true
     }
 
-    /// What went wrong since the last call, each once.
+    /// The problems since the last call, without repetition.
     pub(super) fn complaints(&mut self) -> Vec<String> {
         let mut found = std::mem::take(&mut self.complaints);
         found.sort();
@@ -311,10 +320,11 @@ fn exists(warp: u32, total: u32) -> u32 {
     if count == WARP { u32::MAX } else { (1 << count) - 1 }
 }
 
-/// Suspends the thread that calls, from within a kernel.
+/// Suspends the calling thread, from within a kernel.
 extern "C" fn wait(frame: *mut Frame, kind: u32, mask: u32, line: u32, value: u64) -> *const u64 {
-    // SAFETY: the kernel hands on the frame that it was given, whose worker runs it and outlives it. While this thread is
-    // suspended others change the frame; what is this thread's own is put back when it goes on.
+    // SAFETY: the kernel passes the frame that it was given, whose worker runs it and outlives it.
+    // While this thread is suspended, others change the frame; its own values are restored when it
+    // continues.
     unsafe {
         let worker = (*frame).worker.cast::<Worker>();
         let (yielder, thread, linear) = ((*worker).yielder, (*frame).thread, (*frame).linear);
@@ -326,7 +336,7 @@ extern "C" fn wait(frame: *mut Frame, kind: u32, mask: u32, line: u32, value: u6
     }
 }
 
-/// Keeps a message of the shim's.
+/// Records a message from the shim.
 extern "C" fn complain(frame: *mut Frame, message: *const c_char) {
     // SAFETY: as in `wait`; the message is a literal.
     unsafe {

@@ -1,5 +1,5 @@
-//! Compiles CUDA C for the host, with the system's C++ compiler, into libraries that are kept by the hash of all that
-//! went into them.
+//! Compiles CUDA C for the host with the system's C++ compiler. The libraries are cached by a hash
+//! of all inputs.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,7 +15,8 @@ use crate::kernel::SHIM;
 
 /// The first line of an image, before the architecture.
 const MAGIC: &str = "// cuda-standin image 1 ";
-/// Reads too much into no type and joins products and sums, as NVIDIA's compiler does; and does not vectorise at any price.
+/// Like NVIDIA's compiler, these make no assumptions about aliasing and fuse products and sums. At
+/// `-O2` the compiler vectorises only where it is cheap.
 const FLAGS: &[&str] = &[
     "-std=c++17",
     "-O2",
@@ -33,34 +34,35 @@ const FLAGS: &[&str] = &[
     "-w",
 ];
 
-/// What a program is compiled for.
+/// The target of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arch {
-    /// Ten times the major number and the minor one.
+    /// Ten times the major number plus the minor one.
     pub(crate) number: i64,
-    /// Whether it is code for one architecture (`sm_89`) and not for later ones too (`compute_89`).
+    /// Whether it is code for one architecture (`sm_89`) or also for later ones (`compute_89`).
     pub(crate) real: bool,
 }
 
-/// A program as `nvrtcGetCUBIN` and `nvrtcGetPTX` give it and `cuModuleLoadData` takes it: C++ without anything to include.
+/// A program as returned by `nvrtcGetCUBIN` and `nvrtcGetPTX` and accepted by `cuModuleLoadData`:
+/// C++ without includes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) arch: Arch,
     source: String,
 }
 
-/// How to translate: from `nvrtcCompileProgram`'s options.
+/// How to translate, from the options of `nvrtcCompileProgram`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Options {
     pub(super) arch: Arch,
     /// `NAME` or `NAME=VALUE`.
     pub(super) defines: Vec<String>,
-    /// What the C++ compiler gets as `-std=`.
+    /// The `-std=` of the C++ compiler.
     pub(super) standard: String,
 }
 
 impl Arch {
-    /// `sm_89`, `compute_89`, with or without an `a` or `f` at the end.
+    /// Parses `sm_89` or `compute_89`, with or without a final `a` or `f`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (real, digits) = match (text.strip_prefix("sm_"), text.strip_prefix("compute_")) {
             (Some(digits), _) => (true, digits),
@@ -71,8 +73,8 @@ impl Arch {
         Some(Self { number, real })
     }
 
-    /// Whether a device of this compute capability runs it: the same major number, at least the minor one; or any later
-    /// one, for what is not code yet.
+    /// Whether a device of this compute capability runs it. Code needs the same major number and
+    /// at least the minor one; other images run on any later device.
     pub(crate) fn runs_on(self, major: i64, minor: i64) -> bool {
         let device = 10 * major + minor;
         self.number <= device && (!self.real || self.number / 10 == major)
@@ -84,7 +86,7 @@ impl Arch {
 }
 
 impl Image {
-    /// Translates a source and compiles it, so that what is wrong with it is found.
+    /// Translates a source and compiles it, to find its errors.
     ///
     /// # Errors
     ///
@@ -119,7 +121,7 @@ impl Image {
         Some(Self { arch: Arch::parse(arch)?, source: source.to_owned() })
     }
 
-    /// The library of this image, compiled unless it is there.
+    /// The library of this image; compiles it unless it is cached.
     ///
     /// # Errors
     ///
@@ -139,7 +141,8 @@ impl Image {
             return Ok(path);
         }
         fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        // Under a name of its own until it is whole; who comes second replaces it with the same.
+        // Use a temporary name until it is complete. A concurrent process replaces it with the
+        // same contents.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let own = format!("{name}.{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let partial = folder.join(own);
@@ -151,7 +154,7 @@ impl Image {
     }
 }
 
-/// Where libraries are kept: `STANDIN_CACHE`, or a folder of this user in the system's temporary one.
+/// The cache folder: `STANDIN_CACHE`, or a folder of this user in the system's temporary folder.
 fn folder() -> PathBuf {
     let named = std::env::var_os("STANDIN_CACHE").map(PathBuf::from);
     // SAFETY: it has no preconditions.
@@ -159,11 +162,11 @@ fn folder() -> PathBuf {
     named.unwrap_or_else(|| std::env::temp_dir().join(format!("cuda-standin-{user}")))
 }
 
-/// Which compiler this is, so that another one compiles anew.
+/// Identifies the compiler, so that another compiler compiles again.
 static COMPILER: LazyLock<String> =
     LazyLock::new(|| run(Command::new("c++").arg("--version"), "").unwrap_or_else(|log| log));
 
-/// Instructions that this processor has and products and sums in one step need.
+/// The instruction sets for fused multiply-add, if this processor has them.
 fn processor() -> &'static [&'static str] {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
@@ -172,7 +175,7 @@ fn processor() -> &'static [&'static str] {
     &[]
 }
 
-/// Runs a program on a text and gives its output.
+/// Runs a program on a text and returns its output.
 fn run(command: &mut Command, input: &str) -> Result<String, String> {
     let program = Path::new(command.get_program()).display().to_string();
     let failed = |e: std::io::Error| {
@@ -188,7 +191,7 @@ fn run(command: &mut Command, input: &str) -> Result<String, String> {
     let (output, _) = std::thread::scope(|scope| {
         let writer = scope.spawn(move || stdin.map(|mut s| s.write_all(input.as_bytes())));
         let output = child.wait_with_output();
-        // A compiler that stops reading has its own words for why.
+        // A compiler that stops reading prints its own reason.
         (output, writer.join())
     });
     let output = output.map_err(failed)?;

@@ -24,7 +24,7 @@ const INVALID_OPTION: u32 = 5;
 const COMPILATION: u32 = 6;
 const INTERNAL_ERROR: u32 = 11;
 
-/// Architectures that programs can be compiled for.
+/// The architectures that programs can be compiled for.
 const ARCHS: [c_int; 13] = [50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 89, 90];
 const LATER_ARCHS: [c_int; 3] = [100, 103, 120];
 
@@ -88,11 +88,11 @@ extern "C" fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> u32 {
     })
 }
 
-/// Architectures that the version which is played knows.
+/// The architectures that the simulated version knows.
 fn archs() -> Vec<c_int> {
     let version = state::lock().config.nvrtc_version;
     let later = LATER_ARCHS.iter().filter(|_| version >= 12_080);
-    // CUDA 13 compiles for nothing before Turing.
+    // CUDA 13 does not compile for architectures before Turing.
     ARCHS.iter().filter(|a| version < 13_000 || **a >= 75).chain(later).copied().collect()
 }
 
@@ -121,7 +121,7 @@ extern "C" fn nvrtcCreateProgram(
     _names: *const *const c_char,
 ) -> u32 {
     guarded(|| {
-        // Headers of the caller's own are not supported.
+        // Headers from the caller are not supported.
         if headers != 0 {
             return Err(INVALID_INPUT);
         }
@@ -149,13 +149,13 @@ extern "C" fn nvrtcDestroyProgram(handle: *mut usize) -> u32 {
     })
 }
 
-/// Compiles outside of the lock, so that programs can be compiled side by side.
+/// Compiles outside the lock, so that programs can be compiled in parallel.
 #[unsafe(no_mangle)]
 extern "C" fn nvrtcCompileProgram(handle: usize, count: c_int, options: *const *const c_char) -> u32 {
     guarded(|| {
         let mut all = Vec::new();
         for i in 0..usize::try_from(count).map_err(invalid)? {
-            // SAFETY: the caller gives `count` strings.
+            // SAFETY: the caller passes `count` strings.
             all.push(text(unsafe { *options.add(i) }).map_err(invalid)?);
         }
         let (source, name) = program(handle, |p| Ok((p.source.clone(), p.name.clone())))?;
@@ -201,7 +201,7 @@ fn parse(options: &[String]) -> Result<Options, String> {
                     option.strip_prefix(name).and_then(|o| o.strip_prefix('=')).or_else(|| rest.next());
                 found.defines.push(define.ok_or("-D without a name")?.to_owned());
             }
-            // They change speed, what is rounded how, or what is told.
+            // These affect speed, rounding or messages.
             "--fmad"
             | "-fmad"
             | "--ftz"
@@ -228,17 +228,17 @@ fn parse(options: &[String]) -> Result<Options, String> {
 fn image(handle: usize, real: bool) -> Result<String, u32> {
     program(handle, |p| {
         let image = p.image.as_ref().ok_or(INVALID_PROGRAM)?;
-        // There is no code for an architecture that only is a promise.
+        // There is no code for a virtual architecture.
         if real && !image.arch.real { Err(INVALID_PROGRAM) } else { Ok(image.text()) }
     })
 }
 
-/// Writes a text and the zero behind it.
+/// Writes a text and the final zero.
 fn give(to: *mut c_char, text: &str) -> Answer {
     if to.is_null() {
         return Err(INVALID_INPUT);
     }
-    // SAFETY: the caller has room for what the size said, which is this.
+    // SAFETY: the caller has room for the size that was returned, which is this.
     unsafe {
         ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), text.len());
         to.add(text.len()).write(0);
@@ -276,11 +276,11 @@ extern "C" fn nvrtcGetCUBIN(handle: usize, cubin: *mut c_char) -> u32 {
     guarded(|| give(cubin, &image(handle, true)?))
 }
 
-/// The image that a pointer points to, as `cuModuleLoadData` gets it.
+/// The image behind a pointer, as passed to `cuModuleLoadData`.
 ///
 /// # Safety
 ///
-/// It points to an image, or to other text that a zero ends.
+/// It points to an image, or to other text that ends with a zero.
 pub(crate) unsafe fn image_at(at: *const c_char) -> Option<Image> {
     if at.is_null() {
         return None;

@@ -1,14 +1,15 @@
-//! Rewrites preprocessed CUDA C into C++: finds the kernels, and turns declarations of shared memory into calls of the shim.
+//! Rewrites preprocessed CUDA C into C++: finds the kernels, and turns declarations of shared
+//! memory into calls of the shim.
 
-/// What the C++ compiler gets, and the kernels in it.
+/// The text for the C++ compiler, and the kernels in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) text: String,
-    /// Names of the `extern "C" __global__` functions, in their order.
+    /// Names of the `extern "C" __global__` functions, in order.
     pub(super) kernels: Vec<String>,
 }
 
-/// A token's place in the text.
+/// The range of a token in the text.
 #[derive(Clone, Copy, Debug)]
 struct Token<'a> {
     text: &'a str,
@@ -25,18 +26,20 @@ impl Token<'_> {
     }
 }
 
-/// Rewrites a source that was preprocessed: without comments, and with lines of `#` alone that say where the others come from.
+/// Rewrites a preprocessed source: without comments, but with the `#` lines that say where other
+/// lines come from.
 ///
 /// # Errors
 ///
-/// Shared memory that is declared in a way that is not understood, in words for the program's log.
+/// A message for the program's log, if shared memory is declared in a way that is not supported.
 pub(super) fn rewrite(source: &str) -> Result<Unit, String> {
     let source = &unrolled(source);
     let tokens = tokens(source);
     let mut kernels: Vec<String> = Vec::new();
     let mut text = String::with_capacity(source.len());
     let mut copied = 0;
-    // For each open brace: whether functions in it are `extern "C"`, and whether it is a function's.
+    // For each open brace: whether functions in it are `extern "C"`, and whether it belongs to a
+    // function.
     let mut braces: Vec<(bool, bool)> = Vec::new();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
@@ -85,7 +88,8 @@ pub(super) fn rewrite(source: &str) -> Result<Unit, String> {
     Ok(Unit { text, kernels })
 }
 
-/// `#pragma unroll` in the words of GCC. Without a number the loop is unrolled whole, which GCC has no word for.
+/// `#pragma unroll` in GCC's syntax. Without a number the whole loop is unrolled, which GCC cannot
+/// express.
 fn unrolled(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     for line in source.split_inclusive('\n') {
@@ -101,7 +105,7 @@ fn unrolled(source: &str) -> String {
     text
 }
 
-/// What a brace opens, from what stands before it.
+/// What a brace opens, judged by the tokens before it.
 fn kind(before: &[Token<'_>], braces: &[(bool, bool)]) -> (bool, bool) {
     let outer = braces.last().copied().unwrap_or((false, false));
     let linkage = before.len() >= 2
@@ -115,7 +119,7 @@ fn kind(before: &[Token<'_>], braces: &[(bool, bool)]) -> (bool, bool) {
     }
 }
 
-/// Whether the declaration that these tokens lead to begins with `extern "C"`.
+/// Whether the declaration with these tokens starts with `extern "C"`.
 fn says_extern_c(before: &[Token<'_>]) -> bool {
     let start = before.iter().rposition(|t| [";", "{", "}"].contains(&t.text)).map_or(0, |i| i + 1);
     before[start..].windows(2).any(|w| w[0].text == "extern" && w[1].text == "\"C\"")
@@ -151,7 +155,7 @@ fn kernel_name<'a>(tokens: &[Token<'a>]) -> Option<&'a str> {
     }
 }
 
-/// The C++ for a declaration of shared memory, whose tokens stand between `__shared__` and `;`.
+/// The C++ for a declaration of shared memory, given the tokens between `__shared__` and `;`.
 fn declare(source: &str, tokens: &[Token<'_>], dynamic: bool, number: usize) -> Result<String, String> {
     let [first, .., last] = tokens else { return Err("__shared__ declares nothing".to_owned()) };
     let shown = || source[first.start..last.end()].to_owned();
@@ -190,11 +194,11 @@ fn declare(source: &str, tokens: &[Token<'_>], dynamic: bool, number: usize) -> 
             )
         };
     }
-    // On one line, whatever it was on; the lines follow it.
+    // On one line, regardless of the original lines, which follow it.
     Ok(text.replace('\n', " "))
 }
 
-/// Where in a declarator its name stands: before the first `[`, or at the end.
+/// The position of the name in a declarator: before the first `[`, or at the end.
 fn declared(piece: &[Token<'_>]) -> Option<usize> {
     let mut depth = 0;
     let end = piece.iter().position(|t| {
@@ -209,7 +213,8 @@ fn declared(piece: &[Token<'_>]) -> Option<usize> {
     piece[at].is_name().then_some(at)
 }
 
-/// Names, numbers, literals and single signs; no white space, and no lines that begin with `#`.
+/// Names, numbers, literals and single characters; no white space, and no lines that start with
+/// `#`.
 fn tokens(source: &str) -> Vec<Token<'_>> {
     let bytes = source.as_bytes();
     let mut found = Vec::new();
@@ -240,7 +245,7 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
     found
 }
 
-/// Bytes of the string or character that begins here.
+/// The length in bytes of the string or character that starts here.
 fn literal(bytes: &[u8]) -> usize {
     let mut at = 1;
     while let Some(&byte) = bytes.get(at) {

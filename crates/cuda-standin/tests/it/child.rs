@@ -1,4 +1,4 @@
-//! A test that is run again in a process of its own, to see how that ends.
+//! Runs a test again in its own process, to see how that process ends.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ pub(crate) fn folder() -> Option<PathBuf> {
     std::env::var_os(FOLDER).map(PathBuf::from)
 }
 
-/// Runs one test in a process of its own, which finds a [`folder`].
+/// Runs one test in its own process, which finds a [`folder`].
 pub(crate) fn run(test: &str, folder: &Path, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(FOLDER, folder).envs(variables.iter().copied());

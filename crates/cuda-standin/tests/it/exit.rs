@@ -1,4 +1,4 @@
-//! How a process ends that leaves something behind, or that touches what it must not.
+//! How a process ends that leaves something behind or touches forbidden memory.
 
 use std::path::Path;
 
@@ -64,14 +64,15 @@ fn settings_in_the_environment_that_make_no_sense_are_told() {
     );
 }
 
-/// The host that follows a device pointer dies of it, instead of reading what it has no way to read on a card.
+/// A host that follows a device pointer crashes, instead of reading memory that it could not reach
+/// on a card.
 #[test]
 fn device_pointers_are_not_for_the_host() {
     if child::folder().is_some() {
         let t = Standin::new(&[]);
         let x = t.upload(&[1.0f32]);
         eprintln!("before");
-        // SAFETY: it is not; the process is there to end here.
+        // SAFETY: it is not sound; the process is supposed to die here.
         let value = unsafe { std::ptr::read_volatile(x as *const f32) };
         eprintln!("after {value}");
         return;

@@ -1,4 +1,4 @@
-//! What is configured to go wrong goes wrong there, and nowhere else.
+//! Configured faults happen where they are configured, and nowhere else.
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -110,7 +110,7 @@ fn a_kernel_may_be_the_end_of_its_context() {
     assert_eq!((t.s.cuCtxSynchronize)(), 700);
     assert_eq!((t.s.cuMemFree_v2)(x), 700);
     assert_eq!(t.book(KERNELS), 1);
-    // What cannot be freed any more is no leak.
+    // What can no longer be freed is not a leak.
     assert_eq!(t.report(), [""; 0]);
 }
 

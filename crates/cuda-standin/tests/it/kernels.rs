@@ -1,10 +1,11 @@
-//! CUDA C runs as on a card: blocks and threads, shared memory, barriers, warps, atomics, arguments of every kind.
+//! CUDA C runs as on a card: blocks and threads, shared memory, barriers, warps, atomics,
+//! arguments of every kind.
 
 use std::ptr;
 
 use crate::standin::{INVALID_VALUE, Standin, arg, ok};
 
-/// Runs a kernel `f(const float *x, float *y)` and gives the `count` floats that it wrote.
+/// Runs a kernel `f(const float *x, float *y)` and returns the `count` floats that it wrote.
 fn run(t: &Standin, source: &str, grid: u32, block: u32, x: &[f32], count: usize) -> Vec<f32> {
     let (x, y) = (t.upload(x), t.alloc(4 * count));
     let kernel = t.function(source, "f");
@@ -160,7 +161,7 @@ extern "C" __global__ void f(unsigned char c, unsigned long long *__restrict__ y
     assert_eq!(found, expected);
 }
 
-/// Runs one block of threads of a kernel that is wrong, and gives its status.
+/// Runs one block of a faulty kernel, and returns its status.
 fn broken(t: &Standin, body: &str, block: u32) -> u32 {
     let source = format!("extern \"C\" __global__ void f(float *y) {{ unsigned t = threadIdx.x;\n{body}\n}}");
     let (y, kernel) = (t.alloc(4096), t.function(&source, "f"));

@@ -1,4 +1,5 @@
-//! The stand-in as a caller finds it: a library that is opened by its path, with functions that are looked up by name.
+//! The stand-in as a caller sees it: a library that is opened by path, with functions that are
+//! looked up by name.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -1,4 +1,4 @@
-//! What a caller does wrong is recorded, and mostly refused as well.
+//! Mistakes of a caller are recorded, and mostly refused as well.
 
 use std::ptr;
 
@@ -30,7 +30,7 @@ fn memory_that_queued_work_needs_is_freed() {
     ok((t.s.standin_forgive)());
     assert_eq!((t.s.cuStreamSynchronize)(stream), ILLEGAL_ADDRESS);
     t.expect_misuse("was freed before that ran: use after free");
-    // The context is gone with it.
+    // The context is gone too.
     let mut y = 0;
     assert_eq!((t.s.cuMemAlloc_v2)(&mut y, 4), ILLEGAL_ADDRESS);
 }
@@ -125,7 +125,7 @@ fn handles_that_are_gone() {
         (t.s.cuEventRecord)(event, 0),
         (t.s.cuEventDestroy_v2)(event),
         (t.s.cuEventQuery)(event),
-        // An event is no stream.
+        // An event is not a stream.
         (t.s.cuStreamSynchronize)(spare),
         (t.s.cuModuleUnload)(7),
     ] {

@@ -1,4 +1,4 @@
-//! Programs: what compiles, what is said of what does not, and where images may be loaded.
+//! Programs: what compiles, the messages for what does not, and where images may be loaded.
 
 use std::ptr;
 
@@ -50,7 +50,8 @@ KERNEL(c, 1)
     }
 }
 
-/// What stands in a cache on disk is used by a process that never compiled it, also where no compiled library is kept.
+/// A cached image is used by a process that never compiled it, even if no compiled library is
+/// cached.
 #[test]
 fn images_stand_for_themselves() {
     let here = std::env::temp_dir().join(format!("cuda-standin-test-{}", std::process::id()));
@@ -104,7 +105,7 @@ fn what_is_no_image_or_not_in_it() {
     let mut function = 0;
     assert_eq!((t.s.cuModuleGetFunction)(&mut function, handle, c"add_two".as_ptr()), 500);
     ok((t.s.cuModuleGetFunction)(&mut function, handle, c"add_one".as_ptr()));
-    // Kernels that are queued still run when their module is gone; new ones do not.
+    // Queued kernels still run after their module is unloaded; new ones do not.
     let (x, n) = (t.upload(&[1.0f32]), 1u32);
     let arguments = [arg(&x), arg(&x), arg(&n)];
     ok(t.launch(function, 1, 1, 0, &arguments));

@@ -1,8 +1,9 @@
-//! Work runs as late as its order permits, so that a missing wait is a wrong answer every time, and is named as well.
+//! Work runs as late as ordering permits, so a missing wait gives a wrong answer every time, and
+//! is reported too.
 
 use crate::standin::{ADD_ONE, NOT_READY, Standin, arg, ok};
 
-/// A copy to the device on one stream, a kernel that reads it on another, and what comes out of it.
+/// A copy to the device on one stream, a kernel that reads it on another, and the result.
 struct Pair {
     t: Standin,
     copies: usize,
@@ -40,7 +41,7 @@ impl Pair {
         ok(self.t.launch(self.kernel, 4, 32, self.computes, &[arg(&self.x), arg(&self.y), arg(&n)]));
     }
 
-    /// What the kernel wrote, waiting for its stream alone.
+    /// What the kernel wrote, after waiting only for its stream.
     fn result(&self) -> f32 {
         ok((self.t.s.cuStreamSynchronize)(self.computes));
         let values: Vec<f32> = self.t.download(self.y, N);
@@ -76,8 +77,8 @@ fn a_kernel_that_does_not_wait_sees_poison_and_is_named() {
     assert!(misuse.contains("copy to the device (stream 0, operation 1) writes bytes 0..400"), "{misuse}");
 }
 
-/// A copy into memory that a kernel still has to read: late copies give the right answer by chance, early ones do not, and
-/// the missing order is named both times.
+/// A copy into memory that a kernel still has to read. Late copies give the right answer by
+/// chance, early ones do not; the missing ordering is reported in both cases.
 #[test]
 fn memory_that_is_overwritten_too_early() {
     for (early, expected) in [(0, 2.0), (1, 6.0)] {
@@ -122,7 +123,7 @@ fn pinned_memory_is_read_when_the_copy_runs() {
     p.wait();
     p.compute();
     let staging = p.host.as_ptr().cast_mut();
-    // SAFETY: the memory is ours; that a copy out of it is queued is what this is about.
+    // SAFETY: the memory is ours; that a queued copy reads it is what this test is about.
     unsafe { staging.write(9.0) };
     ok((p.t.s.cuStreamSynchronize)(p.computes));
     assert_eq!(p.t.download::<f32>(p.y, 2), [10.0, 2.0]);
@@ -149,7 +150,7 @@ fn events_are_not_ready_for_a_while_and_then_make_progress() {
     let asked: Vec<u32> = (0..5).map(|_| (p.t.s.cuEventQuery)(p.copied)).collect();
     assert_eq!(asked, [NOT_READY, NOT_READY, NOT_READY, 0, 0]);
     p.compute();
-    // The host knows that the copy is done, and so the kernel comes after it.
+    // The host knows that the copy is done, so the kernel comes after it.
     let asked: Vec<u32> = (0..4).map(|_| (p.t.s.cuStreamQuery)(p.computes)).collect();
     assert_eq!(asked, [NOT_READY, NOT_READY, NOT_READY, 0]);
     assert_eq!(p.result(), 2.0);
@@ -157,7 +158,7 @@ fn events_are_not_ready_for_a_while_and_then_make_progress() {
     assert_eq!((p.t.s.cuEventQuery)(p.t.event()), 0);
 }
 
-/// A wait is for the record that was there when it was asked for.
+/// A wait refers to the record that existed when it was requested.
 #[test]
 fn an_event_recorded_anew_stands_for_something_later() {
     let p = Pair::new(&[]);
@@ -212,11 +213,12 @@ fn events_that_keep_the_time_have_run_in_their_order() {
     ok((t.s.cuEventElapsedTime)(&mut time, start, end));
     assert!(time > 0.0, "{time}");
     assert_eq!(t.download::<u8>(x, 3), [7; 3]);
-    // Events that keep no time have none.
+    // Events without timing have no time.
     assert_eq!((t.s.cuEventElapsedTime)(&mut time, t.event(), end), 400);
 }
 
-/// Threads with streams of their own, each copying, computing and waiting: all see their own values, and no order is missing.
+/// Threads with their own streams, each copying, computing and waiting: each sees its own values,
+/// and no ordering is missing.
 #[test]
 fn many_threads_use_one_device() {
     let t = Standin::new(&[]);

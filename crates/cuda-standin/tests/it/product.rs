@@ -1,4 +1,5 @@
-//! Products of cublasLt: right to f32, whatever the layout; the same bits for the same algorithm and inner extent.
+//! Products of cublasLt: correct to f32 for every layout, and the same bits for the same algorithm
+//! and inner dimension.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -15,7 +16,8 @@ const F32: u32 = 0;
 const F16: u32 = 2;
 const BF16: u32 = 14;
 
-/// A product of `rows` x `columns` over `inner`, with leading dimensions that are `pad` more than they must be.
+/// A product of `rows` x `columns` over `inner`, with leading dimensions that are `pad` larger
+/// than necessary.
 #[derive(Clone, Copy)]
 struct Case {
     element: u32,
@@ -41,7 +43,7 @@ const PLAIN: Case = Case {
     factors: [1.0, 0.0],
 };
 
-/// Values in -1..1 that look like nothing.
+/// Pseudo-random values in -1..1.
 fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let mut next = || {
@@ -57,7 +59,7 @@ fn bytes_of(element: u32) -> usize {
     if element == F32 { 4 } else { 2 }
 }
 
-/// Values in a type, and what they are after rounding to it.
+/// Values in a dtype, and the same values after rounding to it.
 fn encode(element: u32, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let one = |v: f32| match element {
         F16 => (f16::from_f32(v).to_le_bytes().to_vec(), f16::from_f32(v).to_f32()),
@@ -79,7 +81,7 @@ fn decode(element: u32, bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// The library's objects for a case.
+/// The library objects of a case.
 struct Objects {
     handle: usize,
     desc: usize,
@@ -118,7 +120,7 @@ impl Objects {
         Self { handle, desc, layouts, preference }
     }
 
-    /// What the heuristic proposes, best first.
+    /// The proposals of the heuristic, best first.
     fn proposals(&self, t: &Standin) -> Vec<[u64; 12]> {
         let (mut found, mut count) = ([[0u64; 12]; 8], 0);
         let [a, b, c, d] = self.layouts;
@@ -147,7 +149,7 @@ impl Objects {
 }
 
 impl Case {
-    /// Rows and columns as stored, leading dimension, and elements from batch to batch.
+    /// Rows and columns as stored, leading dimension, and elements per batch.
     fn layout(&self, operand: usize) -> ([usize; 2], usize, usize) {
         let turned = |[r, c]: [usize; 2], t: bool| if t { [c, r] } else { [r, c] };
         let shape = match operand {
@@ -164,7 +166,7 @@ impl Case {
         noise(self.layout(operand).2 * self.batches, operand as u32 + 1)
     }
 
-    /// The product, by one of the algorithms that are proposed; and what was multiplied, as rounded.
+    /// The product with one of the proposed algorithms, and the rounded operands.
     fn run(&self, t: &Standin, split: bool, choose: usize) -> (Vec<f32>, [Vec<f32>; 3]) {
         let objects = Objects::new(t, self, split);
         let algorithm = objects.proposals(t)[choose];
@@ -196,7 +198,7 @@ impl Case {
         (result, [a.1, b.1, c.1])
     }
 
-    /// Compares with sums in f64, every algorithm.
+    /// Compares every algorithm with sums in f64.
     fn check(&self, tolerance: f64) {
         let t = Standin::new(&[]);
         for choose in 0..3 {
@@ -256,7 +258,8 @@ fn products_of_half_precision_are_summed_in_f32() {
     Case { element: BF16, result: BF16, inner: 300, factors: [1.0, 1.0], ..PLAIN }.check(1e-2);
 }
 
-/// An element depends on its row, its column and the inner extent; how many rows and columns there are changes no bit.
+/// An element depends on its row, its column and the inner dimension; the number of rows and
+/// columns changes no bit.
 #[test]
 fn bits_depend_on_the_inner_extent_and_the_algorithm_alone() {
     let t = Standin::new(&[]);
@@ -265,7 +268,7 @@ fn bits_depend_on_the_inner_extent_and_the_algorithm_alone() {
         let (got, _) = case.run(&t, false, choose);
         (0..4).map(|i| got[i].to_bits()).collect()
     };
-    // Of 29 columns the first proposal is what of 4 columns is the second.
+    // The first proposal for 29 columns is the second for 4 columns.
     let small = Case { rows: 4, columns: 4, ..large };
     assert_eq!(bits(&large, 0), bits(&small, 1));
     assert_eq!(bits(&large, 1), bits(&small, 0));

@@ -1,4 +1,4 @@
-//! One test at a time on a stand-in that was just reset, and short ways to say what tests say often.
+//! One test at a time on a freshly reset stand-in, and helpers for common steps.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
@@ -12,7 +12,7 @@ pub(crate) const INVALID_HANDLE: u32 = 400;
 pub(crate) const NOT_READY: u32 = 600;
 pub(crate) const ILLEGAL_ADDRESS: u32 = 700;
 
-/// Places in `standin_books`.
+/// Indices in `standin_books`.
 pub(crate) const LIVE: usize = 0;
 pub(crate) const PEAK: usize = 1;
 pub(crate) const COPIES_IN: usize = 5;
@@ -22,7 +22,7 @@ pub(crate) const OBJECTS: usize = 15;
 
 static ONE: Mutex<()> = Mutex::new(());
 
-/// A stand-in of this test's own, with device 0's context current.
+/// A stand-in for this test alone, with the context of device 0 current.
 pub(crate) struct Standin {
     pub(crate) s: &'static Symbols,
     pub(crate) context: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Standin {
 }
 
 impl Standin {
-    /// Reset, with the settings given, and initialised.
+    /// Reset, with these settings, and initialised.
     pub(crate) fn new(settings: &[(&str, i64)]) -> Self {
         let mut standin = Self::bare(settings);
         ok((standin.s.cuInit)(0));
@@ -39,7 +39,7 @@ impl Standin {
         standin
     }
 
-    /// Reset, with the settings given, and nothing called.
+    /// Reset, with these settings, and no call made.
     pub(crate) fn bare(settings: &[(&str, i64)]) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let standin = Self { s: &SYMBOLS, context: 0, _one: one };
@@ -70,7 +70,7 @@ impl Standin {
         self.report().into_iter().filter(|l| l.starts_with("misuse: ")).collect()
     }
 
-    /// That there is exactly one misuse, which says this.
+    /// Checks that there is exactly one misuse, with this text.
     #[track_caller]
     pub(crate) fn expect_misuse(&self, part: &str) {
         let misuse = self.misuse();
@@ -83,11 +83,11 @@ impl Standin {
         address
     }
 
-    /// Pinned memory for so many floats.
+    /// Pinned memory for this many floats.
     pub(crate) fn pinned(&self, count: usize) -> &'static mut [f32] {
         let mut address = ptr::null_mut();
         ok((self.s.cuMemHostAlloc)(&mut address, count * 4, 0));
-        // SAFETY: the memory was just given to us, and is aligned to a page.
+        // SAFETY: the memory was just allocated for us, and is aligned to a page.
         unsafe { std::slice::from_raw_parts_mut(address.cast::<f32>(), count) }
     }
 
@@ -110,14 +110,14 @@ impl Standin {
         address
     }
 
-    /// Values from device memory, when all that was queued on the default stream is done.
+    /// Values from device memory, after all queued work of the default stream.
     pub(crate) fn download<T: Copy + Default>(&self, address: u64, count: usize) -> Vec<T> {
         let mut values = vec![T::default(); count];
         ok((self.s.cuMemcpyDtoH_v2)(values.as_mut_ptr().cast(), address, count * size_of::<T>()));
         values
     }
 
-    /// Compiles a source for the device and gives the function of a name.
+    /// Compiles a source for the device and returns the function with this name.
     pub(crate) fn function(&self, source: &str, name: &str) -> usize {
         let image = self.compile(source, &["--gpu-architecture=sm_89"]).unwrap_or_else(|log| panic!("{log}"));
         self.load(&image, name)
@@ -143,7 +143,7 @@ impl Standin {
         let mut log = vec![0u8; size];
         ok((self.s.nvrtcGetProgramLog)(program, log.as_mut_ptr().cast()));
         let result = if status == 0 {
-            // There is no code for an architecture that is none of a card's.
+            // There is no code for an architecture that no card has.
             let is_text = (self.s.nvrtcGetCUBINSize)(program, &mut size) != 0;
             if is_text {
                 ok((self.s.nvrtcGetPTXSize)(program, &mut size));
@@ -185,13 +185,13 @@ pub(crate) fn arg<T>(value: &T) -> *const c_void {
     ptr::from_ref(value).cast()
 }
 
-/// That a call went well.
+/// Checks that a call succeeded.
 #[track_caller]
 pub(crate) fn ok(status: u32) {
     assert_eq!(status, 0, "the call failed");
 }
 
-/// A kernel that adds one to each of `n` floats and writes them elsewhere.
+/// A kernel that adds one to each of `n` floats and writes the results elsewhere.
 pub(crate) const ADD_ONE: &str = r#"
 extern "C" __global__ void add_one(const float *x, float *y, unsigned n) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;

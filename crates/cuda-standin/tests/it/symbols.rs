@@ -1,4 +1,4 @@
-//! The functions that the tests call, by their names in `cuda.h`, `nvrtc.h` and `cublasLt.h`.
+//! The functions that the tests call, under their names in `cuda.h`, `nvrtc.h` and `cublasLt.h`.
 
 #![allow(non_snake_case, reason = "the names are NVIDIA's")]
 
@@ -18,7 +18,8 @@ macro_rules! symbols {
 
         impl Symbols {
             fn load() -> Self {
-                // SAFETY: the library is this crate's own, and has these functions with these arguments.
+                // SAFETY: the library is this crate's own, and has these functions with these
+                // arguments.
                 unsafe {
                     let library = Library::new(path()).expect("the stand-in is built before its tests");
                     $(let $name = *library.get(concat!(stringify!($name), "\0").as_bytes()).expect(stringify!($name));)*
@@ -114,7 +115,7 @@ symbols! {
 /// Opened once, as a process does.
 pub(crate) static SYMBOLS: LazyLock<Symbols> = LazyLock::new(Symbols::load);
 
-/// Cargo puts the library into the folder of the tests, or into the one above.
+/// Cargo puts the library into the folder of the tests or into its parent.
 fn path() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
     let name = format!("{}cuda_standin{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);

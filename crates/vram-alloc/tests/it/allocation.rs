@@ -1,4 +1,5 @@
-//! That building a model inside `skip_init` takes no memory for weights, by counting what the allocator gives out.
+//! Counts allocations to check that building a model inside `skip_init` takes no memory for
+//! weights.
 
 #![allow(unsafe_code)] // a global allocator
 
@@ -12,15 +13,16 @@ use crate::models::ControlNet;
 struct Counting;
 
 thread_local! {
-    /// Bytes that this thread was given so far. Other tests run on other threads.
+    /// Bytes allocated on this thread so far. Other tests run on other threads.
     static GIVEN: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain thread-local without a destructor.
+// SAFETY: every call is forwarded to the system's allocator unchanged; the counter is a plain
+// thread-local without a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         GIVEN.set(GIVEN.get() + layout.size() as u64);
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        // SAFETY: the caller keeps the promises that the system's allocator requires.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
@@ -45,7 +47,7 @@ fn skip_init_allocates_no_weights() {
     assert_eq!(weights.bytes, 2 * (60 * (2 * 3072 * 3072 + 4 * 3072) + 3072 * 64 + 3072));
     assert_eq!(counts(&model).meta, weights);
     println!("{bytes} bytes for {} parameters of {} bytes", weights.tensors, weights.bytes);
-    // What the structs themselves take: 362 parameters, and a vector that grew.
+    // The size of the structs themselves: 362 parameters, and a vector that grew.
     assert!(bytes < 150_000, "{bytes} bytes");
 }
 

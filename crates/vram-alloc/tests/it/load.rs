@@ -1,4 +1,4 @@
-//! Loading from a source, exact and not, tied and cast, failing and cancelled.
+//! Loading from a source: exact and inexact, tied and cast, failing and cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -15,7 +15,7 @@ fn embedding() -> Vec<f32> {
     (0..24).map(|i| i as f32 / 8.0).collect()
 }
 
-/// All that `Lm` loads, the tied weight under its second name.
+/// Everything that `Lm` loads; the tied weight is stored under its second name.
 fn lm_source() -> MemorySource {
     let mut source = MemorySource::default();
     source
@@ -77,7 +77,7 @@ fn everything_that_does_not_fit_is_in_one_error() {
     assert_eq!(
         error.to_string(),
         "the checkpoint does not fit the model: 1 parameters from 1 tensors (16 B); 1 missing: scale; \
-         2 unexpected: extra.a, extra.b; 1 mismatched: embed.weight ([4, 6] where [6, 4] is needed)"
+         2 unexpected: extra.a, extra.b; 1 mismatched: embed.weight ([4, 6], but must be [6, 4])"
     );
     assert_eq!(source.bytes_read(), 0);
     assert_eq!(incompatible(check(&lm, &source, &LoadOptions::default()).unwrap_err()), incompatible(error));

@@ -1,6 +1,6 @@
 //! Small models with the names of real ones.
 
-use vram_alloc::{AllocError, HostTensor, Init, Parameter, module};
+use vram_alloc::{AllocError, Init, ParamStorage, Parameter, module};
 use vram_types::{DType, TensorMeta};
 
 pub(crate) struct Linear {
@@ -60,7 +60,7 @@ impl ControlNet {
     }
 }
 
-/// An embedding tied to the head, a buffer of every kind, a child without its type.
+/// An embedding tied to the head, a buffer of every kind, and a child behind `dyn Module`.
 pub(crate) struct Lm {
     pub(crate) embed: Parameter,
     pub(crate) inv_freq: Parameter,
@@ -77,7 +77,7 @@ impl Lm {
         let head = Linear { weight: embed.tie(), bias: None };
         Ok(Lm {
             embed,
-            inv_freq: Parameter::computed_buffer(HostTensor::from_f32(DType::F32, [2], &[1.0, 0.01])?),
+            inv_freq: Parameter::computed_buffer(ParamStorage::from_f32(DType::F32, [2], &[1.0, 0.01])?),
             position_ids: Parameter::ignored_buffer(TensorMeta::new(DType::I64, [8])?),
             scale: Parameter::persistent_buffer(TensorMeta::new(DType::F32, [])?, Init::Constant(0.5))?,
             norm: Box::new(RmsNorm::new(4)?),

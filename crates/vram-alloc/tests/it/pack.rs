@@ -1,4 +1,4 @@
-//! Packing: known layouts, and properties of random ones.
+//! Packing: known layouts, and properties of random layouts.
 
 use proptest::prelude::*;
 use vram_alloc::AllocError;
@@ -66,9 +66,9 @@ fn nonsense_is_an_error() {
     assert_eq!(reason(&[], options(0, 1, 0)).0, "align and sector must be powers of two");
     let mut long = direct(0, 0, 4);
     long.bytes = 5;
-    assert_eq!(reason(&[direct(0, 0, 1), long], ok), ("its range has another length", Some(1)));
+    assert_eq!(reason(&[direct(0, 0, 1), long], ok), ("its range has a different length", Some(1)));
     assert_eq!(reason(&[direct(0, u64::MAX, 1)], ok), ("its end in the file overflows", Some(0)));
-    let overflow = "the slot's size overflows";
+    let overflow = "the size of the slot overflows";
     assert_eq!(reason(&[direct(0, u64::MAX - 100, 90)], ok).0, overflow);
     assert_eq!(reason(&[Piece::computed(u64::MAX), Piece::computed(1)], ok).0, overflow);
     assert_eq!(reason(&[direct(0, 0, u64::MAX - 600), direct(1, 0, 600)], ok).0, overflow);
@@ -115,7 +115,7 @@ proptest! {
             let (first, last) = (e.offset / sector * sector, (e.offset + e.bytes).div_ceil(sector) * sector);
             prop_assert_eq!(e.span.start % if sector == 1 { align } else { sector }, 0);
             prop_assert_eq!((e.at - e.span.start, e.span.end - e.span.start), (e.offset - first, last - first));
-            // Slack is what the sectors add, and gaps that may be merged.
+            // The slack is what sectors and mergeable gaps add.
             let mut covered = vec![false; e.bytes as usize];
             for r in pieces.iter().filter(|q| q.ranges.len() == 1).map(|q| q.ranges[0]) {
                 if r.file == e.file && r.offset >= e.offset && r.end() <= e.offset + e.bytes {
@@ -152,7 +152,7 @@ proptest! {
                 prop_assert!(apart != shared, "pieces {} and {}", i, j);
             }
         }
-        // Extents of one file that could have been merged were.
+        // Extents of one file were merged wherever possible.
         for e in p.extents.windows(2).filter(|e| e[0].file == e[1].file) {
             prop_assert!(e[1].offset > e[0].offset + e[0].bytes + merge_gap);
         }

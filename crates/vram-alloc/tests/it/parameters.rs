@@ -1,9 +1,10 @@
-//! Policies, initial values, storage and identity of parameters.
+//! Parameters: policies, initial values, storage and identity.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use vram_alloc::{
-    AlignedBytes, AllocError, HostTensor, Init, InitPolicy, Parameter, named_parameters, skip_init, with_init,
+    AlignedBytes, AllocError, Init, InitPolicy, ParamStorage, Parameter, named_parameters, skip_init,
+    with_init,
 };
 use vram_types::{DType, TensorMeta, TypeError};
 
@@ -50,7 +51,8 @@ fn equal_seeds_give_equal_models_whatever_the_pool() {
     let build = |seed, threads| {
         let pool = rayon_pool(threads);
         with_init(InitPolicy::Allocate { seed }, || {
-            // `install` would run the closure on a thread without our policy, so hand it over.
+            // `install` would run the closure on a thread without our policy, so pass the policy
+            // explicitly.
             let policy = InitPolicy::current();
             pool.install(|| with_init(policy, || ControlNet::new(2, 160, 16).unwrap()))
         })
@@ -62,7 +64,7 @@ fn equal_seeds_give_equal_models_whatever_the_pool() {
     assert_eq!(first, bytes(&build(7, 3)));
     let other = bytes(&build(8, 1));
     assert_ne!(first[0], other[0]);
-    // The two blocks' projections have the same shape and must not have the same values.
+    // The projections of the two blocks have the same shape and must have different values.
     assert_ne!(first[4], first[10]);
 }
 
@@ -121,19 +123,19 @@ fn memory_that_cannot_be_had_is_an_error() {
 fn storage_is_checked_and_aligned() {
     let mut p = skip_init(|| Parameter::new(meta(DType::BF16, &[2, 3]), Init::Ones)).unwrap();
     assert!(p.is_meta() && p.host().is_none());
-    let wrong = HostTensor::from_f32(DType::F32, [3, 2], &[0.0; 6]).unwrap();
+    let wrong = ParamStorage::from_f32(DType::F32, [3, 2], &[0.0; 6]).unwrap();
     assert!(matches!(p.set_host(wrong), Err(AllocError::Shape { .. })));
-    let right = HostTensor::from_f32(DType::F32, [2, 3], &[0.5; 6]).unwrap();
+    let right = ParamStorage::from_f32(DType::F32, [2, 3], &[0.5; 6]).unwrap();
     assert_eq!(right.bytes().as_ptr() as usize % AlignedBytes::ALIGN, 0);
     p.set_host(right.clone()).unwrap();
     assert_eq!((p.meta().dtype(), p.is_meta()), (DType::F32, false));
     assert!(p.take_host().unwrap().shares_bytes_with(&right));
     assert!(p.is_meta());
 
-    let short = HostTensor::copy_from(meta(DType::F32, &[2]), &[0; 7]).unwrap_err();
+    let short = ParamStorage::copy_from(meta(DType::F32, &[2]), &[0; 7]).unwrap_err();
     let expected = TypeError::Length { what: "a tensor's storage", expected: 8, actual: 7 };
     assert!(matches!(short, AllocError::Type(e) if e == expected));
-    assert_eq!(format!("{right:?}"), "HostTensor(F32[2, 3], 24 bytes)");
+    assert_eq!(format!("{right:?}"), "ParamStorage(F32[2, 3], 24 bytes)");
 }
 
 #[test]

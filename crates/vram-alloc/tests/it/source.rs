@@ -1,11 +1,11 @@
 //! A source whose only file is in memory.
 
-use std::path::Path;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use vram_types::{
-    CancelToken, DType, FileId, FileRange, Located, Priority, ReadRequest, ReadTarget, SourceError,
-    SourceErrorKind, StorageId, TensorMeta, WeightSource,
+    DType, FileId, FileRange, Located, ReadOptions, ReadRequest, ReadTarget, SourceError, SourceErrorKind,
+    StorageId, TensorMeta, WeightSource,
 };
 
 #[derive(Default)]
@@ -13,7 +13,7 @@ pub(crate) struct MemorySource {
     tensors: Vec<(String, TensorMeta, u64)>,
     file: Vec<u8>,
     bytes_read: AtomicU64,
-    /// Calls of `read_many` left before one fails.
+    /// How many calls of `read_many` succeed before one fails.
     pub(crate) calls_before_failure: Option<AtomicUsize>,
 }
 
@@ -38,7 +38,7 @@ impl MemorySource {
         self.add(name, DType::F32, shape, &bytes)
     }
 
-    /// A second name for stored bytes.
+    /// Adds a second name for stored bytes.
     pub(crate) fn alias(&mut self, name: &str, of: &str) -> &mut MemorySource {
         let (_, meta, offset) = self.tensors.iter().find(|t| t.0 == of).unwrap().clone();
         self.tensors.push((name.to_owned(), meta, offset));
@@ -71,20 +71,15 @@ impl WeightSource for MemorySource {
         let (_, meta, offset) = self.tensors.iter().find(|t| t.0 == name)?;
         let (file, offset) = (FileId(0), *offset);
         let range = FileRange { file, offset, bytes: meta.bytes() };
-        Some(Located { meta: meta.clone(), storage: StorageId { file, offset }, ranges: [range].into() })
+        Some(Located::new(meta.clone(), StorageId { file, offset }, [range]))
     }
 
-    fn file(&self, _file: FileId) -> Option<&Path> {
+    fn describe(&self, _file: FileId) -> Option<Cow<'_, str>> {
         None
     }
 
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        _priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
-        cancel.check()?;
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
+        options.check()?;
         if let Some(left) = &self.calls_before_failure
             && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
         {

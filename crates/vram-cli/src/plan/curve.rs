@@ -1,4 +1,4 @@
-//! Time of a pass over the budget: what a little more memory would buy.
+//! The time of a pass over the budget, which shows what more memory would buy.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -7,15 +7,19 @@ use vram_stream::layers::Plan;
 use super::Problem;
 use crate::engine::explain;
 
-/// Budgets that are planned for, from the smallest to that under which everything stays.
+/// How many budgets are planned, from the smallest to the one under which everything is resident.
 pub(super) const POINTS: u64 = 24;
 
-/// A point that takes so many times as long as the next is not drawn to its height.
+/// A point that takes this many times as long as the next one is not drawn at its full height.
 const STEEP: f64 = 2.5;
 
-/// Rows and columns of a budget on the terminal.
+/// Rows of the plot on the terminal, and columns per budget.
 const ROWS: usize = 8;
 const WIDTH: usize = 2;
+
+/// What marks the budget below the plot, and one that is beyond its end.
+pub(super) const MARK: char = '▲';
+pub(super) const BEYOND: char = '▶';
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Point {
@@ -55,16 +59,17 @@ fn budgets(minimum: u64, everything: u64) -> Vec<u64> {
     budgets
 }
 
-/// The first budget above `budget` under which a pass takes at least a twentieth less than `seconds`.
+/// The first budget above `budget` whose pass takes at least a twentieth less than `seconds`.
 pub(super) fn worth(curve: &[Point], budget: u64, seconds: f64) -> Option<&Point> {
     curve.iter().find(|p| p.budget_bytes > budget && p.pass_seconds < 0.95 * seconds)
 }
 
-/// The curve in blocks, one line for each row, from the top; the last line marks the budget.
+/// The curve in block characters, one line per row from the top. The last line marks the budget.
 pub(super) fn blocks(curve: &[Point], budget: u64) -> Vec<String> {
     const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let top = top(curve);
-    // Of eighths of a row; never nothing, since no pass is. Beyond the top is an arrow up.
+    // In eighths of a row, at least one, because no pass takes no time. An arrow marks values
+    // above the top.
     let heights: Vec<usize> =
         curve.iter().map(|p| ((p.pass_seconds / top * (8 * ROWS) as f64).round() as usize).max(1)).collect();
     let mut lines: Vec<String> = (0..ROWS)
@@ -78,25 +83,28 @@ pub(super) fn blocks(curve: &[Point], budget: u64) -> Vec<String> {
         })
         .collect();
     let mark = mark(curve, budget, curve.len() * WIDTH - 1);
-    lines.push(mark.map_or(String::new(), |column| format!("{}▲", " ".repeat(column))));
+    lines.push(mark.map_or(String::new(), |(column, mark)| format!("{}{mark}", " ".repeat(column))));
     lines
 }
 
-/// The time that the curve is drawn to. The smallest budgets can take many times as long as all others: from there the
-/// curve leaves the drawing at the top.
+/// The time at the top of the plot. The smallest budgets can take many times as long as all
+/// others; the plot cuts these off.
 pub(super) fn top(curve: &[Point]) -> f64 {
     let steep = curve.windows(2).take_while(|w| w[0].pass_seconds > STEEP * w[1].pass_seconds).count();
     curve.iter().skip(steep).map(|p| p.pass_seconds).fold(f64::MIN_POSITIVE, f64::max)
 }
 
-/// The column of a budget, of columns 0 to `last`; `None` if it is beyond the curve.
-fn mark(curve: &[Point], budget: u64, last: usize) -> Option<usize> {
+/// The column of a budget, from 0 to `last`, and its mark; `None` if it is too small to plan.
+fn mark(curve: &[Point], budget: u64, last: usize) -> Option<(usize, char)> {
     let (from, to) = (curve.first()?.budget_bytes, curve.last()?.budget_bytes);
-    if budget < from || budget > to {
+    if budget < from {
         return None;
     }
+    if budget > to {
+        return Some((last, BEYOND));
+    }
     let span = (to - from).max(1) as f64;
-    Some(((budget - from) as f64 / span * last as f64).round() as usize)
+    Some((((budget - from) as f64 / span * last as f64).round() as usize, MARK))
 }
 
 #[cfg(test)]
@@ -131,7 +139,8 @@ mod tests {
         assert_eq!(lines[ROWS], "     ▲");
         let steep = blocks(&points(&[100.0, 8.0, 4.0]), 100);
         assert_eq!((&*steep[0], &*steep[1], &*steep[ROWS - 1]), ("↑↑██  ", "████  ", "██████"));
-        assert_eq!(blocks(&points(&[1.0]), 1000)[ROWS], "", "a budget beyond the curve has no mark");
+        assert_eq!(blocks(&points(&[1.0]), 1000)[ROWS], " ▶", "a budget beyond the curve");
+        assert_eq!(blocks(&points(&[1.0]), 10)[ROWS], "", "a budget that cannot be planned");
     }
 
     #[test]

@@ -1,34 +1,36 @@
-//! What `vram plan --json` prints.
+//! The document that `vram plan --json` prints.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vram_stream::layers::Plan;
-use vram_stream::layers::schedule::{Kept, Limit};
+use vram_stream::layers::schedule::{Limit, Residency};
 use vram_types::ByteSize;
 
 use super::curve::Point;
 use super::probe::Probe;
 use super::{Args, Problem};
-use crate::arch::Arch;
+use crate::arch::{Arch, Opening};
 use crate::args::Waits;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
     pub(super) arch: Option<Arch>,
-    /// What was reckoned with.
+    /// What the checkpoint is called: its file or folder.
+    pub(super) model: String,
+    /// The machine that the plan is for.
     pub(super) machine: String,
     pub(super) dtype: String,
     pub(super) tokens: usize,
-    /// Whether the device's memory is the host's.
-    pub(super) host_visible: bool,
-    /// Where weights wait that do not stay.
+    /// `shared` where device memory is host memory, else `discrete`.
+    pub(super) memory: String,
+    /// Where weights are kept that do not fit on the device.
     pub(super) from: Waits,
-    /// Bytes of all weights.
+    /// Size of all weights.
     pub(super) weights_bytes: u64,
     /// The smallest budget that works.
-    pub(super) minimum_budget_bytes: u64,
+    pub(super) smallest_budget_bytes: u64,
     pub(super) budget_bytes: u64,
     pub(super) host_budget_bytes: u64,
     pub(super) peak_bytes: u64,
@@ -36,21 +38,22 @@ pub(super) struct Document {
     pub(super) ring_bytes: u64,
     pub(super) workspace_bytes: u64,
     pub(super) staging_bytes: u64,
-    /// Bytes of the units that wait in host memory.
+    /// Size of the units that are kept in host memory.
     pub(super) host_bytes: u64,
-    /// The most that is ever held on the host.
+    /// Peak use of host memory.
     pub(super) host_peak_bytes: u64,
-    /// The first pass, which loads what stays.
+    /// The first pass, which also loads the resident weights.
     pub(super) first_pass_seconds: f64,
-    /// A pass in the long run.
+    /// A pass in the steady state.
     pub(super) pass_seconds: f64,
-    /// What no schedule is faster than.
+    /// The bound that no schedule can beat.
     pub(super) bound_seconds: f64,
-    /// What sets the bound.
+    /// What determines the bound.
     pub(super) limited_by: String,
-    /// One entry for each use, in order of use.
+    /// One entry per use of a unit, in order.
     pub(super) units: Vec<Use>,
-    /// Tables, of which a pass reads rows: on the device, or on disk and then not counted anywhere.
+    /// Tables, of which a pass reads single rows. They are on the device, or on disk and then not
+    /// counted.
     pub(super) tables: Vec<Table>,
     pub(super) curve: Vec<Point>,
     /// What was measured, if this machine was probed.
@@ -67,12 +70,13 @@ pub(super) struct Use {
     pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) compute_seconds: f64,
-    /// Over the slowest link that it crosses; of one that stays, that it would cross.
+    /// The time over the slowest link on its way; for a resident unit, the time that it would
+    /// take.
     pub(super) transfer_seconds: f64,
     pub(super) resident: bool,
-    /// Where it is between uses: `device`, `host`, or `nowhere` but on disk.
-    pub(super) kept: Kept,
-    /// How long kernels wait for it in a pass, as simulated.
+    /// Where it is kept between uses: `device`, `host`, or `source` if only there.
+    pub(super) kept: Residency,
+    /// How long kernels wait for it in a simulated pass.
     pub(super) stall_seconds: f64,
 }
 
@@ -91,6 +95,7 @@ pub(super) struct Checked {
     units: usize,
     uses: usize,
     fetches: usize,
+    smallest_budget_bytes: u64,
     budget_bytes: u64,
     peak_bytes: u64,
 }
@@ -103,6 +108,7 @@ impl Checked {
             units: plan.units.len(),
             uses: plan.trace.len(),
             fetches: plan.fetches.len(),
+            smallest_budget_bytes: plan.smallest_budget_bytes,
             budget_bytes: plan.budget_bytes,
             peak_bytes: plan.peak_bytes,
         }
@@ -112,7 +118,7 @@ impl Checked {
         let Checked { file, units, uses, fetches, budget_bytes, peak_bytes, .. } = self;
         writeln!(
             out,
-            "{}: safe; {units} units, {uses} uses in a pass, {fetches} fetches, {} of {} held at the most",
+            "{}: safe; {units} units, {uses} uses in a pass, {fetches} fetches, peak {} of {}",
             file.display(),
             ByteSize(*peak_bytes),
             ByteSize(*budget_bytes)
@@ -123,6 +129,7 @@ impl Checked {
 impl Document {
     pub(super) fn new(
         args: &Args,
+        opening: &Opening<'_>,
         problem: &Problem<'_>,
         checked: Option<Checked>,
         plan: Plan,
@@ -133,7 +140,7 @@ impl Document {
             bytes: unit.bytes,
             compute_seconds: unit.compute_seconds,
             transfer_seconds: unit.transfer_seconds,
-            resident: unit.kept == Kept::Device,
+            resident: unit.kept == Residency::Device,
             kept: unit.kept,
             stall_seconds: unit.stall_seconds,
         });
@@ -141,17 +148,18 @@ impl Document {
         let tables = plan.units.iter().enumerate().filter(unused).map(|(_, unit)| Table {
             name: unit.name.clone(),
             bytes: unit.bytes,
-            resident: unit.kept == Kept::Device,
+            resident: unit.kept == Residency::Device,
         });
         Document {
             arch: args.arch,
+            model: name(opening.path),
             machine: problem.machine.about.clone(),
             dtype: problem.subject.dtype().name().to_ascii_lowercase(),
-            tokens: args.tokens,
-            host_visible: problem.machine.topology.host_visible,
+            tokens: opening.tokens,
+            memory: problem.machine.topology.memory.to_string(),
             from: problem.from,
             weights_bytes: problem.subject.weights_bytes(),
-            minimum_budget_bytes: plan.smallest_budget_bytes,
+            smallest_budget_bytes: plan.smallest_budget_bytes,
             budget_bytes: plan.budget_bytes,
             host_budget_bytes: plan.host_budget_bytes,
             peak_bytes: plan.peak_bytes,
@@ -175,10 +183,18 @@ impl Document {
     }
 }
 
-/// The first link is the page cache where weights are said to wait there.
+/// The name of a checkpoint: that of its file or folder. `.` stands for the folder that it is.
+fn name(path: &Path) -> String {
+    let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let named = path.file_name().or(whole.file_name());
+    named.unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The name of the limiting link. The first link is the page cache if the user says that weights
+/// are there.
 fn limited_by(problem: &Problem<'_>, limit: Limit) -> String {
     match limit {
-        Limit::Disk if problem.from == Waits::Host && problem.machine.topology.host_visible => "host".into(),
+        Limit::Disk if problem.waits_in_page_cache() => "host".into(),
         limit => limit.to_string(),
     }
 }

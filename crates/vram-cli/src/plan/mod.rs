@@ -1,4 +1,5 @@
-//! `vram plan`: what stays, what streams, how fast that will be, and what a little more memory would buy.
+//! `vram plan`: predicts what stays, what streams, how long a pass takes, and what more memory
+//! would buy.
 
 mod curve;
 mod document;
@@ -12,66 +13,85 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use vram_diskmap::DiskMap;
+use vram_stream::device::Memory;
 use vram_stream::layers::state::Placement;
 use vram_stream::layers::{self, Costs, EngineOptions, LayerWork, Plan, Profile, Setting};
 use vram_stream::{Budget as Ledger, Device, Tier, VramConfig};
 use vram_types::{ByteSize, DType};
 
-use crate::arch::{Arch, Opening, Subject};
-use crate::args::{Budget, ComputeDType, DEVICES, DeviceName, Read, Waits, at_least_one};
+use crate::arch::{Arch, Opening, Subject, path_beside};
+use crate::args::{
+    BUDGET, Budget, COMPUTING, ComputeDType, DEVICES, DeviceName, MEMORY, REPORTS, Read, Waits, at_least_one,
+};
 use crate::checkpoint::Checkpoint;
 use crate::engine::explain;
 use crate::output;
+use crate::outputs::{Kind, Outputs};
+use crate::progress::Working;
 use document::{Checked, Document};
 use probe::Probe;
 
-/// Say what a budget would do: what stays, what streams, how fast a pass is, and what more memory would buy
+/// Predict what a budget would do: what stays, what streams, how long a pass takes, and what more
+/// memory would buy
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vram plan model.safetensors --arch qwen-image-controlnet --budget 1GiB
+  vram plan model.safetensors --arch qwen-image-controlnet --profile rtx3060-pcie3 --svg curve.svg
+  vram plan model.safetensors --arch qwen-image-controlnet --budget 1GiB --save plan.json
+  vram plan --check plan.json")]
 pub(crate) struct Args {
-    /// The checkpoint: a file, an index or a folder
+    /// Checkpoint: a file, an index or a folder
     #[arg(value_name = "PATH", required_unless_present = "check", requires = "arch")]
     path: Option<PathBuf>,
-    /// What the weights are of
+    /// Architecture of the weights
     #[arg(long, value_enum, requires = "path")]
     arch: Option<Arch>,
-    /// Most device memory that weights and activations may take, as 512MiB or 6GiB; auto is all of it, free-1GiB leaves
-    /// so much
-    #[arg(long, value_name = "SIZE|auto|free-SIZE", default_value_t = Budget::Auto, requires = "path")]
+    /// Limit for device memory, weights and activations included, such as 512MiB or 6GiB; auto
+    /// takes all of it, 50% half of it, free-1GiB leaves 1 GiB free
+    #[arg(long, value_name = BUDGET, default_value_t = Budget::Auto, requires = "path", help_heading = MEMORY)]
     budget: Budget,
-    /// Most host memory for weights that wait there and for staging; 64MiB on this machine, and what a profile's host
-    /// has, if not given
-    #[arg(long, value_name = "SIZE", requires = "path")]
+    /// Limit for host memory: weights kept there, and staging; defaults to 64MiB on this machine,
+    /// and to all host memory of a profile
+    #[arg(long, value_name = "SIZE", requires = "path", help_heading = MEMORY)]
     host_budget: Option<ByteSize>,
-    /// Reckon with a machine that is not here: the name of a profile that comes along, or a TOML file like them; this
-    /// machine is probed if not given
+    /// Plan for another machine: the name of a built-in profile, or a TOML file of that form;
+    /// without it, this machine is probed
     #[arg(long, value_name = "NAME|FILE", requires = "path")]
     profile: Option<String>,
-    /// Where weights wait; host is the page cache where the device's memory is the host's; on disk unless all of them fit the
-    /// host budget, if not given
-    #[arg(long, value_enum, requires = "path")]
+    /// Where to keep weights that do not fit on the device; host is the page cache if the device
+    /// uses host memory; defaults to host if all weights fit the host budget of a device with its
+    /// own memory, else to disk
+    #[arg(long, value_enum, requires = "path", help_heading = MEMORY)]
     from: Option<Waits>,
-    /// Apply the rules of this file to the checkpoint first, as forward does
+    /// Apply the conversion rules in this file first, as forward does
     #[arg(long, value_name = "FILE.toml", requires = "path")]
     convert: Option<PathBuf>,
-    /// Tokens of a pass
-    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one, requires = "path")]
-    tokens: usize,
-    /// What to compute in; the checkpoint's own dtype if not given
-    #[arg(long, value_enum, requires = "path")]
+    /// Number of tokens in a pass; of a BERT encoder, in a sequence; defaults to 256, or to all
+    /// positions of an encoder that has fewer
+    #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path", help_heading = COMPUTING)]
+    tokens: Option<usize>,
+    /// Dtype to compute in; defaults to the dtype of the checkpoint
+    #[arg(long, value_enum, requires = "path", help_heading = COMPUTING)]
     dtype: Option<ComputeDType>,
-    /// Which device of this machine is probed, and whose kernels' activations and scratch are reckoned with
-    #[arg(long, value_name = DEVICES, default_value_t = DeviceName::Cpu, requires = "path")]
+    /// Device of this machine to probe; a plan for a profile uses the activations and scratch of
+    /// its kernels
+    #[arg(long, value_name = DEVICES, default_value_t = DeviceName::Cpu, requires = "path", help_heading = COMPUTING)]
     device: DeviceName,
-    /// Threads that the cpu computes with when it is probed; all of them if not given
-    #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path")]
+    /// Number of threads that the cpu computes with when it is probed; defaults to all
+    #[arg(long, value_name = "N", value_parser = at_least_one, requires = "path", help_heading = COMPUTING)]
     threads: Option<usize>,
-    /// Draw the time of a pass over the budget into this file
-    #[arg(long, value_name = "FILE", requires = "path")]
+    /// Draw the time of a pass over the budget as SVG to this file
+    #[arg(long, value_name = "FILE", requires = "path", help_heading = REPORTS)]
     svg: Option<PathBuf>,
     /// Write the plan as JSON to this file
-    #[arg(long, value_name = "FILE", requires = "path")]
+    #[arg(long, value_name = "FILE", requires = "path", help_heading = REPORTS)]
     save: Option<PathBuf>,
-    /// Prove a plan in a file safe: within its budgets, loaded before used, nothing overwritten while it is read
+    /// Replace existing files; a file that is also an input is never replaced
+    #[arg(long, requires = "path")]
+    force: bool,
+    /// Prove that a plan in a file is safe: within its budgets, loaded before used, nothing
+    /// overwritten while it is read
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
 }
@@ -79,47 +99,72 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let checked = args.check.as_deref().map(check).transpose()?;
     let (Some(path), Some(arch)) = (&args.path, args.arch) else {
-        let checked = checked.context("a checkpoint and --arch are needed")?;
+        let checked = checked.context("pass a checkpoint and --arch")?;
         return if json { output::json(&checked) } else { Ok(checked.print(&mut io::stdout().lock())?) };
     };
     let device = args.device.open(args.threads)?;
     let checkpoint = Checkpoint::open(DiskMap::options(), path, Read::Auto, args.convert.as_deref())?;
+    let mut outputs = Outputs::new(args.force, json);
+    outputs.reads_checkpoint(path, checkpoint.map());
+    let read = [args.convert.as_deref(), args.check.as_deref(), args.profile.as_deref().map(Path::new)];
+    read.into_iter().flatten().for_each(|path| outputs.reads(path));
+    if arch == Arch::Bert {
+        outputs.reads(path_beside(path, "config.json"));
+    }
+    let save = outputs.add_some("--save", args.save.as_deref(), Kind::Text)?;
+    let svg = outputs.add_some("--svg", args.svg.as_deref(), Kind::Text)?;
     let source = checkpoint.into_source();
-    let opening = Opening { arch, path, source, device, tokens: args.tokens };
+    let tokens = args.tokens.unwrap_or_else(|| arch.usual_tokens(path, &*source));
+    let opening = Opening { arch, path, source, device, tokens };
     let machine = args.machine(&opening)?;
     let subject = opening.open(1.0, args.config(u64::MAX))?;
     let problem = args.problem(&opening, &*subject, &machine)?;
 
     let plan = problem.plan(machine.budget).map_err(explain)?;
+    let working = Working::on("planning");
     let curve = curve::curve(&problem, &plan)?;
-    let document = Document::new(args, &problem, checked, plan, curve);
-    if let Some(path) = &args.save {
-        write(path, &(serde_json::to_string_pretty(&document.plan)? + "\n"))?;
-    }
-    if let Some(path) = &args.svg {
-        write(path, &svg::draw(&document))?;
-    }
+    drop(working);
+    let document = Document::new(args, &opening, &problem, checked, plan, curve);
+    // The result first: a file that cannot be written does not cost it.
     if json {
-        return output::json(&document);
+        output::json(&document)?;
+    } else {
+        let mut out = outputs.people();
+        print::print(&mut out, &document)?;
+        out.flush()?;
     }
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    print::print(&mut out, &document)?;
-    Ok(out.flush()?)
+    if let Some(save) = &save {
+        save.write((serde_json::to_string_pretty(&document.plan)? + "\n").as_bytes())?;
+    }
+    if let Some(svg) = &svg {
+        svg.write(svg::draw(&document).as_bytes())?;
+    }
+    Ok(())
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Reads a plan and proves it safe.
+/// Reads a plan and proves that it is safe.
 fn check(path: &Path) -> Result<Checked> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let plan: Plan = serde_json::from_str(&text).with_context(|| format!("{} is no plan", path.display()))?;
+    let is_document = || serde_json::from_str::<Printed>(&text).is_ok();
+    let plan: Plan = serde_json::from_str(&text).with_context(|| match is_document() {
+        true => format!(
+            "{} is what plan --json prints, which has no fetches to check; plan --save writes a plan",
+            path.display()
+        ),
+        false => format!("{} is not a plan", path.display()),
+    })?;
     layers::check(&plan).with_context(|| format!("{}: the plan is not safe", path.display()))?;
     Ok(Checked::new(path, &plan))
 }
 
-/// What is reckoned with: this machine, or one from a profile.
+/// What tells a [`Document`] from a plan.
+#[derive(serde::Deserialize)]
+struct Printed {
+    #[serde(rename = "curve")]
+    _curve: serde::de::IgnoredAny,
+}
+
+/// The machine to plan for: this one, or one from a profile.
 struct Machine {
     about: String,
     profile: Option<Profile>,
@@ -144,11 +189,7 @@ impl Args {
             });
         };
         let profile = profile(name)?;
-        let budget = match self.budget {
-            Budget::Auto => profile.device_bytes(),
-            Budget::Bytes(size) => size.bytes(),
-            Budget::LeaveFree(left) => profile.device_bytes().saturating_sub(left.bytes()),
-        };
+        let budget = self.budget.of(profile.device_bytes());
         Ok(Machine {
             about: format!("{name}: {}", profile.about),
             topology: profile.topology(),
@@ -158,7 +199,7 @@ impl Args {
         })
     }
 
-    /// How the model is put under management to be planned for, and to be probed.
+    /// The configuration of the model, for planning and for probing.
     fn config(&self, budget: u64) -> VramConfig {
         let mut config = VramConfig::disk(DType::F32, Ledger::new(Tier::Device, budget));
         config.computation = Placement { tier: Tier::Device, dtype: self.dtype.map(DType::from) };
@@ -179,31 +220,32 @@ impl Args {
             staging: STAGING.min(machine.host_budget / 2),
             host_weights: false,
         };
-        let host_visible = machine.topology.host_visible;
+        let discrete = machine.topology.memory == Memory::Discrete;
         let from = match self.from {
             Some(from) => from,
-            None if !host_visible && fits_host(subject, &setting, &work)? => Waits::Host,
+            None if discrete && fits_host(subject, &setting, &work)? => Waits::Host,
             None => Waits::Disk,
         };
-        setting.host_weights = from == Waits::Host && !host_visible;
+        setting.host_weights = from == Waits::Host && discrete;
         let (mut costs, probe) = match &machine.profile {
             Some(profile) => (profile.costs(&work, subject.dtype()).map_err(explain)?, None),
             None => {
-                // Most machines have room for the few layers that are probed beside whatever the budget is.
+                // Most machines have room for the few probed layers, whatever the budget is.
                 let room = opening.device.memory().map_or(u64::MAX, |m| m.free);
+                let _working = Working::on("measuring this machine");
                 let (costs, probe) = probe::probe(opening, subject, from, self.config(room))?;
                 (costs, Some(probe))
             }
         };
-        if from == Waits::Host && host_visible {
-            // Out of the page cache: a copy within one memory.
+        if from == Waits::Host && !discrete {
+            // From the page cache: a copy within one memory.
             costs.disk = costs.bus;
         }
         Ok(Problem { subject, machine, setting, from, costs, probe })
     }
 }
 
-/// Whether all weights can wait in host memory, beside staging and an input.
+/// Whether host memory holds all weights, together with staging and an input.
 fn fits_host(subject: &dyn Subject, setting: &Setting, work: &[LayerWork]) -> Result<bool> {
     let nothing = Costs::assumed(work.iter().map(|w| w.bytes));
     let workspace = match subject.plan(&Setting { budget: 0, ..*setting }, &nothing) {
@@ -214,10 +256,10 @@ fn fits_host(subject: &dyn Subject, setting: &Setting, work: &[LayerWork]) -> Re
     Ok(subject.weights_bytes() <= setting.host_budget.saturating_sub(setting.staging + workspace))
 }
 
-/// Staging of all readers, as an engine takes it.
+/// The staging of all readers of an engine.
 const STAGING: u64 = EngineOptions::READERS as u64 * (EngineOptions::PIECE_BYTES + 2 * 4096);
 
-/// A profile by its name or from a file.
+/// Finds a profile by name, or reads it from a file.
 fn profile(name: &str) -> Result<Profile> {
     if Profile::names().any(|n| n == name) {
         return Ok(Profile::named(name)?);
@@ -227,7 +269,7 @@ fn profile(name: &str) -> Result<Profile> {
         Ok(text) => Ok(Profile::parse(name, &text)?),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let names: Vec<&str> = Profile::names().collect();
-            bail!("{name:?} is no profile and no file; there are the profiles {}", names.join(", "))
+            bail!("{name:?} is neither a profile nor a file; the profiles are {}", names.join(", "))
         }
         Err(e) => Err(anyhow!(e).context(format!("cannot read the profile {name:?}"))),
     }
@@ -244,6 +286,11 @@ struct Problem<'a> {
 }
 
 impl Problem<'_> {
+    /// Whether weights wait in the page cache: in the memory that kernels read, but not where they read them.
+    fn waits_in_page_cache(&self) -> bool {
+        self.from == Waits::Host && self.machine.topology.memory == Memory::Shared
+    }
+
     fn plan(&self, budget: u64) -> Result<Plan, layers::Error> {
         self.subject.plan(&Setting { budget, ..self.setting }, &self.costs)
     }

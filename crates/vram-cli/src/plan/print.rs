@@ -1,8 +1,8 @@
-//! The plan for people.
+//! Prints the plan as text.
 
 use std::io::{self, Write};
 
-use vram_stream::layers::schedule::Kept;
+use vram_stream::layers::schedule::Residency;
 use vram_types::ByteSize;
 
 use super::curve::{self, blocks, worth};
@@ -11,15 +11,16 @@ use super::probe::Probe;
 use crate::args::Waits;
 use crate::output::{self, seconds};
 
-/// Columns that show the depth of the model.
+/// Columns of the strip that shows the depth of the model.
 const DEPTH: usize = 60;
 
-/// Prints tables and the curve.
+/// Prints the tables, the strip and the curve.
 pub(super) fn print(out: &mut impl Write, document: &Document) -> io::Result<()> {
     if let Some(checked) = &document.checked {
         checked.print(out)?;
     }
-    writeln!(out, "{}, computing in {}, {} tokens", document.machine, document.dtype, document.tokens)?;
+    let Document { model, machine, dtype, tokens, .. } = document;
+    writeln!(out, "{model} on {machine}, computing in {dtype}, {tokens} tokens")?;
     if let Some(probe) = &document.probe {
         print_probe(out, probe, document.from)?;
     }
@@ -36,7 +37,7 @@ pub(super) fn print(out: &mut impl Write, document: &Document) -> io::Result<()>
 fn print_probe(out: &mut impl Write, probe: &Probe, from: Waits) -> io::Result<()> {
     let how = match (from, probe.bus_bytes_per_second) {
         (Waits::Host, None) => "from the page cache",
-        _ => "past the page cache, where the file system can",
+        _ => "past the page cache where possible",
     };
     writeln!(
         out,
@@ -50,7 +51,7 @@ fn print_probe(out: &mut impl Write, probe: &Probe, from: Waits) -> io::Result<(
     }
     writeln!(
         out,
-        "  {} layers of {} shapes, {} of weights, run {} times; {} for each beside its kernels",
+        "  {} layers of {} shapes, {} of weights, run {} times; {} of overhead per layer",
         probe.layers,
         probe.shapes,
         ByteSize(probe.weights_bytes),
@@ -60,18 +61,20 @@ fn print_probe(out: &mut impl Write, probe: &Probe, from: Waits) -> io::Result<(
 }
 
 fn memory(out: &mut impl Write, d: &Document) -> io::Result<()> {
-    let of_weights =
-        |bytes: u64| format!("{:.0} % of the weights", 100.0 * bytes as f64 / d.weights_bytes.max(1) as f64);
+    // With the padding of the units on both sides.
+    let all: u64 = d.plan.units.iter().map(|unit| unit.bytes).sum();
+    let of_weights = |bytes: u64| format!("{:.0} % of the weights", 100.0 * bytes as f64 / all.max(1) as f64);
+    let smallest = d.smallest_budget_bytes;
     let mut rows = vec![
-        ("budget", d.budget_bytes, format!("the smallest that works is {} bytes", d.minimum_budget_bytes)),
-        ("  weights that stay", d.resident_bytes, of_weights(d.resident_bytes)),
-        ("  ring for the others", d.ring_bytes, String::new()),
+        ("budget", d.budget_bytes, format!("smallest that works: {smallest} bytes ({})", ByteSize(smallest))),
+        ("  resident weights", d.resident_bytes, of_weights(d.resident_bytes)),
+        ("  streaming ring", d.ring_bytes, String::new()),
         ("  activations, scratch", d.workspace_bytes, String::new()),
-        ("  most held at once", d.peak_bytes, String::new()),
+        ("  peak", d.peak_bytes, String::new()),
     ];
     if d.host_peak_bytes > 0 {
         rows.push(("host budget", d.host_budget_bytes, String::new()));
-        rows.push(("  weights that wait there", d.host_bytes, of_weights(d.host_bytes)));
+        rows.push(("  weights in host memory", d.host_bytes, of_weights(d.host_bytes)));
         rows.push(("  staging", d.staging_bytes, String::new()));
     }
     let rows: Vec<[String; 3]> = rows
@@ -81,32 +84,30 @@ fn memory(out: &mut impl Write, d: &Document) -> io::Result<()> {
     output::columns(out, &rows, [false, true, false])
 }
 
-/// Which units stay, in order of use.
+/// Prints how many uses find their unit resident, and the strip.
 fn depth(out: &mut impl Write, d: &Document) -> io::Result<()> {
-    let count = |kept: Kept| d.units.iter().filter(|u| u.kept == kept).count();
-    let (device, host, nowhere) = (count(Kept::Device), count(Kept::Host), count(Kept::Nowhere));
-    let disk = if d.host_visible && d.from == Waits::Host { "the page cache" } else { "disk" };
-    let mut parts = vec![format!(
-        "of {} uses of a unit in a pass {device} find its weights on the device",
-        d.units.len()
-    )];
+    let count = |kept: Residency| d.units.iter().filter(|u| u.kept == kept).count();
+    let (device, host, source) = (count(Residency::Device), count(Residency::Host), count(Residency::Source));
+    let disk = if d.memory == "shared" && d.from == Waits::Host { "the page cache" } else { "disk" };
+    let mut parts =
+        vec![format!("{} unit uses per pass: {device} find their weights on the device", d.units.len())];
     if host > 0 {
         parts.push(format!("{host} take them from host memory"));
     }
-    if nowhere > 0 {
-        parts.push(format!("{nowhere} take them from {disk}"));
+    if source > 0 {
+        parts.push(format!("{source} take them from {disk}"));
     }
     writeln!(out, "{}", parts.join(", "))?;
-    writeln!(out, "  first {} last   the darker, the more stays", shares(&d.units, DEPTH))?;
+    writeln!(out, "  first {} last   darker: more is resident", shares(&d.units, DEPTH))?;
     for table in &d.tables {
         let place =
-            if table.resident { "stays" } else { "is on disk, rows of it are read when they are needed" };
+            if table.resident { "is resident" } else { "is on disk; rows are read when they are needed" };
         writeln!(out, "  table {} ({}) {place}", table.name, ByteSize(table.bytes))?;
     }
     Ok(())
 }
 
-/// How much of each stretch of the order stays.
+/// The resident share of each stretch of the depth, as block characters.
 fn shares(units: &[Use], columns: usize) -> String {
     const SHADES: [char; 5] = ['·', '░', '▒', '▓', '█'];
     let columns = columns.min(units.len());
@@ -122,17 +123,17 @@ fn shares(units: &[Use], columns: usize) -> String {
 }
 
 fn times(out: &mut impl Write, d: &Document) -> io::Result<()> {
-    // The mean of some passes may be a rounding below it.
+    // The mean of several passes may be rounded to below it.
     let over = 100.0 * (d.pass_seconds / d.bound_seconds.max(f64::MIN_POSITIVE) - 1.0).max(0.0);
     let rows = [
-        ["a pass", &seconds(d.pass_seconds), &format!("{over:.1} % above the bound")],
-        ["the first pass", &seconds(d.first_pass_seconds), "loads what stays"],
-        ["the bound", &seconds(d.bound_seconds), set_by(&d.limited_by)],
+        ["pass", &seconds(d.pass_seconds), &format!("{over:.1} % above the bound")],
+        ["first pass", &seconds(d.first_pass_seconds), "also loads the resident weights"],
+        ["bound", &seconds(d.bound_seconds), set_by(&d.limited_by)],
     ];
     output::columns(out, &rows.map(|row| row.map(str::to_owned)), [false, true, false])?;
     let waited: f64 = d.units.iter().map(|u| u.stall_seconds).sum();
     if waited > 0.02 * d.pass_seconds {
-        writeln!(out, "the kernels wait {} of it for weights", seconds(waited))?;
+        writeln!(out, "kernels wait {} of that for weights", seconds(waited))?;
     }
     Ok(())
 }
@@ -143,7 +144,7 @@ fn set_by(limit: &str) -> &'static str {
         "disk" => "set by the disk",
         "host" => "set by the copy out of the page cache",
         "bus" => "set by the bus to the device",
-        _ => "set by copies and kernels, which take turns on one queue",
+        _ => "set by copies and kernels, which share one queue",
     }
 }
 
@@ -160,22 +161,23 @@ fn draw(out: &mut impl Write, d: &Document) -> io::Result<()> {
     if let (Some(first), Some(last)) = (d.curve.first(), d.curve.last()) {
         writeln!(
             out,
-            "  from {} ({}) to {} ({}); ▲ is {}",
+            "  from {} ({}) to {} ({}); {} is {}",
             ByteSize(first.budget_bytes),
             seconds(first.pass_seconds),
             ByteSize(last.budget_bytes),
             seconds(last.pass_seconds),
+            if d.budget_bytes > last.budget_bytes { curve::BEYOND } else { curve::MARK },
             ByteSize(d.budget_bytes)
         )?;
     }
     match worth(&d.curve, d.budget_bytes, d.pass_seconds) {
         Some(p) => writeln!(
             out,
-            "  {} more would buy a pass of {}, {:.0} % less",
+            "  {} more would give a pass of {}, {:.0} % less",
             ByteSize(p.budget_bytes - d.budget_bytes),
             seconds(p.pass_seconds),
             100.0 * (1.0 - p.pass_seconds / d.pass_seconds)
         ),
-        None => writeln!(out, "  more memory would buy less than 5 % of a pass"),
+        None => writeln!(out, "  more memory would save less than 5 % of a pass"),
     }
 }

@@ -1,4 +1,4 @@
-//! What this machine is worth: a stretch of the file is read, and some layers run with the real kernels.
+//! Measures this machine: reads a stretch of the file, and runs some layers with the real kernels.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,61 +8,62 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use vram_diskmap::DiskMap;
-use vram_stream::device::Queue;
+use vram_stream::device::{Execution, Memory, Queue};
 use vram_stream::layers::{Costs, EngineOptions, Event, LayerWork, Link, Observer};
 use vram_stream::{Budget, Device, Lifetime, Tier, VramConfig, WeightSource};
-use vram_types::{CancelToken, FileId, Priority, ReadRequest};
+use vram_types::{FileId, ReadOptions, ReadRequest};
 
 use crate::arch::{Opening, Subject};
 use crate::args::{Read, Waits};
 use crate::checkpoint;
 use crate::engine::explain;
 
-/// Threads that read and bytes of each read, as in an engine.
+/// Reader threads and bytes per read, as in the engine.
 const READERS: usize = EngineOptions::READERS;
 const PIECE: usize = EngineOptions::PIECE_BYTES as usize;
 
-/// The stretch that is read at the most, and for how long.
+/// The most to read, and for how long.
 const STRETCH: u64 = 1 << 30;
 const READING: Duration = Duration::from_millis(700);
 
-/// Copies to the device that are timed, and for how long.
+/// How many copies to the device are timed, and for how long.
 const COPIES: usize = 64;
 const COPYING: Duration = Duration::from_millis(200);
 
-/// Weights that run: more than a processor's caches hold, so that they come from memory as in a pass over all of them.
+/// Bytes of weights to run: more than the processor's caches hold, so that they come from memory
+/// as in a full pass.
 const WEIGHTS: f64 = 256e6;
-/// Operations of a pass, so that it does not take long.
+/// Operations per pass at most, to keep the probe short.
 const FLOPS: f64 = 1.5e11;
-/// Passes that are timed, and for how long.
+/// How many passes are timed, and for how long.
 const PASSES: usize = 7;
 const RUNNING: Duration = Duration::from_millis(700);
 
-/// What was probed and what was found.
+/// What was probed, and the results.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Probe {
     /// How the file was read.
     pub(super) read: Read,
-    /// Bytes of it that were.
+    /// Bytes of the file that were read.
     pub(super) read_bytes: u64,
     pub(super) read_bytes_per_second: f64,
-    /// From host memory to the device, where these are two.
+    /// From host memory to the device, if these are separate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bus_bytes_per_second: Option<f64>,
-    /// Layers that ran, and how many of them differ in weights or operations.
+    /// How many layers ran, and how many distinct shapes they have.
     pub(super) layers: usize,
     pub(super) shapes: usize,
-    /// Weights that they have, in bytes.
+    /// Bytes of their weights.
     pub(super) weights_bytes: u64,
-    /// Passes that were timed.
+    /// How many passes were timed.
     pub(super) passes: usize,
-    /// What a use of a layer takes besides its kernels.
+    /// Overhead per use of a layer, beyond its kernels.
     pub(super) unit_seconds: f64,
-    /// All of it.
+    /// Duration of the whole probe.
     pub(super) seconds: f64,
 }
 
-/// Probes this machine for what the layers of `subject` take on it.
+/// Measures the costs of the layers of `subject` on this machine.
 pub(super) fn probe(
     opening: &Opening<'_>,
     subject: &dyn Subject,
@@ -70,9 +71,9 @@ pub(super) fn probe(
     config: VramConfig,
 ) -> Result<(Costs, Probe)> {
     let start = Instant::now();
-    let host_visible = opening.device.info().topology.host_visible;
-    // What waits in host memory is in the page cache only where that is the device's memory as well.
-    let cached = from == Waits::Host && host_visible;
+    let shared = opening.device.info().topology.memory == Memory::Shared;
+    // With --from host, weights are in the page cache only if the device uses host memory.
+    let cached = from == Waits::Host && shared;
     let read = if cached { Read::Pread } else { Read::Direct };
     let source = checkpoint::open(DiskMap::options(), opening.path, read)?;
     if cached {
@@ -84,13 +85,13 @@ pub(super) fn probe(
     let kernels = kernels(opening, &work, config)?;
     let costs = Costs {
         disk,
-        bus: if host_visible { disk } else { bus(&*opening.device)? },
+        bus: if shared { disk } else { bus(&*opening.device)? },
         compute_seconds: kernels.seconds(&work)?,
         unit_seconds: kernels.unit_seconds,
     };
     let probe = Probe {
         read,
-        bus_bytes_per_second: (!host_visible).then_some(costs.bus.bytes_per_second),
+        bus_bytes_per_second: (!shared).then_some(costs.bus.bytes_per_second),
         read_bytes,
         read_bytes_per_second: disk.bytes_per_second,
         layers: kernels.layers,
@@ -103,20 +104,16 @@ pub(super) fn probe(
     Ok((costs, probe))
 }
 
-/// Reads a stretch of the largest file, as readers do. Bytes and seconds.
+/// Reads a stretch of the largest file as the engine's readers do. Returns bytes and seconds.
 fn reading(source: &DiskMap) -> Result<(u64, f64)> {
-    let files = source.files().enumerate().map(|(id, path)| {
-        let bytes = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
-        Ok((bytes, id))
-    });
-    let largest = files.collect::<Result<Vec<_>>>()?.into_iter().max().context("no file to read")?;
-    let (bytes, file) = (largest.0, FileId(u32::try_from(largest.1)?));
+    let files = (0..).map(FileId).map_while(|file| Some((source.file_bytes(file)?, file)));
+    let (bytes, file) = files.max().context("no file to read")?;
     let stretch = bytes.min(STRETCH);
     let (next, read, start) = (AtomicU64::new(0), AtomicU64::new(0), Instant::now());
     let reader = || -> Result<()> {
         let align = usize::try_from(source.alignment())?;
         let mut memory = vec![0; PIECE + 2 * align];
-        // Faults of fresh pages are not the disk's.
+        // Touch the pages first, so that page faults are not counted as disk time.
         memory.fill(1);
         let at = memory.as_ptr().align_offset(align);
         while start.elapsed() < READING {
@@ -125,7 +122,7 @@ fn reading(source: &DiskMap) -> Result<(u64, f64)> {
             let wanted = wanted.min(PIECE as u64);
             let mut request = ReadRequest::file(file, offset, &mut memory);
             (request.bytes, request.at) = (wanted, at);
-            source.read_many(&mut [request], Priority::Urgent, &CancelToken::new())?;
+            source.read_many(&mut [request], &ReadOptions::BLOCKING)?;
             read.fetch_add(wanted, Ordering::Relaxed);
         }
         Ok(())
@@ -138,7 +135,7 @@ fn reading(source: &DiskMap) -> Result<(u64, f64)> {
     Ok((read.into_inner(), start.elapsed().as_secs_f64().max(1e-9)))
 }
 
-/// Copies staging to the device as readers do, a piece at a time and a little at a time.
+/// Copies staging to the device as readers do, with long and with short copies.
 fn bus(device: &dyn Device) -> Result<Link> {
     let (host, far) = (Budget::new(Tier::Host, u64::MAX), Budget::new(Tier::Device, u64::MAX));
     let piece = PIECE as u64;
@@ -148,7 +145,7 @@ fn bus(device: &dyn Device) -> Result<Link> {
     let mut seconds = |bytes: u64| -> Result<f64> {
         let (mut all, start) = (Vec::new(), Instant::now());
         while all.len() < 3 || (start.elapsed() < COPYING && all.len() < COPIES) {
-            // Written as by a reader, but not timed: that is the disk's part.
+            // Fill the buffer as a reader would, untimed: that time belongs to the disk.
             staging.host_mut().fill(1);
             let start = Instant::now();
             device.wait(device.upload(&staging, 0..bytes, &mut part, 0)?)?;
@@ -161,9 +158,9 @@ fn bus(device: &dyn Device) -> Result<Link> {
     Ok(Link { bytes_per_second: piece as f64 / moving, latency_seconds: short })
 }
 
-/// What the layers that ran took.
+/// Measured times of the layers that ran.
 struct Kernels {
-    /// Seconds of a layer's kernels, by its bytes and operations.
+    /// Seconds of a layer's kernels, keyed by its bytes and operations.
     by_work: BTreeMap<(u64, u64), f64>,
     unit_seconds: f64,
     layers: usize,
@@ -172,20 +169,20 @@ struct Kernels {
 }
 
 impl Kernels {
-    /// Seconds of all layers: those that no pass uses take none.
+    /// The seconds of each layer; zero for layers that no pass uses.
     fn seconds(&self, work: &[(String, LayerWork)]) -> Result<Vec<f64>> {
         work.iter()
             .map(|(name, w)| match self.by_work.get(&(w.bytes, w.flops)) {
                 Some(seconds) => Ok(*seconds),
-                // Tables: only rows of them are read.
+                // A table: a pass reads only some rows.
                 None if w.flops == 0 => Ok(0.0),
-                None => Err(anyhow!("no layer like {name:?} was among those that were probed")),
+                None => Err(anyhow!("no probed layer has the size of {name:?}")),
             })
             .collect()
     }
 }
 
-/// Runs some layers, all of them resident, until their times are known.
+/// Runs some of the layers, all resident, until their times are known.
 fn kernels(opening: &Opening<'_>, work: &[(String, LayerWork)], mut config: VramConfig) -> Result<Kernels> {
     let sum = |of: fn(&LayerWork) -> u64| work.iter().map(|(_, w)| of(w) as f64).sum::<f64>().max(1.0);
     let share = (WEIGHTS / sum(|w| w.bytes)).min(FLOPS / sum(|w| w.flops)).min(1.0);
@@ -193,7 +190,7 @@ fn kernels(opening: &Opening<'_>, work: &[(String, LayerWork)], mut config: Vram
     config.observer = Some(Arc::clone(&spans) as Arc<dyn Observer>);
     let subject = opening.open(share, config)?;
     let work: HashMap<String, LayerWork> = subject.work().map_err(explain)?.into_iter().collect();
-    // The first pass loads, and wakes the threads.
+    // The first pass loads weights and wakes threads, so it is not timed.
     subject.run().map_err(explain)?;
     spans.clear();
     let (mut busy, mut passes, start) = (0.0, 0, Instant::now());
@@ -207,7 +204,7 @@ fn kernels(opening: &Opening<'_>, work: &[(String, LayerWork)], mut config: Vram
     let mut by_work: BTreeMap<(u64, u64), Vec<f64>> = BTreeMap::new();
     let mut names: Vec<&str> = Vec::new();
     for (name, seconds) in &spans {
-        let w = work.get(&**name).with_context(|| format!("{name:?} ran and is no layer"))?;
+        let w = work.get(&**name).with_context(|| format!("{name:?} ran, but is not a layer"))?;
         by_work.entry((w.bytes, w.flops)).or_default().push(*seconds);
         names.push(name);
     }
@@ -227,17 +224,18 @@ fn median(mut all: Vec<f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Uses of layers: the name and the seconds of each.
+/// Uses of layers, each with its name and its seconds.
 #[derive(Debug)]
 struct Spans {
-    /// A device with queues of its own is waited for after each layer: who uses the layer only issues its kernels.
+    /// A device with its own queues, to be waited for after each layer: a forward only issues
+    /// kernels there.
     waited_for: Option<Arc<dyn vram_stream::Kernels>>,
     uses: Mutex<Vec<(Arc<str>, f64)>>,
 }
 
 impl Spans {
     fn of(device: Arc<dyn vram_stream::Kernels>) -> Spans {
-        let waited_for = Some(device).filter(|device| !device.info().topology.host_visible);
+        let waited_for = Some(device).filter(|device| device.info().topology.kernels == Execution::Queued);
         Spans { waited_for, uses: Mutex::default() }
     }
 
@@ -255,7 +253,7 @@ impl Observer for Spans {
         if let Event::Computed { unit, span } = event {
             let mut end = span.end;
             if let Some(device) = &self.waited_for {
-                // A device that fails says so again to the pass.
+                // If the device fails, the pass reports it.
                 let _ = device.ticket(Queue::Compute).and_then(|ticket| device.wait(ticket));
                 end = Instant::now();
             }

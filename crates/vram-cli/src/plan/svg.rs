@@ -1,4 +1,4 @@
-//! The curve as a drawing.
+//! Draws the curve as SVG.
 
 use std::fmt::Write;
 
@@ -10,10 +10,12 @@ use crate::output::seconds;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
-/// The frame of the curve: left, top, right, bottom.
-const FRAME: [f64; 4] = [84.0, 66.0, 696.0, 356.0];
+/// The frame of the plot: left, top, right, bottom.
+const FRAME: [f64; 4] = [84.0, 88.0, 696.0, 356.0];
+/// Fonts by name for programs that do not know the generic one, which comes last.
+const FONTS: &str = "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif";
 
-/// Draws the time of a pass over the budget, the bound beneath it, and where the chosen budget is.
+/// Draws the time of a pass over the budget, the bound below it, and the chosen budget.
 pub(super) fn draw(document: &Document) -> String {
     let mut text = head(document);
     let axes = Axes::of(&document.curve);
@@ -21,8 +23,9 @@ pub(super) fn draw(document: &Document) -> String {
     let curve = &document.curve;
     let bound = axes.path(curve.iter().map(|p| (p.budget_bytes, p.bound_seconds)));
     let pass = axes.path(curve.iter().map(|p| (p.budget_bytes, p.pass_seconds)));
-    line(&mut text, &format!("<path d=\"{bound}\" class=\"bound\" clip-path=\"url(#frame)\"/>"));
     line(&mut text, &format!("<path d=\"{pass}\" class=\"pass\" clip-path=\"url(#frame)\"/>"));
+    // Above the other, which shows through its gaps where both are the same.
+    line(&mut text, &format!("<path d=\"{bound}\" class=\"bound\" clip-path=\"url(#frame)\"/>"));
     for p in curve {
         let (x, y) = axes.at(p.budget_bytes, p.pass_seconds);
         if p.pass_seconds > axes.seconds {
@@ -37,7 +40,7 @@ pub(super) fn draw(document: &Document) -> String {
     text
 }
 
-/// A point above the frame: how high it is.
+/// Labels a point above the frame with its value.
 fn beyond(text: &mut String, x: f64, pass: f64) {
     let y = FRAME[1] - 6.0;
     line(text, &format!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"dot\">↑ {}</text>", seconds(pass)));
@@ -52,9 +55,9 @@ fn head(d: &Document) -> String {
     let [left, ..] = FRAME;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\" fill=\"#222\">\n\
+         font-family=\"{FONTS}\" font-size=\"12\" fill=\"#222\">\n\
          <style>.grid{{stroke:#ddd}}.axis{{stroke:#222}}.pass{{fill:none;stroke:#1f5fa8;stroke-width:2}}\
-         .bound{{fill:none;stroke:#888;stroke-dasharray:4 3}}.dot{{fill:#1f5fa8}}\
+         .bound{{fill:none;stroke:#f2a33a;stroke-width:2;stroke-dasharray:5 7}}.dot{{fill:#1f5fa8}}\
          .chosen{{stroke:#c0392b;stroke-dasharray:6 3}}.mark{{fill:#c0392b}}</style>\n\
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
     );
@@ -64,28 +67,30 @@ fn head(d: &Document) -> String {
     let title = "Time of a pass over the device budget";
     line(&mut text, &format!("<text x=\"{left}\" y=\"24\" font-size=\"16\">{title}</text>"));
     let size = ByteSize(d.weights_bytes);
-    let under = format!("{size} of weights, {}, {} tokens, {}", d.dtype, d.tokens, d.machine);
-    line(
-        &mut text,
-        &format!("<text x=\"{left}\" y=\"44\" fill=\"#555\">{}</text>", escape(&shorten(&under))),
-    );
+    let model = format!("{}, {size} of weights, {}, {} tokens", d.model, d.dtype, d.tokens);
+    for (y, under) in [(44, &model), (60, &d.machine)] {
+        let under = escape(&shorten(under));
+        line(&mut text, &format!("<text x=\"{left}\" y=\"{y}\" fill=\"#555\">{under}</text>"));
+    }
     text
 }
 
-/// What fits above the frame.
+/// Truncates a text to the width of the frame, at a word.
 fn shorten(text: &str) -> String {
     const MOST: usize = 96;
     if text.chars().count() <= MOST {
         return text.to_owned();
     }
-    text.chars().take(MOST - 1).chain(['…']).collect()
+    let cut: String = text.chars().take(MOST - 1).collect();
+    let end = cut.rfind(' ').unwrap_or(cut.len());
+    format!("{}…", cut[..end].trim_end_matches(','))
 }
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// How budgets and times are placed in the frame. Both axes begin at zero.
+/// The mapping of budgets and times to the frame. Both axes start at zero.
 struct Axes {
     bytes: f64,
     seconds: f64,
@@ -170,7 +175,7 @@ impl Axes {
         let (anchor, beside) = if x > (left + right) / 2.0 { ("end", x - 10.0) } else { ("start", x + 10.0) };
         let beyond = if d.budget_bytes as f64 > self.bytes { " and more" } else { "" };
         let label = format!("{}{beyond}: {}", ByteSize(d.budget_bytes), seconds(d.pass_seconds));
-        // Above the curve, which falls, and within the frame.
+        // Above the curve, which falls, and inside the frame.
         let above = (y - 12.0).clamp(top + 28.0, bottom);
         line(
             text,
@@ -193,7 +198,7 @@ fn legend(text: &mut String) {
     line(text, &format!("<text x=\"{}\" y=\"{}\">chosen</text>", from + 220.0, y + 4.0));
 }
 
-/// Some five round numbers from 0 to `end`.
+/// About five round numbers from 0 to `end`.
 fn ticks(end: f64) -> Vec<f64> {
     let rough = (end / 5.0).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(rough.log10().floor());
@@ -202,7 +207,7 @@ fn ticks(end: f64) -> Vec<f64> {
     (0..=count).map(|i| i as f64 * step).collect()
 }
 
-/// A tick without zeros at its end.
+/// A tick without trailing zeros.
 fn trimmed(tick: f64) -> String {
     let text = format!("{tick:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -1,11 +1,11 @@
-//! Which tensors an architecture has, in the order in which a pass uses them.
+//! The tensors of an architecture, in the order in which a pass uses them.
 
 use anyhow::Result;
 use vram_types::{DType, TensorMeta};
 
 use vram_diskmap::NewTensor;
 
-/// A tensor and how its elements are drawn: uniformly from `middle - spread` to `middle + spread`.
+/// A tensor whose elements are drawn uniformly from `middle - spread` to `middle + spread`.
 #[derive(Clone, Debug)]
 pub(super) struct Weight {
     pub(super) tensor: NewTensor,
@@ -13,7 +13,7 @@ pub(super) struct Weight {
     pub(super) spread: f32,
 }
 
-/// Scales of norms are near one; this is how near.
+/// Spread of the scales of norms around one.
 const NORM_SPREAD: f32 = 0.05;
 
 /// The blockwise ControlNet of Qwen-Image.
@@ -32,7 +32,7 @@ pub(super) fn qwen_image_controlnet(blocks: usize, width: usize, in_dim: usize) 
     Ok(weights)
 }
 
-/// What a pass of it takes, uniform within one.
+/// The inputs of a pass, uniform from -1 to 1.
 pub(super) fn qwen_image_controlnet_inputs(
     tokens: usize,
     width: usize,
@@ -42,7 +42,7 @@ pub(super) fn qwen_image_controlnet_inputs(
     Ok(vec![input("img", width)?, input("conditioning", in_dim)?])
 }
 
-/// A linear layer as PyTorch starts it: everything within `1 / sqrt(inputs)`.
+/// A linear layer, initialised as PyTorch does: uniform within `1 / sqrt(inputs)`.
 fn linear(weights: &mut Vec<Weight>, name: &str, outputs: usize, inputs: usize) -> Result<()> {
     let spread = 1.0 / (inputs as f32).sqrt();
     weights.push(weight(format!("{name}.weight"), &[outputs, inputs], 0.0, spread)?);

@@ -1,10 +1,10 @@
-//! `vram synth`: checkpoints of a known architecture with random weights, and inputs for it, for trying out and for measuring.
+//! `vram synth`: writes checkpoints of a known architecture with random weights, and inputs for
+//! them, for experiments and measurements.
 
 mod arch;
 mod noise;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -15,13 +15,18 @@ use vram_diskmap::{NewFile, NewTensor};
 use vram_types::ByteSize;
 
 use crate::args::at_least_one;
-use crate::{output, writer};
+use crate::outputs::{Kind, Outputs, Target};
+use crate::{output, terminal, writer};
 use arch::Weight;
 
 /// Write a checkpoint of a known architecture with random bf16 weights, or inputs for it
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  vram synth --arch qwen-image-controlnet --blocks 4 -o small.safetensors
+  vram synth --arch qwen-image-controlnet --inputs 256 -o in.safetensors")]
 pub(crate) struct Args {
-    /// What the weights are of
+    /// Architecture of the weights
     #[arg(long, value_enum)]
     arch: Arch,
     /// Number of blocks
@@ -33,27 +38,27 @@ pub(crate) struct Args {
     /// Width of the conditioning
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     in_dim: usize,
-    /// Instead of the weights, write inputs of so many tokens, as `vram forward --input` takes them
+    /// Instead of weights, write inputs of this many tokens for `vram forward --input`
     #[arg(long, value_name = "TOKENS", conflicts_with_all = ["blocks", "shards"], value_parser = at_least_one)]
     inputs: Option<usize>,
-    /// The same seed gives the same bytes, whatever the threads and the shards
+    /// Seed; the same seed gives the same bytes, whatever the number of threads and shards
     #[arg(long, value_name = "N", default_value = "0")]
     seed: u64,
-    /// Spread over so many files, with an index
+    /// Split into this many files, with an index
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     shards: usize,
-    /// The new file; with shards, the name that the files' names are made from
+    /// File to write; with --shards, the base for the names of the files
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Replace what is there
+    /// Replace existing files
     #[arg(long)]
     force: bool,
-    /// Threads that make the weights; as many as the machine runs at once if not given
+    /// Number of threads that generate weights; defaults to one per core
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
 
-/// Architectures whose tensors we know.
+/// The architectures that can be generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Arch {
     /// The blockwise ControlNet of Qwen-Image
@@ -62,7 +67,7 @@ enum Arch {
 
 #[derive(Debug, Serialize)]
 struct Document<'a> {
-    /// What to open: the file, or the index of the shards.
+    /// The file to open: the output, or the index of the shards.
     output: &'a Path,
     files: Vec<&'a Path>,
     tensors: usize,
@@ -79,7 +84,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
             arch::qwen_image_controlnet_inputs(tokens, args.width, args.in_dim)?
         }
     };
-    ensure!(args.shards <= weights.len(), "{} tensors do not fill {} shards", weights.len(), args.shards);
+    ensure!(args.shards <= weights.len(), "{} tensors are too few for {} shards", weights.len(), args.shards);
     let metadata = vec![("format".to_owned(), "pt".to_owned())];
     let files = shards(&weights, args.shards)
         .into_iter()
@@ -92,14 +97,25 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let by_name: BTreeMap<&str, (usize, &Weight)> =
         weights.iter().enumerate().map(|(i, w)| (w.tensor.name.as_str(), (i, w))).collect();
     let fill = |tensor: &NewTensor, at: u64, piece: &mut [u8]| {
-        let (number, weight) = by_name.get(tensor.name.as_str()).context("a tensor of nobody's")?;
+        let (number, weight) = by_name.get(tensor.name.as_str()).context("an unknown tensor")?;
         noise::fill(args.seed, *number as u64, weight.middle, weight.spread, at / 2, piece);
         Ok(())
     };
-    let took = writer::write("making weights", &files, args.force, args.threads, &fill)?;
-    let index = if args.shards > 1 { Some(write_index(&args.output, &files)?) } else { None };
+    let mut outputs = Outputs::new(args.force, json);
+    for file in &files {
+        let target = outputs.add("--output", file.path(), Kind::TensorsInPlaces)?;
+        outputs.needs(&target, file.tensor_bytes())?;
+    }
+    let index = match args.shards {
+        1 => None,
+        _ => Some(outputs.add("--output", &writer::index_path(&args.output), Kind::Text)?),
+    };
+    let took = writer::write("generating weights", &files, args.threads, &fill)?;
+    if let Some(index) = &index {
+        write_index(index, &files)?;
+    }
 
-    let output = index.as_deref().unwrap_or(&args.output);
+    let output = index.as_ref().map_or(&*args.output, Target::path);
     let (bytes, seconds) = (files.iter().map(NewFile::tensor_bytes).sum(), took.as_secs_f64());
     let files = files.iter().map(NewFile::path).collect();
     let document = Document { output, files, tensors: weights.len(), bytes, seconds };
@@ -107,11 +123,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
         return output::json(&document);
     }
     let tensors = output::count(weights.len(), "tensor");
-    eprintln!("{}: {tensors}, {} in {seconds:.2} s", output.display(), ByteSize(bytes));
+    terminal::note(format_args!("{}: {tensors}, {} in {seconds:.2} s", output.display(), ByteSize(bytes)));
     Ok(())
 }
 
-/// Cuts the tensors into runs of about the same number of bytes, none empty.
+/// Splits the tensors into runs of about the same number of bytes, none of them empty.
 fn shards(weights: &[Weight], count: usize) -> Vec<Vec<NewTensor>> {
     let total: u128 = weights.iter().map(|w| u128::from(w.tensor.meta.bytes())).sum();
     let mut shards = vec![Vec::new()];
@@ -119,7 +135,7 @@ fn shards(weights: &[Weight], count: usize) -> Vec<Vec<NewTensor>> {
     for (i, weight) in weights.iter().enumerate() {
         let (done, left) = (shards.len(), count - shards.len());
         let full = before * count as u128 >= total * done as u128;
-        // What is left over must not be fewer tensors than shards.
+        // Keep at least one tensor for each remaining shard.
         let must = weights.len() - i <= left;
         if left > 0 && (full || must) && shards.last().is_some_and(|s| !s.is_empty()) {
             shards.push(Vec::new());
@@ -132,12 +148,13 @@ fn shards(weights: &[Weight], count: usize) -> Vec<Vec<NewTensor>> {
     shards
 }
 
-/// `model.safetensors` of 3 is `model-00001-of-00003.safetensors` and so on.
+/// The path of a shard: `model.safetensors` in 3 shards is `model-00001-of-00003.safetensors` and
+/// so on.
 fn shard_path(output: &Path, number: usize, count: usize) -> Result<PathBuf> {
     if count == 1 {
         return Ok(output.to_owned());
     }
-    let stem = output.file_stem().with_context(|| format!("{} is no file name", output.display()))?;
+    let stem = output.file_stem().with_context(|| format!("{} is not a file name", output.display()))?;
     Ok(output.with_file_name(format!(
         "{}-{:05}-of-{count:05}.safetensors",
         stem.to_string_lossy(),
@@ -145,17 +162,15 @@ fn shard_path(output: &Path, number: usize, count: usize) -> Result<PathBuf> {
     )))
 }
 
-fn write_index(output: &Path, files: &[NewFile]) -> Result<PathBuf> {
-    let path = output.with_extension("safetensors.index.json");
+fn write_index(index: &Target, files: &[NewFile]) -> Result<()> {
     let mut map = BTreeMap::new();
     for file in files {
         let name = file.path().file_name().unwrap_or_default().to_string_lossy();
         map.extend(file.tensors.iter().map(|tensor| (tensor.name.as_str(), name.clone())));
     }
     let total: u64 = files.iter().map(NewFile::tensor_bytes).sum();
-    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-    fs::write(&path, format!("{index:#}\n")).with_context(|| path.display().to_string())?;
-    Ok(path)
+    let document = json!({"metadata": {"total_size": total}, "weight_map": map});
+    index.write(format!("{document:#}\n").as_bytes())
 }
 
 #[cfg(test)]

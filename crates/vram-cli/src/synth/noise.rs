@@ -1,22 +1,23 @@
-//! Random bf16 weights in which every element is a function of the seed, the tensor and its place, so that any thread
-//! can make any part and the bytes are the same.
+//! Random bf16 weights. Every element is a function of seed, tensor and position, so any thread
+//! can generate any part and the bytes are the same.
 
-/// Elements that come from one random number.
+/// Elements per random number.
 const LANES: u64 = 4;
 
-/// Fills `piece` with bf16 elements of tensor number `tensor`, beginning at element `first`; uniform from
-/// `middle - spread` to `middle + spread`.
+/// Fills `piece` with bf16 elements of tensor number `tensor`, starting at element `first`,
+/// uniform from `middle - spread` to `middle + spread`.
 pub(super) fn fill(seed: u64, tensor: u64, middle: f32, spread: f32, first: u64, piece: &mut [u8]) {
-    // Mixed twice, so that neighbouring seeds and tensors have nothing in common.
+    // Mixed twice, so that neighbouring seeds and tensors are unrelated.
     let key = mix(mix(seed).wrapping_add(tensor));
-    // Rounding to bf16 moves a value by up to 2^-9 of itself; the factor keeps it within the spread around zero.
+    // Rounding to bf16 moves a value by up to 2^-9 of itself; the factor keeps the result within
+    // the spread around zero.
     let scale = spread * (1.0 - 1.0 / 256.0) / 32768.0;
     let element = |word: u64, lane: u64| {
         let bits = (word >> (16 * lane)) as u16;
         to_bf16(middle + (f32::from(bits as i16) + 0.5) * scale).to_le_bytes()
     };
     let count = (piece.len() / 2) as u64;
-    // Up to the next whole random number, then four at a time.
+    // Up to the next whole random number, then four elements at a time.
     let head = (first.next_multiple_of(LANES) - first).min(count);
     let (start, rest) = piece.split_at_mut(2 * head as usize);
     for (i, out) in start.chunks_exact_mut(2).enumerate() {
@@ -36,7 +37,7 @@ pub(super) fn fill(seed: u64, tensor: u64, middle: f32, spread: f32, first: u64,
     }
 }
 
-/// Number `counter` of the sequence that `key` names (SplitMix64, whose state is a counter).
+/// Number `counter` of the sequence for `key` (SplitMix64, whose state is a counter).
 fn random(key: u64, counter: u64) -> u64 {
     mix(key.wrapping_add(counter.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }

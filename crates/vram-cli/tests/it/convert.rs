@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 use crate::engine::{FORWARD, minilm, with_golden};
 use crate::{SMALL, folder, json, run, vram};
 
-/// Both projections of a block as one.
+/// Joins both projections of a block.
 const FUSE: &str = r"
 [[rule]]
 concat = { tensors = { regex = '\.input_proj\.' }, parts = ['.input_proj.', '.output_proj.'], into = '.proj.' }
 ";
-/// The other way round.
+/// Splits them again.
 const PART: &str = r"
 [[rule]]
 split = { tensors = { regex = '\.proj\.' }, into = ['.input_proj.', '.output_proj.'] }
 ";
-/// Everything lies otherwise than it is needed: side by side in the other extent, turned, and as a vector.
+/// Stores everything in another layout: side by side along the other dimension, transposed, and as
+/// a vector.
 const TURN: &str = r"
 [[rule]]
 concat = { tensors = { regex = '\.input_proj\.weight' }, dim = 1, parts = ['.input_proj.weight', '.output_proj.weight'], into = '.proj' }
@@ -30,7 +31,7 @@ reshape = { tensors = { regex = '\.proj$' }, shape = [-1] }
 rename = { tensors = { prefix = 'controlnet_blocks.' }, to = 'blocks.' }
 ";
 
-/// What undoes [`TURN`] for blocks of that width.
+/// Undoes [`TURN`] for blocks of a width.
 fn turn_back(width: usize) -> String {
     format!(
         r"
@@ -66,7 +67,7 @@ fn inspect_shows_what_extract_would_write() {
     let parts = ["input_proj", "output_proj"].map(|part| format!("controlnet_blocks.1.{part}.weight"));
     assert_eq!(fused["made_of"], json!(parts));
     let (text, _) = run("inspect m.safetensors --convert fuse.toml", dir.path(), 0);
-    assert!(text.contains("made of") && text.contains(&parts.join(", ")), "{text}");
+    assert!(text.contains("made from") && text.contains(&parts.join(", ")), "{text}");
 
     let done = json("extract m.safetensors --convert fuse.toml --checksums -o fused.safetensors", dir.path());
     assert_eq!((&done["tensors"], &done["bytes"]), (&json!(14), &plain["bytes"]));
@@ -76,7 +77,7 @@ fn inspect_shows_what_extract_would_write() {
         rows.map(|t| json!([t["name"], t["dtype"], t["shape"], t["bytes"]])).collect()
     };
     assert_eq!(what(&written), what(&shown));
-    // There and back again; the checksums are those of what it is made of.
+    // There and back again; the checksums are those of the tensors that they are made from.
     let line = "extract fused.safetensors --convert part.toml --verify";
     let back = json(&format!("{line} -o back.safetensors"), dir.path());
     assert_eq!((&back["tensors"], &back["verified"]), (&json!(20), &json!(14)));
@@ -107,11 +108,11 @@ fn the_network_gives_the_same_bits_whatever_its_checkpoint_looks_like() {
     for (weights, rules) in [("fuse", "part"), ("turn", "back")] {
         let weights = format!("{weights}.safetensors");
         let line = FORWARD.replace("controlnet_small.safetensors", &weights);
-        assert!(run(&line, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names are others");
+        assert!(run(&line, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names differ");
         let line = format!("{line} --convert {rules}.toml");
         let report = json(&line, dir.path());
         assert!(fs::read(at("out.safetensors")).unwrap() == expected, "{line}");
-        let least = report["minimum_budget_bytes"].as_u64().unwrap();
+        let least = report["smallest_budget_bytes"].as_u64().unwrap();
         for read in ["auto", "direct", "mmap"] {
             fs::remove_file(at("out.safetensors")).unwrap();
             let line = format!("{line} --budget {least} --passes 2 --read {read}");
@@ -122,8 +123,9 @@ fn the_network_gives_the_same_bits_whatever_its_checkpoint_looks_like() {
     }
 }
 
-/// Other names for the same bytes in the same places: the same plan. Parts of a whole lie elsewhere, and a place in a slot goes by the place in
-/// the file, so that there only the weights are the same.
+/// New names for the same bytes in the same places give the same plan. Parts of a joined tensor
+/// are elsewhere in the file, and the place in a slot follows the place in the file, so in that
+/// case only the weights are the same.
 #[test]
 fn a_plan_through_rules_is_that_of_the_checkpoint_that_they_give_back() {
     let dir = folder();
@@ -146,14 +148,16 @@ fn a_plan_through_rules_is_that_of_the_checkpoint_that_they_give_back() {
         let path = format!("{there}.safetensors");
         run(&format!("extract m.safetensors --convert {there}.toml -o {path}"), dir.path(), 0);
         let plain = format!("plan {path} --arch qwen-image-controlnet");
-        assert!(run(&plain, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names are others");
+        assert!(run(&plain, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names differ");
         let flags = format!("--convert {back}.toml");
-        let (found, probed) = (plan(&path, &format!("{flags} {card}")), plan(&path, &flags));
+        let (mut found, probed) = (plan(&path, &format!("{flags} {card}")), plan(&path, &flags));
+        assert_eq!(found["model"], path);
+        found["model"] = expected["model"].clone();
         assert_eq!(probed["probe"]["shapes"], here["probe"]["shapes"], "{there}");
         assert_eq!(found["weights_bytes"], expected["weights_bytes"], "{there}");
         if there == "rename" {
             assert_eq!(found, expected);
-            assert_eq!(probed["minimum_budget_bytes"], here["minimum_budget_bytes"]);
+            assert_eq!(probed["smallest_budget_bytes"], here["smallest_budget_bytes"]);
         }
     }
     let line = "plan m.safetensors --arch qwen-image-controlnet --convert nowhere.toml";
@@ -193,7 +197,7 @@ fn a_real_model_from_fused_weights() {
         serde_json::from_slice(&out.stdout).unwrap()
     };
     let plain = embed(&["--model", model.to_str().unwrap()]);
-    assert!(!vram(&["embed", "--model", ".", "x"], dir.path()).status.success(), "its names are others");
+    assert!(!vram(&["embed", "--model", ".", "x"], dir.path()).status.success(), "its names differ");
     let parted = embed(&["--model", ".", "--convert", "part.toml", "--budget", "22MiB", "--passes", "2"]);
     assert_eq!(parted["embeddings"], plain["embeddings"]);
     assert!(parted["report"]["peak_bytes"].as_u64().unwrap() <= 22 << 20);
@@ -207,16 +211,16 @@ fn what_is_wrong_with_rules_and_names_is_said_in_one_line() {
     write(dir.path(), "name.toml", "\n[[rule]]\ndrop = { tensors = 'img_in.wieght' }\n");
     write(dir.path(), "size.toml", "[[rule]]\nsplit = { tensors = 'img_in.bias', into = ['a', 'b', 'c'] }\n");
     for (line, expected) in [
-        ("extract m.safetensors --tensors img_in.wieght -o y", r#"the nearest names are "img_in.weight""#),
+        ("extract m.safetensors --tensors img_in.wieght -o y", r#"similar names are "img_in.weight""#),
         (
             "extract m.safetensors --tensors nothing.* --tensors x -o y",
-            "no tensor matches nothing.* or x; the nearest",
+            "no tensor matches nothing.* or x; similar",
         ),
         ("inspect m.safetensors --convert nowhere.toml", "nowhere.toml: No such file"),
         ("inspect m.safetensors --convert none.toml", "none.toml: line 3: unknown variant `splt`"),
         (
             "inspect m.safetensors --convert name.toml",
-            "m.safetensors: name.toml: line 2: rule 1 (drop): tensor \"img_in.wieght\": there is no tensor of this name; the nearest names are \"img_in.weight\"",
+            "m.safetensors: name.toml: line 2: rule 1 (drop): tensor \"img_in.wieght\": there is no tensor of this name; similar names are \"img_in.weight\"",
         ),
         (
             "extract m.safetensors -o y --convert size.toml",
@@ -225,7 +229,10 @@ fn what_is_wrong_with_rules_and_names_is_said_in_one_line() {
     ] {
         let (stdout, stderr) = run(line, dir.path(), 1);
         assert!(stdout.is_empty() && stderr.contains(expected), "vram {line}: {stderr}");
-        assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "vram {line}: {stderr}");
+        assert!(stderr.starts_with("error: "), "vram {line}: {stderr}");
+        // A line of a file is shown below the line that says what is wrong with it.
+        let shown = if line.contains("none.toml") { "\n  |\n3 | splt = {}\n  | ^^^^\n" } else { "\n" };
+        assert!(stderr.split_once('\n').unwrap().1 == &shown[1..], "vram {line}: {stderr}");
     }
     let (text, _) = run("inspect m.safetensors --tensors img_in.bias", dir.path(), 0);
     assert!(text.contains("1 tensor of BF16") && text.contains("1 tensor in all"), "{text}");

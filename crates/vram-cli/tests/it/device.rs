@@ -1,4 +1,4 @@
-//! `--device`: what is computed elsewhere than on the CPU, and what is said where that cannot be.
+//! `--device`: computing on other devices than the CPU, and the errors if that is not possible.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::engine::{FORWARD, golden, minilm, tensor, with_golden};
 use crate::{folder, json as vram_json, run, vram};
 
-/// What `vram devices` says of a backend, if it is there; else it is seen that whoever asks for it hears why not.
+/// The entry of a backend in `vram devices`, if it is available. Otherwise checks that using it
+/// gives the reason.
 fn found(backend: &str, built_in: bool) -> Option<Value> {
     let dir = with_golden();
     let found = vram_json("devices", dir.path());
@@ -33,7 +34,8 @@ fn adapter() -> Option<Value> {
 #[test]
 fn a_forward_on_cuda_equals_pytorch_under_every_budget() {
     let Some(cuda) = found("cuda", cfg!(feature = "cuda")) else { return };
-    assert_eq!((&cuda["host_visible"], &cuda["separate_copy_queue"]), (&json!(false), &json!(true)));
+    assert_eq!((&cuda["memory"], &cuda["kernels"]), (&json!("discrete"), &json!("queued")));
+    assert_eq!(cuda["separate_copy_queue"], json!(true));
     let dir = with_golden();
     let forward = |flags: &str| forward(dir.path(), flags);
     let (resident, smallest) = forward("--device cuda:0");
@@ -42,12 +44,13 @@ fn a_forward_on_cuda_equals_pytorch_under_every_budget() {
     assert!(error.contains("cuda:1000"), "{error}");
 }
 
-/// A forward in f32 near to PyTorch's: what it wrote, and the smallest budget.
+/// Runs a forward in f32, checks it against PyTorch, and returns the output and the smallest
+/// budget.
 fn forward(dir: &Path, flags: &str) -> (Vec<u8>, String) {
     let report = vram_json(&format!("{FORWARD} --dtype f32 {flags}"), dir);
     assert!(report["peak_bytes"].as_u64() <= report["budget_bytes"].as_u64(), "{report}");
     assert!(relative_error(dir) < 1e-5, "{flags}: {}", relative_error(dir));
-    (fs::read(dir.join("out.safetensors")).unwrap(), report["minimum_budget_bytes"].to_string())
+    (fs::read(dir.join("out.safetensors")).unwrap(), report["smallest_budget_bytes"].to_string())
 }
 
 fn relative_error(dir: &Path) -> f64 {
@@ -71,10 +74,10 @@ fn a_forward_on_an_adapter_equals_pytorch_under_every_budget() {
     assert!(text.contains("wgpu:0") && text.contains("memory unknown"), "{text}");
 
     for (flags, expected) in [
-        // wgpu does not tell what is free, so that a size has to be given.
-        ("--device wgpu", "give the budget as a size"),
+        // wgpu does not report free memory, so a size is required.
+        ("--device wgpu", "pass the budget as a size"),
         ("--device wgpu:1000 --budget 1MiB", "there is no wgpu:1000 among"),
-        ("--device wgpu --budget 1MiB --threads 2", "--threads is how many"),
+        ("--device wgpu --budget 1MiB --threads 2", "--threads is only for the cpu"),
         ("--device wgpu --budget 1KiB", "it runs with --budget"),
     ] {
         let (_, error) = run(&format!("{FORWARD} {flags}"), dir.path(), 1);
@@ -103,13 +106,14 @@ fn sentences_on_an_adapter_are_near_those_of_the_cpu() {
     assert!(cpu.len() == wgpu.len() && worst < 2e-5, "{worst}");
 }
 
-/// What does not stay is read once, and by whoever does not ask for this in each pass.
+/// With `--from host`, weights that do not fit on the device are read once; without it, in each
+/// pass.
 #[test]
 fn weights_wait_in_host_memory_where_that_is_asked_for() {
     let dir = with_golden();
     let (_, error) = run(&format!("{FORWARD} --from host"), dir.path(), 1);
     assert!(
-        error.contains("--from host is for devices with memory of their own: the memory of cpu"),
+        error.contains("--from host is for devices with their own memory: cpu uses host memory"),
         "{error}"
     );
     for (backend, built_in) in [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu"))] {
@@ -191,7 +195,7 @@ fn is_planned_from_a_probe(backend: &str) {
     for from in ["disk", "host"] {
         let plan = vram_json(&format!("{plan} --budget 900KiB --from {from}"), dir.path());
         assert!(plan["machine"].as_str().unwrap().contains(&format!("{backend}: ")), "{plan}");
-        assert_eq!((&plan["host_visible"], &plan["probe"]["shapes"]), (&json!(false), &json!(3)));
+        assert_eq!((&plan["memory"], &plan["probe"]["shapes"]), (&json!("discrete"), &json!(5)));
         assert!(plan["probe"]["bus_bytes_per_second"].as_f64().unwrap() > 0.0, "{plan}");
         assert!(plan["peak_bytes"].as_u64() <= Some(900 << 10));
         assert_eq!(plan["host_bytes"].as_u64() > Some(0), from == "host", "{plan}");
@@ -199,8 +203,8 @@ fn is_planned_from_a_probe(backend: &str) {
     }
     let (text, _) = run(&format!("{plan} --budget 900KiB"), dir.path(), 0);
     assert!(text.contains("copies to the device at "), "{text}");
-    // What forward needs is what the plan says.
-    let minimum = vram_json(&format!("{plan} --budget 900KiB"), dir.path())["minimum_budget_bytes"].clone();
+    // `forward` needs exactly what the plan says.
+    let minimum = vram_json(&format!("{plan} --budget 900KiB"), dir.path())["smallest_budget_bytes"].clone();
     run(
         "synth --arch qwen-image-controlnet --width 256 --in-dim 16 --inputs 8 -o in.safetensors",
         dir.path(),
@@ -209,5 +213,5 @@ fn is_planned_from_a_probe(backend: &str) {
     let forward = "forward --arch qwen-image-controlnet --weights m.safetensors --input in.safetensors -o o.safetensors";
     let line = format!("{forward} --device {backend} --budget {minimum} --dtype bf16");
     let report = vram_json(&line, dir.path());
-    assert_eq!(report["minimum_budget_bytes"], minimum);
+    assert_eq!(report["smallest_budget_bytes"], minimum);
 }

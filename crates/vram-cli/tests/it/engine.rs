@@ -1,12 +1,12 @@
-//! Commands that run a network, against what PyTorch computed.
+//! Commands that run a network, compared with the results of PyTorch.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vram_diskmap::{DiskMap, SafetensorsWriter};
+use vram_diskmap::{DiskMap, SafetensorsWriter, extract};
 use vram_types::cast::cast;
-use vram_types::{DType, TensorMeta};
+use vram_types::{CancelToken, DType, TensorMeta};
 
 use crate::{SMALL, folder, json, run, vram};
 
@@ -15,12 +15,15 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     models.join(name).canonicalize().unwrap()
 }
 
-/// The golden ControlNet and its inputs, copied to where relative names find them.
+/// The golden ControlNet and its inputs, copied to where relative paths find them. The inputs are
+/// without the outputs that lie beside them.
 pub(crate) fn with_golden() -> tempfile::TempDir {
     let dir = folder();
-    for name in ["controlnet_small.safetensors", "controlnet_small_io.safetensors"] {
-        fs::copy(golden(name), dir.path().join(name)).unwrap();
-    }
+    let name = "controlnet_small.safetensors";
+    fs::copy(golden(name), dir.path().join(name)).unwrap();
+    let both = DiskMap::open(golden("controlnet_small_io.safetensors")).unwrap();
+    let inputs = dir.path().join("inputs.safetensors");
+    extract(&both, &["img", "conditioning"], None, &inputs, &CancelToken::new(), &mut |_| {}).unwrap();
     dir
 }
 
@@ -32,7 +35,7 @@ pub(crate) fn minilm() -> Option<PathBuf> {
 }
 
 pub(crate) const FORWARD: &str = "forward --arch qwen-image-controlnet --weights controlnet_small.safetensors \
-                       --input controlnet_small_io.safetensors -o out.safetensors";
+                       --input inputs.safetensors --force -o out.safetensors";
 
 pub(crate) fn tensor(path: &Path, name: &str) -> (DType, Vec<f32>) {
     let tensor = DiskMap::open(path).unwrap().get(name).unwrap();
@@ -64,7 +67,7 @@ fn forward_equals_pytorch_and_no_flag_changes_a_bit() {
         assert!((error / norm).sqrt() < tolerance, "{name}: {}", (error / norm).sqrt());
 
         let resident = fs::read(&out).unwrap();
-        let smallest = report["minimum_budget_bytes"].as_u64().unwrap();
+        let smallest = report["smallest_budget_bytes"].as_u64().unwrap();
         for flags in [
             format!("--budget {smallest} --passes 3 --report r.json"),
             format!("--budget {} --threads 1 --read direct", smallest + 300_000),
@@ -106,11 +109,14 @@ fn what_is_wrong_with_an_input_is_said_in_one_line() {
     run(&format!("{SMALL} -o narrow.safetensors"), dir.path(), 0);
     fs::write(at("text.safetensors"), "this is a text and no checkpoint at all").unwrap();
     write(&at("other.safetensors"), "image", DType::F32, &[1], &[0; 4]);
-    write(&at("ints.safetensors"), "img", DType::I32, &[1], &[0; 4]);
+    let ints = ["img", "conditioning"].map(|name| (name, TensorMeta::new(DType::I32, [1]).unwrap()));
+    let mut writer = SafetensorsWriter::create(at("ints.safetensors"), ints, &[]).unwrap();
+    writer.write(&[0; 8]).unwrap();
+    writer.finish().unwrap();
     fs::create_dir(at("bert")).unwrap();
     fs::copy(golden("controlnet_small.safetensors"), at("bert/model.safetensors")).unwrap();
     fs::write(at("bert/config.json"), r#"{"num_attention_heads": 4}"#).unwrap();
-    let good = ["qwen-image-controlnet", "controlnet_small.safetensors", "controlnet_small_io.safetensors"];
+    let good = ["qwen-image-controlnet", "controlnet_small.safetensors", "inputs.safetensors"];
     for (which, wrong, expected) in [
         (1, "nowhere.safetensors", "nowhere.safetensors"),
         (2, "nowhere.safetensors", "nowhere.safetensors"),
@@ -119,8 +125,8 @@ fn what_is_wrong_with_an_input_is_said_in_one_line() {
         (1, "other.safetensors", "no Qwen-Image ControlNet: it has no img_in.weight"),
         (1, "narrow.safetensors", "[.., tokens, 64] and [.., tokens, 16] are needed"),
         (2, "other.safetensors", r#"no tensor "img"; it has ["image"]"#),
-        (2, "ints.safetensors", "I32; F32, BF16 or F16 is needed"),
-        (0, "bert", "config.json is needed beside the weights"),
+        (2, "ints.safetensors", "I32, but must be F32, BF16 or F16"),
+        (0, "bert", "config.json is needed in the folder of the weights"),
     ] {
         let mut words = good;
         words[which] = wrong;
@@ -204,21 +210,22 @@ fn embeddings_equal_pytorch() {
     assert!(worst < 2e-5, "{worst}");
     assert!((all["similarity"][3][3].as_f64().unwrap() - 1.0).abs() < 1e-6);
 
-    // Not a bit depends on the budget, or on what else is embedded; the budget may split what shares a pass.
+    // No bit depends on the budget or on the other texts; the budget may split a group into
+    // passes.
     let tight = embed(&["--budget", "22MiB", "--passes", "2"], &texts);
     assert_eq!(tight["embeddings"], all["embeddings"]);
     assert!(tight["report"]["peak_bytes"].as_u64().unwrap() <= 22 << 20);
     assert_eq!(embed(&[], &texts[2..3])["embeddings"][0], all["embeddings"][2]);
-    let minimum = embed(&[], &texts[..1])["report"]["minimum_budget_bytes"].to_string();
+    let minimum = embed(&[], &texts[..1])["report"]["smallest_budget_bytes"].to_string();
     assert_eq!(embed(&["--budget", &minimum], &texts[..1])["embeddings"][0], all["embeddings"][0]);
 
-    // An empty text is its two special tokens; a long one is cut to what the model takes.
+    // An empty text consists of its two special tokens; a long one is truncated.
     let long = "offload ".repeat(3000);
     let odd = embed(&[], &["", &long]);
     let norm: f32 = floats(&odd["embeddings"][0]).iter().map(|x| x * x).sum();
     assert!((norm - 1.0).abs() < 1e-5, "{norm}");
 
-    // The same tokens through `forward`, whose mean is what `embed` gives.
+    // The same tokens through `forward`, whose mean is what `embed` returns.
     let ids: Vec<i64> = serde_json::from_value(reference["token_ids"][0].clone()).unwrap();
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     write(&dir.path().join("ids.safetensors"), "input_ids", DType::I64, &[1, ids.len()], &bytes);
@@ -232,4 +239,109 @@ fn embeddings_equal_pytorch() {
     let sum: Vec<f32> = (0..width).map(|i| hidden.iter().skip(i).step_by(width).sum()).collect();
     let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
     assert!(sum.iter().zip(&rows[0]).all(|(a, b)| (a / norm - b).abs() < 1e-5));
+}
+
+/// A BERT of one layer with random weights, in `bert/`.
+pub(crate) fn with_bert() -> tempfile::TempDir {
+    let dir = folder();
+    fs::create_dir(dir.path().join("bert")).unwrap();
+    fs::write(dir.path().join("bert/config.json"), r#"{"num_attention_heads": 2}"#).unwrap();
+    let layer = |name: &str| format!("encoder.layer.0.{name}");
+    let mut tensors: Vec<(String, Vec<usize>)> = [("word", 11), ("position", 6), ("token_type", 2)]
+        .map(|(name, rows)| (format!("embeddings.{name}_embeddings.weight"), vec![rows, 8]))
+        .into();
+    let mut linear = |name: String, outputs: usize, inputs: usize| {
+        tensors.push((format!("{name}.weight"), vec![outputs, inputs]));
+        tensors.push((format!("{name}.bias"), vec![outputs]));
+    };
+    for name in ["query", "key", "value"] {
+        linear(layer(&format!("attention.self.{name}")), 8, 8);
+    }
+    linear(layer("attention.output.dense"), 8, 8);
+    linear(layer("intermediate.dense"), 16, 8);
+    linear(layer("output.dense"), 8, 16);
+    for name in ["embeddings".to_owned(), layer("attention.output"), layer("output")] {
+        tensors.push((format!("{name}.LayerNorm.weight"), vec![8]));
+        tensors.push((format!("{name}.LayerNorm.bias"), vec![8]));
+    }
+    let metas =
+        tensors.iter().map(|(name, shape)| (&**name, TensorMeta::new(DType::F32, &shape[..]).unwrap()));
+    let path = dir.path().join("bert/model.safetensors");
+    let mut writer = SafetensorsWriter::create(path, metas, &[]).unwrap();
+    let count = writer.remaining() / 4;
+    for i in 0..count {
+        writer.write(&((i * 37 % 101) as f32 / 101.0 - 0.4).to_le_bytes()).unwrap();
+    }
+    writer.finish().unwrap();
+    dir
+}
+
+/// Writes tensors of I64 to a file.
+fn write_whole(path: &Path, tensors: &[(&str, &[usize], &[i64])]) {
+    let metas = tensors.iter().map(|(name, shape, _)| (*name, TensorMeta::new(DType::I64, *shape).unwrap()));
+    let mut writer = SafetensorsWriter::create(path, metas, &[]).unwrap();
+    for number in tensors.iter().flat_map(|(_, _, numbers)| *numbers) {
+        writer.write(&number.to_le_bytes()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// `token_type_ids` and `attention_mask` were passed over without a word.
+#[test]
+fn every_input_is_used_or_refused_by_name() {
+    let dir = with_bert();
+    let at = |name: &str| dir.path().join(name);
+    let line = "forward --arch bert --weights bert --input in.st --force -o out.st";
+    let hidden = |tensors: &[(&str, &[usize], &[i64])]| {
+        write_whole(&at("in.st"), tensors);
+        run(line, dir.path(), 0);
+        fs::read(at("out.st")).unwrap()
+    };
+    let ids: (&str, &[usize], &[i64]) = ("input_ids", &[2, 3], &[1, 2, 3, 4, 5, 10]);
+    let plain = hidden(&[ids]);
+    let ones: &[i64] = &[1; 6];
+    assert!(hidden(&[ids, ("attention_mask", &[2, 3], ones)]) == plain);
+    assert!(hidden(&[ids, ("token_type_ids", &[2, 3], &[0; 6])]) == plain);
+    // Another type of the last token changes its own sequence and no other.
+    let typed = hidden(&[ids, ("token_type_ids", &[2, 3], &[0, 0, 0, 0, 0, 1])]);
+    let half = plain.len() - 3 * 8 * 4;
+    assert!(typed[..half] == plain[..half] && typed[half..] != plain[half..]);
+
+    for (tensor, expected) in [
+        (
+            ("position_ids", &[2, 3][..], ones),
+            "\"position_ids\" would not be used: this model takes \"input_ids\", and optionally \"token_type_ids\" and \"attention_mask\"",
+        ),
+        (
+            ("attention_mask", &[2, 3], &[1, 1, 1, 1, 1, 0]),
+            "\"attention_mask\" has 0 at [1, 2]: attention with a mask is not built",
+        ),
+        (
+            ("attention_mask", &[3, 2], ones),
+            "\"attention_mask\" has shape [3, 2], but must have that of \"input_ids\", [2, 3]",
+        ),
+        (
+            ("token_type_ids", &[2, 3], &[0, 0, 2, 0, 0, 0]),
+            "\"token_type_ids\" has 2 at [0, 2], and the model has 2 types",
+        ),
+    ] {
+        write_whole(&at("in.st"), &[ids, tensor]);
+        let (_, stderr) = run(line, dir.path(), 1);
+        assert!(stderr.starts_with("error: in.st: ") && stderr.contains(expected), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    for (ids, expected) in [
+        (
+            ("input_ids", &[1, 3][..], &[1, 11, 3][..]),
+            "\"input_ids\" has 11 at [0, 1], and the model has 11 words",
+        ),
+        (("input_ids", &[1, 1], &[-1]), "\"input_ids\" has -1 at [0, 0]"),
+        (("input_ids", &[1, 7], &[1; 7]), "sequences of 7 tokens, and the model has 6 positions"),
+        (("input_ids", &[6], ones), "has shape [6], but must be [batch, tokens]"),
+        (("input_ids", &[0, 4], &[]), "is empty"),
+    ] {
+        write_whole(&at("in.st"), &[ids]);
+        let (_, stderr) = run(line, dir.path(), 1);
+        assert!(stderr.starts_with("error: in.st: ") && stderr.contains(expected), "{stderr}");
+    }
 }

@@ -1,9 +1,13 @@
-//! The command as a person or a script meets it: exit codes, JSON, and what errors say.
+//! The command as a user or a script sees it: exit codes, JSON and error messages.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod blocks;
 mod convert;
+mod daily;
 mod device;
 mod engine;
+mod files;
+mod outputs;
 mod plan;
 
 use std::fs;
@@ -16,7 +20,7 @@ fn vram(args: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vram")).args(args).current_dir(folder).output().unwrap()
 }
 
-/// Runs a line that must end with `code`, and gives stdout and stderr.
+/// Runs a command line that must exit with `code`, and returns stdout and stderr.
 fn run(line: &str, folder: &Path, code: i32) -> (String, String) {
     let args: Vec<&str> = line.split_whitespace().collect();
     let out = vram(&args, folder);
@@ -164,7 +168,7 @@ fn extract_copies_to_the_bit_and_casts() {
     assert!(bytes("auto.safetensors") == bytes("wide.safetensors") && before != bytes("auto.safetensors"));
 }
 
-/// A file of the storage crate's tests.
+/// A test file of `vram-diskmap`.
 fn fixture(name: &str) -> String {
     format!("{}/../vram-diskmap/tests/{name}", env!("CARGO_MANIFEST_DIR"))
 }
@@ -197,20 +201,45 @@ fn every_format_is_inspected_extracted_and_compared() {
 }
 
 #[test]
+fn weights_with_scales_are_decoded_or_refused_and_never_cast_alone() {
+    let dir = folder();
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vram-diskmap/tests/scaled");
+    for name in ["comfy.safetensors", "nf4.safetensors"] {
+        fs::copy(files.join(name), dir.path().join(name)).unwrap();
+    }
+    let (_, stderr) = run("extract comfy.safetensors --dtype f32 -o wide.safetensors", dir.path(), 0);
+    assert!(stderr.contains("3 tensors applied or not needed, l.scale_weight for one"), "{stderr}");
+    let wide = json("inspect wide.safetensors", dir.path());
+    let tensors = wide["tensors"].as_array().unwrap();
+    assert_eq!((tensors.len(), &tensors[0]["dtype"]), (1, &"F32".into()));
+    let done = json("extract comfy.safetensors --dtype bf16 -o narrow.safetensors", dir.path());
+    assert_eq!((&done["tensors"], done["applied"].as_array().unwrap().len()), (&1.into(), 3));
+    let copied = json("extract comfy.safetensors -o copy.safetensors", dir.path());
+    assert_eq!((&copied["tensors"], copied["applied"].as_array().unwrap().len()), (&4.into(), 0));
+    let (_, stderr) =
+        run("extract nf4.safetensors --dtype bf16 --tensors q.* -o no.safetensors", dir.path(), 1);
+    assert!(stderr.contains("q.qweight") && stderr.contains("GPTQ"), "{stderr}");
+    let (_, stderr) =
+        run("extract nf4.safetensors --dtype bf16 --tensors l.weight -o no.safetensors", dir.path(), 1);
+    assert!(stderr.contains("l.weight.quant"), "{stderr}");
+    assert!(!dir.path().join("no.safetensors").exists());
+}
+
+#[test]
 fn diff_tells_names_shapes_dtypes_and_values_apart() {
     let dir = folder();
     run(&format!("{SMALL} -o a.safetensors"), dir.path(), 0);
     run(&format!("{SMALL} --seed 1 -o b.safetensors"), dir.path(), 0);
     assert!(run("diff a.safetensors a.safetensors", dir.path(), 0).0.contains("equal; 20 tensors"));
     let text = run("diff a.safetensors b.safetensors", dir.path(), 1).0;
-    assert!(text.contains("img_in.weight: ") && text.contains("elements differ, by "), "{text}");
+    assert!(text.contains("img_in.weight: ") && text.contains("elements differ, by at most "), "{text}");
     run("diff a.safetensors b.safetensors --headers", dir.path(), 0);
     run("diff a.safetensors b.safetensors --tolerance 100", dir.path(), 0);
-    // The same values in another dtype differ in nothing but it.
+    // The same values in another dtype differ only in the dtype.
     run("extract a.safetensors --dtype f32 -o wide.safetensors", dir.path(), 0);
     let text = run("diff a.safetensors wide.safetensors", dir.path(), 1).0;
     assert!(
-        text.contains("img_in.bias: BF16 [64] and F32 [64]") && !text.contains("elements differ"),
+        text.contains("img_in.bias: BF16 [64] vs F32 [64]") && !text.contains("elements differ"),
         "{text}"
     );
     run("extract a.safetensors --tensors img_in.* -o part.safetensors", dir.path(), 0);

@@ -1,16 +1,16 @@
 //! [`Device`](crate::Device): memory, copies and order.
 
+use super::case::{Case, Fault, ensure};
 use super::tensors::{Random, put, same};
-use super::{Case, Fault, ensure};
-use crate::{Budget, DeviceError, Kernels, Lifetime, Queue, Tier};
+use crate::{Budget, DeviceError, Kernels, Lifetime, Memory, Queue, Tier};
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "memory: what is allocated is what was reserved", check: exact },
-    Case { name: "memory: bytes come back as they went, at any offset", check: round_trips },
-    Case { name: "memory: parts are filled by several threads", check: parts },
-    Case { name: "memory: ranges outside are errors", check: outside },
-    Case { name: "memory: tickets order and end", check: tickets },
-    Case { name: "memory: the device tells what it is", check: told },
+    Case::new("memory: what is allocated is what was reserved", exact),
+    Case::new("memory: bytes come back as they went, at any offset", round_trips),
+    Case::new("memory: parts are filled by several threads", parts),
+    Case::new("memory: ranges outside are errors", outside),
+    Case::new("memory: tickets order and end", tickets),
+    Case::new("memory: the device tells what it is", told),
 ];
 
 fn exact(device: &dyn Kernels) -> Result<(), Fault> {
@@ -38,8 +38,9 @@ fn round_trips(device: &dyn Kernels) -> Result<(), Fault> {
             let mut back = vec![0; len];
             device.download(&region, at, &mut back)?;
             same(&format!("{len} bytes at {at}"), &back, &bytes)?;
-            if device.info().topology.host_visible {
-                let host = region.host().ok_or_else(|| Fault("host-visible memory is not visible".into()))?;
+            if device.info().topology.memory == Memory::Shared {
+                let host =
+                    region.host().ok_or_else(|| Fault::Wrong("host-visible memory is not visible".into()))?;
                 same("seen by the host", &host[at as usize..], &bytes)?;
             }
             let half = len / 2;
@@ -68,11 +69,11 @@ fn parts(device: &dyn Kernels) -> Result<(), Fault> {
         let threads: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| fill(part))).collect();
         threads
             .into_iter()
-            .map(|t| t.join().map_err(|_| Fault("a thread panicked".into()))?)
+            .map(|t| t.join().map_err(|_| Fault::Wrong("a thread panicked".into()))?)
             .collect::<Vec<_>>()
     });
     let mut whole = finished.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
-    let region = whole.next().ok_or_else(|| Fault("no part gave the region back".into()))?;
+    let region = whole.next().ok_or_else(|| Fault::Wrong("no part gave the region back".into()))?;
     let mut back = vec![0; bytes.len()];
     device.download(&region, 0, &mut back)?;
     same("five parts", &back, &bytes)

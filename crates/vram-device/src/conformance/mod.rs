@@ -5,54 +5,52 @@
 //! for bit, where the contract of [`Kernels`] says that the budget must not matter: rows split, rows alone, weights at
 //! odd addresses.
 //!
+//! Some operations, and some variants of operations, are optional: a backend may answer
+//! [`Unsupported`](crate::DeviceError::Unsupported) by the operation's name. That is a [gap](Outcome::Gap) and no failure;
+//! [`support`] tells what a device has.
+//!
 //! ```
 //! use vram_device::{conformance, cpu::Cpu};
 //! let summary = conformance::run(&Cpu::new(Default::default())?)?;
 //! assert_eq!(summary.passed.len(), conformance::cases().len());
+//! assert!(summary.gaps.is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod compute;
+mod attention;
+mod binary;
+mod case;
+mod cast;
+mod custom;
+mod gated;
+mod gather;
+mod group_norm;
+mod im2col;
+mod layer_norm;
+mod linear;
 mod memory;
+mod modulate;
 mod random;
-mod refusals;
+mod rms_norm;
+mod rotary;
+mod rows;
+mod scaled_add;
+mod strided_copy;
+mod suite;
+mod suites;
+mod support;
 mod tensors;
+mod top_k;
+mod unary;
+mod upsample;
 
-use std::error::Error;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+pub use case::{Case, Failure, Outcome};
 pub use random::{Draw, random_shapes};
+pub use support::{Support, support};
 
 use crate::Kernels;
 
-/// One thing that a backend has to get right.
-#[derive(Clone, Copy)]
-pub struct Case {
-    name: &'static str,
-    check: fn(&dyn Kernels) -> Result<(), Fault>,
-}
-
-impl Case {
-    /// What it is about.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Checks a device.
-    ///
-    /// # Errors
-    /// [`Failure`] with what was expected and what came; a panic of the backend is one as well.
-    pub fn run(&self, device: &dyn Kernels) -> Result<(), Failure> {
-        guarded(self.name, || (self.check)(device))
-    }
-}
-
-impl fmt::Debug for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Case").field(&self.name).finish()
-    }
-}
+use suites::SUITES;
 
 /// A device that passed.
 #[derive(Clone, Debug)]
@@ -61,28 +59,16 @@ pub struct Summary {
     pub device: String,
     /// Names of the cases.
     pub passed: Vec<&'static str>,
+    /// Optional cases that the device does not support, and why.
+    pub gaps: Vec<(&'static str, String)>,
 }
-
-/// A case that a device failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Name of the case.
-    pub case: &'static str,
-    /// What was expected and what came.
-    pub message: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.case, self.message)
-    }
-}
-
-impl Error for Failure {}
 
 /// All cases, memory first: what comes later relies on it.
 pub fn cases() -> Vec<Case> {
-    [memory::CASES, compute::CASES, random::CASES, refusals::CASES].concat()
+    let operations = SUITES.iter().flat_map(|suite| suite.cases());
+    let refusals = SUITES.iter().map(|suite| suite.refusals);
+    let (memory, random) = (memory::CASES.iter().copied(), random::CASES.iter().copied());
+    memory.chain(operations).chain(random).chain(refusals).collect()
 }
 
 /// Checks a device by all cases, and stops at the first that it fails.
@@ -90,37 +76,13 @@ pub fn cases() -> Vec<Case> {
 /// # Errors
 /// [`Failure`].
 pub fn run(device: &dyn Kernels) -> Result<Summary, Failure> {
-    let mut passed = Vec::new();
+    let (mut passed, mut gaps) = (Vec::new(), Vec::new());
     for case in cases() {
-        case.run(device)?;
-        passed.push(case.name);
-    }
-    let info = device.info();
-    Ok(Summary { device: format!("{}: {}", info.backend, info.name), passed })
-}
-
-/// Makes a failure of a panic.
-fn guarded(case: &'static str, check: impl FnOnce() -> Result<(), Fault>) -> Result<(), Failure> {
-    let fail = |message| Failure { case, message };
-    match catch_unwind(AssertUnwindSafe(check)) {
-        Ok(result) => result.map_err(|fault| fail(fault.0)),
-        Err(payload) => {
-            let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
-            Err(fail(format!("the backend panicked: {text}")))
+        match case.run(device)? {
+            Outcome::Passed => passed.push(case.name()),
+            Outcome::Gap(why) => gaps.push((case.name(), why)),
         }
     }
-}
-
-/// Why a case failed, as text.
-struct Fault(String);
-
-impl<E: Error> From<E> for Fault {
-    fn from(e: E) -> Fault {
-        Fault(format!("an error where none was due: {e}"))
-    }
-}
-
-fn ensure(ok: bool, what: impl FnOnce() -> String) -> Result<(), Fault> {
-    if ok { Ok(()) } else { Err(Fault(what())) }
+    let info = device.info();
+    Ok(Summary { device: format!("{}: {}", info.backend, info.name), passed, gaps })
 }

@@ -1,10 +1,12 @@
 //! Random tensors, their way to the device and back, and comparisons.
 
 use vram_types::cast::cast;
-use vram_types::{DType, Shape, TensorMeta};
+use vram_types::encoding::{ScaleBlocks, ScaledRows};
+use vram_types::{BlockType, DType, Encoding, Shape, TensorMeta};
 
-use super::{Fault, ensure};
-use crate::{Budget, Kernels, Lifetime, Queue, Region, Tier, View, ViewMut};
+use super::case::{Fault, ensure};
+use crate::ops::Op;
+use crate::{Budget, Kernels, KernelsExt, Lifetime, Queue, Region, Tier, View, ViewMut};
 
 /// What outputs hold before a kernel writes them: no number in any dtype.
 pub(super) const POISON: u8 = 0xff;
@@ -28,6 +30,20 @@ impl Random {
         (0..n).map(|_| (self.next() >> 56) as u8).collect()
     }
 
+    /// A block, and what it decodes to: values about as large as those of [`value`](Random::value).
+    fn block(&mut self, block: BlockType) -> Result<(Vec<u8>, Vec<f32>), Fault> {
+        let mut values = vec![0.0; block.block_elements() as usize];
+        loop {
+            let stored = self.bytes(block.block_bytes() as usize);
+            block.decode_f32(&stored, &mut values)?;
+            // Of random bytes scales can be infinite, or nearly nothing.
+            let largest = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+            if values.iter().all(|v| v.is_finite()) && (1e-2..8.0).contains(&largest) {
+                return Ok((stored, values));
+            }
+        }
+    }
+
     /// In -1..1.
     pub(super) fn value(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
@@ -39,6 +55,8 @@ pub(super) struct Tensor {
     pub(super) bytes: Vec<u8>,
     pub(super) values: Vec<f64>,
     pub(super) meta: TensorMeta,
+    encoding: Encoding,
+    scales: Option<(Box<Tensor>, ScaleBlocks)>,
     region: Region,
     at: u64,
 }
@@ -55,6 +73,49 @@ impl Tensor {
         let meta = TensorMeta::new(dtype, shape)?;
         let values: Vec<f32> = (0..meta.elements()).map(|_| random.value()).collect();
         Tensor::of(device, encode(&values, dtype)?, meta, at)
+    }
+
+    /// A matrix of random quantised blocks, at byte `at` of an allocation.
+    pub(super) fn blocks(
+        device: &dyn Kernels,
+        random: &mut Random,
+        block: BlockType,
+        shape: [usize; 2],
+        at: u64,
+    ) -> Result<Tensor, Fault> {
+        let encoding = Encoding::Blocks(block);
+        let meta = TensorMeta::new(encoding.decoded(), shape)?;
+        let mut bytes = Vec::new();
+        let mut decoded = Vec::new();
+        while (decoded.len() as u64) < meta.elements() {
+            let (stored, values) = random.block(block)?;
+            bytes.extend(stored);
+            decoded.extend(values.iter().map(|&v| f64::from(v)));
+        }
+        let region = put(device, &bytes, at)?;
+        Ok(Tensor { bytes, values: decoded, meta, encoding, scales: None, region, at })
+    }
+
+    /// A matrix of random fp8 numbers, at byte `at` of an allocation, with so many random scales in each extent.
+    pub(super) fn scaled(
+        device: &dyn Kernels,
+        random: &mut Random,
+        dtype: DType,
+        (shape, scales): ([usize; 2], [usize; 2]),
+        at: u64,
+    ) -> Result<Tensor, Fault> {
+        let wrong = || Fault::Wrong(format!("no scales {scales:?} fit a weight {shape:?}"));
+        let blocks = ScaleBlocks::new(&shape.into(), &scales.into()).ok_or_else(wrong)?;
+        let numbers = Tensor::random(device, random, dtype, shape, at)?;
+        let scales = Tensor::random(device, random, DType::F32, [scales[0] * scales[1]], 1)?;
+        let narrow = |values: &[f64]| -> Vec<f32> { values.iter().map(|&v| v as f32).collect() };
+        let mut products = narrow(&numbers.values);
+        blocks.multiply(&mut products, 0, &narrow(&scales.values), 0);
+        let encoding = Encoding::Scaled(dtype);
+        let meta = TensorMeta::new(encoding.decoded(), shape)?;
+        let values = products.into_iter().map(f64::from).collect();
+        let scales = Some((Box::new(scales), blocks));
+        Ok(Tensor { values, meta, encoding, scales, ..numbers })
     }
 
     /// Poison, to be written.
@@ -75,21 +136,34 @@ impl Tensor {
     ) -> Result<Tensor, Fault> {
         let region = put(device, &bytes, at)?;
         let values = match meta.dtype() {
-            DType::U8 | DType::I64 => Vec::new(),
+            DType::U8 | DType::U32 | DType::I64 => Vec::new(),
             dtype => decode(&bytes, dtype)?,
         };
-        Ok(Tensor { bytes, values, meta, region, at })
+        Ok(Tensor { bytes, values, encoding: meta.dtype().into(), meta, scales: None, region, at })
     }
 
     pub(super) fn view(&self) -> Result<View<'_>, Fault> {
-        Ok(View::new(&self.region, self.at, self.meta.clone())?)
+        let rows = self.meta.shape().first().copied().unwrap_or(1);
+        match self.scales {
+            Some(_) => self.rows(0, rows),
+            None => Ok(View::encoded(&self.region, self.at, self.meta.shape().clone(), self.encoding)?),
+        }
     }
 
     /// Some rows of it.
     pub(super) fn rows(&self, from: usize, to: usize) -> Result<View<'_>, Fault> {
-        let meta = TensorMeta::new(self.meta.dtype(), self.meta.shape().with_first(to - from))?;
-        let row = self.meta.row_bytes().unwrap_or(0);
-        Ok(View::new(&self.region, self.at + from as u64 * row, meta)?)
+        let rows = self.meta.shape().first().copied().unwrap_or(1);
+        let row = self.bytes.len().checked_div(rows).unwrap_or(0);
+        let (at, shape) = (self.at + (from * row) as u64, self.meta.shape().with_first(to - from));
+        let (Encoding::Scaled(dtype), Some((scales, blocks))) = (self.encoding, &self.scales) else {
+            return Ok(View::encoded(&self.region, at, shape, self.encoding)?);
+        };
+        let outside = || Fault::Wrong(format!("a weight {} has no rows {from}..{to}", self.meta.shape()));
+        let rows = ScaledRows::new(blocks, from..to).ok_or_else(outside)?;
+        let needed = rows.scales();
+        let count = TensorMeta::new(DType::F32, [(needed.end - needed.start) as usize])?;
+        let values = View::new(&scales.region, scales.at + needed.start * 4, count)?;
+        Ok(View::new(&self.region, at, TensorMeta::new(dtype, shape)?)?.scaled(values, rows)?)
     }
 
     pub(super) fn view_mut(&mut self) -> Result<ViewMut<'_>, Fault> {
@@ -112,11 +186,18 @@ pub(super) fn put(device: &dyn Kernels, bytes: &[u8], at: u64) -> Result<Region,
     staging.host_mut().copy_from_slice(bytes);
     let region = device.allocate(far.reserve(Lifetime::Pass, len + at)?)?.into_region();
     let mut parts = region.into_parts(&[])?;
-    let mut part = parts.pop().ok_or_else(|| Fault("a region without parts".into()))?;
+    let mut part = parts.pop().ok_or_else(|| Fault::Wrong("a region without parts".into()))?;
     let ticket = device.upload(&staging, 0..len, &mut part, at)?;
     device.order(Queue::Compute, ticket)?;
     device.wait(ticket)?;
-    part.finish().ok_or_else(|| Fault("the last part did not give the region back".into()))
+    part.finish().ok_or_else(|| Fault::Wrong("the last part did not give the region back".into()))
+}
+
+/// Runs an operation with as much scratch as it needs.
+pub(super) fn with_scratch<'a>(device: &dyn Kernels, op: impl Into<Op<'a>>) -> Result<(), Fault> {
+    let op = op.into();
+    let mut scratch = Tensor::poison(device, DType::U8, [device.scratch(&op) as usize])?;
+    Ok(device.call(op, Some(&mut scratch.view_mut()?))?)
 }
 
 pub(super) fn encode(values: &[f32], dtype: DType) -> Result<Vec<u8>, Fault> {
@@ -160,6 +241,6 @@ pub(super) fn near(what: &str, actual: &[u8], dtype: DType, expected: &[(f64, f6
 pub(super) fn same(what: &str, actual: &[u8], expected: &[u8]) -> Result<(), Fault> {
     match actual.iter().zip(expected).position(|(a, b)| a != b) {
         None if actual.len() == expected.len() => Ok(()),
-        at => Err(Fault(format!("{what}: other bits from byte {at:?} on"))),
+        at => Err(Fault::Wrong(format!("{what}: other bits from byte {at:?} on"))),
     }
 }

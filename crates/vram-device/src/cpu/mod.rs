@@ -1,19 +1,25 @@
 //! The CPU: the embedded default backend. Memory is anonymous pages, and copies and kernels run where they are called.
 
 mod available;
-mod compute;
-pub mod kernels;
+mod error;
+mod isa;
+mod math;
 mod memory;
+mod num;
+pub mod ops;
+mod par;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Buffer, Device, DeviceError, DeviceInfo, MemoryInfo, Part, Queue, Region, Reservation, Staging, Ticket,
-    Topology,
+    Buffer, Device, DeviceError, DeviceInfo, Execution, Memory, MemoryInfo, Part, Queue, Region, Reservation,
+    Staging, Ticket, Topology,
 };
-use kernels::Isa;
+pub use error::KernelError;
+pub use isa::{ISA_VARIABLE, Isa, IsaKind};
 use memory::Pages;
+pub use par::Pool;
 
 /// How to set up a [`Cpu`].
 #[derive(Clone, Debug, Default)]
@@ -61,7 +67,11 @@ impl Cpu {
         let info = DeviceInfo {
             backend: "cpu",
             name: format!("{threads} threads, {isa}"),
-            topology: Topology { host_visible: !options.discrete, separate_copy_queue: false },
+            topology: Topology {
+                memory: if options.discrete { Memory::Discrete } else { Memory::Shared },
+                kernels: Execution::Inline,
+                separate_copy_queue: false,
+            },
             alignment: memory::PAGE,
             max_allocation: isize::MAX as u64,
         };

@@ -10,17 +10,17 @@
 //! own kernels compute all products of that inner extent and dtype.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vram_types::DType;
 
-use super::context::Context;
+use super::context::{AtEnd, Context};
 use super::cublas::{ALIGNMENT, Algorithm, Library, Shape, data_type};
 use super::driver;
-use super::kernels::{Arg, Product, over};
-use super::operand::activation;
-use super::program::{Family, Key};
-use super::transfer;
+use super::launch::{Arg, Launcher, over};
+use super::operand::{Operand, activation};
+use super::program::{Key, Program};
+use super::transfer::Readback;
 use crate::{DeviceError, Queue};
 
 /// Bytes of the workspace: pieces of weights and of inputs that lie askew, then the sums, then what a trial finds.
@@ -41,10 +41,43 @@ const OUTPUTS: u64 = 8;
 /// Most rows and outputs of a trial: whole tiles of any kind, and a rest.
 const TRIAL: (u64, u64) = (257, 520);
 
+pub(super) static PROGRAM: Program = Program {
+    name: "blas",
+    source: concat!(include_str!("ops/common.cu"), include_str!("blas.cu")),
+    kernels: &["finish", "fill", "clear", "compare"],
+    by_weight: false,
+};
+
+/// `y = x W^T + b`, checked.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub(super) x: Operand,
+    pub(super) weight: Operand,
+    pub(super) bias: Option<Operand>,
+    /// Where the first row's first output goes.
+    pub(super) y: u64,
+    pub(super) rows: u32,
+    pub(super) outputs: u32,
+    pub(super) inner: u32,
+    /// Elements from one row of `y` to the next.
+    pub(super) columns: u64,
+}
+
+impl Product {
+    /// The dtype of `x`, `y` and what the weight is rounded to.
+    pub(super) fn act(&self) -> DType {
+        self.x.dtype
+    }
+}
+
 /// Products of the library.
 pub(super) struct Blas {
     library: Library,
     workspace: u64,
+    /// Held by who issues several kernels that share the workspace.
+    alone: Mutex<()>,
+    /// What trials found is read back by.
+    readback: Arc<Readback>,
     /// By inner extent and dtype; `None` where none passed.
     chosen: Mutex<HashMap<(u32, DType), Option<Algorithm>>>,
 }
@@ -53,11 +86,20 @@ impl Blas {
     /// Bytes that it takes of the card.
     pub(super) const WORKSPACE: u64 = WEIGHT + INPUT + SUMS + FOUND;
 
-    /// In the current context. The library has been probed.
-    pub(super) fn new() -> Result<Blas, DeviceError> {
+    /// The library has been probed.
+    pub(super) fn new(context: &Context, readback: &Arc<Readback>) -> Result<Arc<Blas>, DeviceError> {
+        let (library, workspace) =
+            context.with(|| context.measured(|reserve| &mut reserve.workspace, Blas::set_up))?;
+        let (alone, chosen) = (Mutex::new(()), Mutex::default());
+        let blas = Arc::new(Blas { library, workspace, alone, readback: Arc::clone(readback), chosen });
+        context.at_end(Arc::<Blas>::clone(&blas));
+        Ok(blas)
+    }
+
+    fn set_up() -> Result<(Library, u64), DeviceError> {
         let library = Library::new()?;
         match driver::allocate(Blas::WORKSPACE) {
-            Ok(workspace) => Ok(Blas { library, workspace, chosen: Mutex::default() }),
+            Ok(workspace) => Ok((library, workspace)),
             Err(error) => {
                 library.destroy();
                 Err(error)
@@ -75,9 +117,12 @@ impl Blas {
             && row * 16 <= INPUT
     }
 
-    /// Issues a product, or says that no algorithm is fit for its inner extent and dtype. Nobody else uses the workspace meanwhile.
-    pub(super) fn product(&self, context: &Context, of: &Product) -> Result<bool, DeviceError> {
-        let Some(algorithm) = self.algorithm(context, of.inner, of.act())? else { return Ok(false) };
+    /// Issues a product, or says that no algorithm is fit for its inner extent and dtype.
+    pub(super) fn product(&self, launcher: &Launcher, of: &Product) -> Result<bool, DeviceError> {
+        // Others use the same workspace.
+        let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = &*launcher.context;
+        let Some(algorithm) = self.algorithm(launcher, of.inner, of.act())? else { return Ok(false) };
         let size = activation("linear", of.act())?;
         let row = u64::from(of.inner) * size;
         let (all_rows, all_outputs) = (u64::from(of.rows), u64::from(of.outputs));
@@ -125,7 +170,7 @@ impl Blas {
                     Arg::Int(outputs as u32),
                 ];
                 let blocks = [over(outputs)[0], rows, 1];
-                context.launch(Key::new(Family::Blas, of.act()), "finish", blocks, &args)?;
+                launcher.launch(Key::new(&PROGRAM, of.act()), "finish", blocks, &args)?;
             }
         }
         Ok(true)
@@ -195,7 +240,7 @@ impl Blas {
     /// The algorithm of an inner extent and dtype, chosen when it is first asked for.
     fn algorithm(
         &self,
-        context: &Context,
+        launcher: &Launcher,
         inner: u32,
         dtype: DType,
     ) -> Result<Option<Algorithm>, DeviceError> {
@@ -203,9 +248,9 @@ impl Blas {
         if let Some(&algorithm) = chosen.get(&(inner, dtype)) {
             return Ok(algorithm);
         }
-        let found = self.choose(context, u64::from(inner), dtype)?;
+        let found = self.choose(launcher, u64::from(inner), dtype)?;
         if found.is_none() {
-            context.note(format!(
+            launcher.context.note(format!(
                 "no algorithm of cublasLt is fit for {inner} inputs in {dtype}: our own is used"
             ));
         }
@@ -213,14 +258,20 @@ impl Blas {
         Ok(found)
     }
 
-    fn choose(&self, context: &Context, inner: u64, dtype: DType) -> Result<Option<Algorithm>, DeviceError> {
+    fn choose(
+        &self,
+        launcher: &Launcher,
+        inner: u64,
+        dtype: DType,
+    ) -> Result<Option<Algorithm>, DeviceError> {
+        let context = &*launcher.context;
         let (rows, outputs) = CANONICAL;
         let shape = Shape { dtype, rows, outputs, inner, pitch: outputs };
         let candidates = context.with(|| {
             context.measured(|reserve| &mut reserve.libraries, || self.library.candidates(&shape))
         })?;
         for algorithm in candidates {
-            if self.passes(context, &algorithm, inner, dtype)? {
+            if self.passes(launcher, &algorithm, inner, dtype)? {
                 return Ok(Some(algorithm));
             }
         }
@@ -230,21 +281,22 @@ impl Blas {
     /// Whether rows alone, outputs alone and a corner have the bits that they have among others, on random numbers.
     fn passes(
         &self,
-        context: &Context,
+        launcher: &Launcher,
         algorithm: &Algorithm,
         inner: u64,
         dtype: DType,
     ) -> Result<bool, DeviceError> {
+        let context = &*launcher.context;
         let row = inner * activation("linear", dtype)?;
         let (rows, outputs) = (TRIAL.0.min(INPUT / row), TRIAL.1.min(WEIGHT / row / OUTPUTS * OUTPUTS));
-        let key = Key::new(Family::Blas, dtype);
+        let key = Key::new(&PROGRAM, dtype);
         let (weight, x) = (self.workspace, self.workspace + WEIGHT);
         for (seed, (at, count)) in [(weight, outputs), (x, rows)].into_iter().enumerate() {
             let args = [Arg::Pointer(at), Arg::Long(count * inner), Arg::Int(seed as u32 + 1)];
-            context.launch(key, "fill", over(count * inner), &args)?;
+            launcher.launch(key, "fill", over(count * inner), &args)?;
         }
         let found = self.sums() + SUMS;
-        context.launch(key, "clear", [1, 1, 1], &[Arg::Pointer(found)])?;
+        launcher.launch(key, "clear", [1, 1, 1], &[Arg::Pointer(found)])?;
         let shape = Shape { dtype, rows, outputs, inner, pitch: outputs };
         if !self.accepts(context, algorithm, &shape, (weight, x, self.sums()))? {
             return Ok(false);
@@ -270,13 +322,15 @@ impl Blas {
                 Arg::Int(outputs_alone as u32),
                 Arg::Pointer(found),
             ];
-            context.launch(key, "compare", [over(outputs_alone)[0], rows_alone, 1], &args)?;
+            launcher.launch(key, "compare", [over(outputs_alone)[0], rows_alone, 1], &args)?;
         }
-        Ok(transfer::word(context, found)? == 0)
+        // SAFETY: it is the last word of the workspace, which stays until the context is taken apart.
+        Ok(unsafe { self.readback.word(context, found) }? == 0)
     }
+}
 
-    /// Lets go of all, when nothing is under way.
-    pub(super) fn destroy(self) {
+impl AtEnd for Blas {
+    fn end(&self) {
         // SAFETY: allocated in `new`, and nothing that was issued still runs. Nobody is left to tell of an error.
         let _ = unsafe { driver::free(self.workspace) };
         self.library.destroy();

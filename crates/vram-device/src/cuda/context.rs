@@ -1,17 +1,16 @@
-//! What all parts of the backend share: the context, its two streams, and whether it is lost.
+//! The core of the backend: the context, its two streams with their events, memory that is given back, and whether the
+//! device is lost. It knows nothing of what is built on it.
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::blas::Blas;
 use super::driver::{Ctx, Stream};
+use super::freed::{Freed, Owner};
 use super::guard::{Guard, guard};
-use super::memory::{Freed, Owner, Readback};
-use super::program::Programs;
 use super::queue::{Events, Timeline};
-use crate::{DeviceError, MemoryInfo, Queue, Region, Ticket};
+use crate::{DeviceError, MemoryInfo, Queue, Ticket};
 
 /// Bits of a ticket's value that count marks; those above name the device.
 const COUNT_BITS: u32 = 40;
@@ -28,18 +27,21 @@ pub struct CudaReserve {
     pub workspace: u64,
 }
 
+/// Holds something of the driver's that goes before the context does.
+pub(super) trait AtEnd: Send + Sync {
+    /// Lets go of it. Called once, with the context current and nothing under way; or never, where the device is lost.
+    fn end(&self);
+}
+
 pub(super) struct Context {
     pub(super) id: u64,
-    // Order of locks: `sequence`, then the readback's, then `freed`, then those of `copy`, then those of `compute`.
+    // Order of locks: those of what is built on this, then `freed`, then those of `copy`, then those of `compute`.
     ctx: ManuallyDrop<Ctx>,
     copy: ManuallyDrop<Timeline>,
     compute: ManuallyDrop<Timeline>,
     events: Events,
-    pub(super) programs: Programs,
-    pub(super) blas: OnceLock<Blas>,
-    /// Held by who issues several kernels that share the workspace.
-    pub(super) sequence: Mutex<()>,
-    pub(super) readback: Mutex<Option<Readback>>,
+    /// What else holds something of the driver's.
+    parts: Mutex<Vec<Arc<dyn AtEnd>>>,
     /// Memory that was given back while work may still use it, with a mark of either stream behind which it is free.
     freed: Mutex<VecDeque<(u64, u64, Freed)>>,
     lost: OnceLock<String>,
@@ -49,7 +51,7 @@ pub(super) struct Context {
 
 impl Context {
     /// Over a context that is current, and its streams.
-    pub(super) fn new(ctx: Ctx, copy: Stream, compute: Stream, programs: Programs, before: u64) -> Context {
+    pub(super) fn new(ctx: Ctx, copy: Stream, compute: Stream, before: u64) -> Context {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Context {
             id: NEXT.fetch_add(1, Ordering::Relaxed) % ((1 << 23) - 1) + 1,
@@ -57,15 +59,17 @@ impl Context {
             copy: ManuallyDrop::new(Timeline::new(copy)),
             compute: ManuallyDrop::new(Timeline::new(compute)),
             events: Events::default(),
-            programs,
-            blas: OnceLock::new(),
-            sequence: Mutex::new(()),
-            readback: Mutex::new(None),
+            parts: Mutex::default(),
             freed: Mutex::new(VecDeque::new()),
             lost: OnceLock::new(),
             reserve: Mutex::new(CudaReserve { before, ..CudaReserve::default() }),
             notes: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Has a part end before the context does. It must not keep the context itself.
+    pub(super) fn at_end(&self, part: Arc<dyn AtEnd>) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     }
 
     pub(super) fn ctx(&self) -> &Ctx {
@@ -224,12 +228,6 @@ impl Context {
     pub(super) fn notes(&self) -> Vec<String> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// Where a region lies on the card, if it is of this device.
-    pub(super) fn own(&self, region: &Region) -> Option<u64> {
-        let raw = region.buffer()?.raw().as_any().downcast_ref::<super::memory::DeviceMemory>()?;
-        (raw.context.id == self.id).then(|| raw.pointer + region.offset())
-    }
 }
 
 impl Drop for Context {
@@ -246,22 +244,14 @@ impl Drop for Context {
         if self.lost.get().is_some() || ctx.enter().is_err() || !idle(&copy) || !idle(&compute) {
             // The driver is not called any more, and a handle of the caller's neither: it would call it.
             std::mem::forget((ctx, copy, compute));
-            std::mem::forget((self.blas.take(), std::mem::take(&mut self.programs)));
             return;
         }
-        if let Some(readback) = self.readback.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            // SAFETY: nothing is under way.
-            let _ = unsafe { readback.free() };
-        }
+        self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|part| part.end());
         let mut owners = Vec::new();
         for (_, _, freed) in self.freed.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // SAFETY: as in `free_done`; nothing is under way. Nobody is left to tell of an error.
             owners.extend(unsafe { freed.now() }.ok().flatten());
         }
-        if let Some(blas) = self.blas.take() {
-            blas.destroy();
-        }
-        self.programs.destroy();
         copy.destroy(&self.events);
         compute.destroy(&self.events);
         self.events.destroy();

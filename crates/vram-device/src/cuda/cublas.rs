@@ -187,7 +187,8 @@ impl Library {
         check("cublasLtMatmul", code).map(|()| true)
     }
 
-    pub(super) fn destroy(self) {
+    /// Once, and it is not used again.
+    pub(super) fn destroy(&self) {
         // SAFETY: each was created if it is there, and is not used again. Nobody is left to tell of an error.
         unsafe {
             if !self.product.is_null() {
@@ -237,7 +238,7 @@ impl Layouts {
     fn new(shape: &Shape) -> Result<Layouts, DeviceError> {
         const WHAT: &str = "cublasLtMatrixLayoutCreate";
         let dtype = data_type(shape.dtype)
-            .ok_or_else(|| DeviceError::DType { kernel: "linear", dtype: shape.dtype })?;
+            .ok_or_else(|| DeviceError::dtype("linear", shape.dtype, "cublasLt has none"))?;
         let mut layouts = Layouts { weight: null_mut(), x: null_mut(), sums: null_mut() };
         let create = |to: &mut sys::cublasLtMatrixLayout_t, dtype, rows, columns, pitch: u64| {
             // SAFETY: the layout is a valid place.

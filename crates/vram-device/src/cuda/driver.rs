@@ -136,7 +136,7 @@ pub(super) struct Ctx {
 
 enum Keeper {
     Primary(sys::CUdevice),
-    Theirs(Arc<CudaContext>),
+    Caller(Arc<CudaContext>),
 }
 
 // SAFETY: contexts may be made current and used on any thread.
@@ -153,9 +153,9 @@ impl Ctx {
     }
 
     /// The caller's context, and the card that it is of.
-    pub(super) fn theirs(context: Arc<CudaContext>) -> Result<(Ctx, Card), DeviceError> {
+    pub(super) fn adopt(context: Arc<CudaContext>) -> Result<(Ctx, Card), DeviceError> {
         let card = Card::read(context.cu_device())?;
-        Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Theirs(context) }, card))
+        Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Caller(context) }, card))
     }
 
     /// Makes it the calling thread's, as each call of the driver needs. It stays so.
@@ -171,7 +171,7 @@ impl Ctx {
     fn device(&self) -> sys::CUdevice {
         match &self.keeper {
             Keeper::Primary(device) => *device,
-            Keeper::Theirs(context) => context.cu_device(),
+            Keeper::Caller(context) => context.cu_device(),
         }
     }
 
@@ -196,7 +196,7 @@ impl Ctx {
 pub(super) struct Stream {
     raw: sys::CUstream,
     /// The caller's, if it is not ours to destroy.
-    theirs: Option<Arc<CudaStream>>,
+    callers: Option<Arc<CudaStream>>,
 }
 
 // SAFETY: work may be issued to a stream from any thread, and from several.
@@ -212,11 +212,11 @@ impl Stream {
         check("cuStreamCreate", unsafe {
             sys::cuStreamCreate(&mut raw, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32)
         })?;
-        Ok(Stream { raw, theirs: None })
+        Ok(Stream { raw, callers: None })
     }
 
-    pub(super) fn theirs(stream: Arc<CudaStream>) -> Stream {
-        Stream { raw: stream.cu_stream(), theirs: Some(stream) }
+    pub(super) fn adopt(stream: Arc<CudaStream>) -> Stream {
+        Stream { raw: stream.cu_stream(), callers: Some(stream) }
     }
 
     pub(super) fn handle(&self) -> sys::CUstream {
@@ -236,7 +236,7 @@ impl Stream {
     }
 
     pub(super) fn destroy(self) {
-        if self.theirs.is_none() {
+        if self.callers.is_none() {
             // SAFETY: ours, and not used again. Nobody is left to tell of an error.
             let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
         }
@@ -457,7 +457,7 @@ impl Function {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("theirs", &self.theirs.is_some()).finish()
+        f.debug_struct("Stream").field("callers", &self.callers.is_some()).finish()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Device memory, pinned staging, and what is read back.
+//! Device memory and pinned staging.
 
 use std::any::Any;
 use std::mem::ManuallyDrop;
@@ -7,16 +7,14 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::driver;
-use crate::{DeviceError, RawBuffer};
-
-/// Keeps memory of the caller's own.
-pub(super) type Owner = Box<dyn Send + Sync>;
+use super::freed::{Freed, Owner};
+use crate::{DeviceError, RawBuffer, Region};
 
 /// An allocation on the card.
 pub(super) struct DeviceMemory {
-    pub(super) context: Arc<Context>,
+    context: Arc<Context>,
     /// 0 where there are no bytes.
-    pub(super) pointer: u64,
+    pointer: u64,
     bytes: u64,
     /// Of memory that is not ours to free.
     owner: Option<Owner>,
@@ -35,7 +33,7 @@ impl DeviceMemory {
     /// # Safety
     /// It is device memory of this context, stays until `owner` is dropped, and is used as
     /// [`Cuda::adopt`](super::Cuda::adopt) demands.
-    pub(super) unsafe fn theirs(
+    pub(super) unsafe fn adopt(
         context: &Arc<Context>,
         pointer: u64,
         bytes: u64,
@@ -48,7 +46,7 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if let Some(owner) = self.owner.take() {
-            self.context.free(Freed::Theirs(ManuallyDrop::new(owner)));
+            self.context.free(Freed::Adopted(ManuallyDrop::new(owner)));
         } else if self.bytes > 0 {
             self.context.free(Freed::Device(self.pointer));
         }
@@ -91,7 +89,7 @@ impl Pinned {
 }
 
 /// Pinned bytes, zeroed; a pointer to nothing where there are none.
-fn pinned(bytes: u64) -> Result<NonNull<u8>, DeviceError> {
+pub(super) fn pinned(bytes: u64) -> Result<NonNull<u8>, DeviceError> {
     if bytes == 0 {
         return Ok(NonNull::dangling());
     }
@@ -129,60 +127,8 @@ unsafe impl RawBuffer for Pinned {
     }
 }
 
-/// Memory that nobody holds any more.
-pub(super) enum Freed {
-    /// Of the card.
-    Device(u64),
-    /// Of the card and the caller's own: its owner, which is not dropped where nobody knows that all work has ended.
-    Theirs(ManuallyDrop<Owner>),
-    /// Of the host.
-    Pinned(*mut u8),
-}
-
-// SAFETY: the pointer is only freed, on whichever thread.
-unsafe impl Send for Freed {}
-
-impl Freed {
-    pub(super) fn is_device(&self) -> bool {
-        matches!(self, Freed::Device(_) | Freed::Theirs(_))
-    }
-
-    /// Frees it; of memory that is not ours, gives its owner to be dropped.
-    ///
-    /// # Safety
-    /// The memory is this backend's, is freed here alone, and nothing that was issued uses it any more.
-    pub(super) unsafe fn now(self) -> Result<Option<Owner>, DeviceError> {
-        match self {
-            // SAFETY: the caller's promise.
-            Freed::Device(pointer) => unsafe { driver::free(pointer) }.map(|()| None),
-            Freed::Theirs(owner) => Ok(Some(ManuallyDrop::into_inner(owner))),
-            // SAFETY: the caller's promise.
-            Freed::Pinned(pointer) => unsafe { driver::free_pinned(pointer) }.map(|()| None),
-        }
-    }
-}
-
-/// Pinned memory that the card copies to for the host to read.
-pub(super) struct Readback {
-    pub(super) pointer: NonNull<u8>,
-}
-
-// SAFETY: the pointer is to memory that any thread may use; the lock around it says who does.
-unsafe impl Send for Readback {}
-
-impl Readback {
-    /// What is read back at a time, in bytes.
-    pub(super) const BYTES: usize = 4 << 20;
-
-    /// In the current context.
-    pub(super) fn new() -> Result<Readback, DeviceError> {
-        Ok(Readback { pointer: pinned(Readback::BYTES as u64)? })
-    }
-
-    /// # Safety
-    /// No copy to it is under way.
-    pub(super) unsafe fn free(self) -> Result<(), DeviceError> {
-        // SAFETY: it is from `pinned`, and consumed.
-        unsafe { driver::free_pinned(self.pointer.as_ptr()) }
-    }
+/// Where a region lies on the card, if it is of this device.
+pub(super) fn own(context: &Context, region: &Region) -> Option<u64> {
+    let raw = region.buffer()?.raw().as_any().downcast_ref::<DeviceMemory>()?;
+    (raw.context.id == context.id).then(|| raw.pointer + region.offset())
 }

@@ -2,9 +2,10 @@
 
 use vram_types::DType;
 
-use super::context::Context;
+use super::launch::{Arg, Launcher};
+use super::memory::own;
 use super::program::number;
-use crate::{DeviceError, View, ViewMut, checks};
+use crate::{DeviceError, Region, View, ViewMut};
 
 /// A tensor on the card, which may begin anywhere.
 #[derive(Clone, Copy)]
@@ -15,12 +16,23 @@ pub(super) struct Operand {
     pub(super) number: u32,
 }
 
-impl Context {
+impl Launcher {
     /// A weight, a bias, a table: floats of any format at any address.
     pub(super) fn stored(&self, kernel: &'static str, view: &View<'_>) -> Result<Operand, DeviceError> {
         let dtype = view.dtype();
-        let number = number(dtype).ok_or(DeviceError::DType { kernel, dtype })?;
-        Ok(Operand { pointer: self.pointer(kernel, view)?, dtype, number })
+        let number = number(dtype).ok_or_else(|| not_a_float(kernel, dtype))?;
+        Ok(Operand { pointer: self.place(kernel, view.region())?, dtype, number })
+    }
+
+    /// The same where there may be none: the pointer, which is 0 then, and the number of the dtype.
+    pub(super) fn optional(
+        &self,
+        kernel: &'static str,
+        view: Option<&View<'_>>,
+    ) -> Result<(Arg<'static>, Arg<'static>), DeviceError> {
+        let operand = view.map(|view| self.stored(kernel, view)).transpose()?;
+        let (pointer, number) = operand.map_or((0, 0), |operand| (operand.pointer, operand.number));
+        Ok((Arg::Pointer(pointer), Arg::Int(number)))
     }
 
     /// Activations that a kernel reads, whose elements lie at multiples of their size.
@@ -31,27 +43,34 @@ impl Context {
     }
 
     /// Activations that a kernel writes.
-    pub(super) fn write(&self, kernel: &'static str, view: &mut ViewMut<'_>) -> Result<Operand, DeviceError> {
+    pub(super) fn write(&self, kernel: &'static str, view: &ViewMut<'_>) -> Result<Operand, DeviceError> {
         let dtype = view.dtype();
         let size = activation(kernel, dtype)?;
-        let number = number(dtype).ok_or(DeviceError::DType { kernel, dtype })?;
-        let pointer = self.pointer_mut(kernel, view)?;
+        let number = number(dtype).ok_or_else(|| not_a_float(kernel, dtype))?;
+        let pointer = self.place(kernel, view.region())?;
         aligned(kernel, "y", pointer, size).map(|()| Operand { pointer, dtype, number })
     }
 
-    /// Where a tensor of any dtype lies.
-    pub(super) fn pointer(&self, kernel: &'static str, view: &View<'_>) -> Result<u64, DeviceError> {
-        let found = view.region().and_then(|(region, at)| Some(self.own(region)? + at));
-        found.ok_or_else(|| foreign(kernel))
+    /// Where a tensor of any dtype lies on the card that a kernel reads, at any address.
+    pub(super) fn bytes(&self, kernel: &'static str, view: &View<'_>) -> Result<u64, DeviceError> {
+        self.place(kernel, view.region())
     }
 
-    pub(super) fn pointer_mut(
+    /// Where a tensor of any dtype lies on the card that a kernel writes in elements of `size` bytes.
+    pub(super) fn bytes_mut(
         &self,
         kernel: &'static str,
-        view: &mut ViewMut<'_>,
+        view: &ViewMut<'_>,
+        size: u64,
     ) -> Result<u64, DeviceError> {
-        let (region, at) = view.region();
-        Ok(self.own(region).ok_or_else(|| foreign(kernel))? + at)
+        let pointer = self.place(kernel, view.region())?;
+        aligned(kernel, "y", pointer, size).map(|()| pointer)
+    }
+
+    /// Where a tensor lies on the card.
+    fn place(&self, kernel: &'static str, place: Option<(&Region, u64)>) -> Result<u64, DeviceError> {
+        let found = place.and_then(|(region, at)| Some(own(&self.context, region)? + at));
+        found.ok_or_else(|| DeviceError::foreign(kernel))
     }
 }
 
@@ -60,18 +79,12 @@ pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, Devi
     match dtype {
         DType::F32 => Ok(4),
         DType::BF16 | DType::F16 => Ok(2),
-        _ => Err(DeviceError::DType { kernel, dtype }),
+        _ => Err(DeviceError::dtype(kernel, dtype, "activations are f32, bf16 or f16")),
     }
 }
 
-/// A weight or a bias of so many elements.
-pub(super) fn vector(
-    kernel: &'static str,
-    what: &str,
-    view: &View<'_>,
-    width: usize,
-) -> Result<(), DeviceError> {
-    checks::vector(kernel, what, view, width)
+fn not_a_float(kernel: &'static str, dtype: DType) -> DeviceError {
+    DeviceError::dtype(kernel, dtype, "it takes floats of 8 to 32 bits")
 }
 
 /// A number as kernels count rows and columns.
@@ -85,8 +98,4 @@ fn aligned(kernel: &'static str, what: &str, at: u64, size: u64) -> Result<(), D
         true => Ok(()),
         false => Err(DeviceError::shape(kernel, format!("{what} begins in the middle of an element"))),
     }
-}
-
-fn foreign(kernel: &'static str) -> DeviceError {
-    DeviceError::shape(kernel, "the memory is of another device")
 }

@@ -1,9 +1,14 @@
 //! What of CUDA is on this machine, found out before it is used.
 //!
-//! cudarc loads a library, and looks a function up, at the first call of it, and panics where there is none. So each library is
-//! looked for first, and then each function that this backend calls.
+//! Unless a program links cudarc to NVIDIA's libraries, cudarc loads a library, and looks a function up, at the first
+//! call of it, and panics where there is none. So each library is looked for first, and then each function that this
+//! backend calls.
 
-use cudarc::{cublaslt, driver, nvrtc};
+use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::mem::ManuallyDrop;
+
+use cudarc::driver::sys::CUDA_VERSION;
+use libloading::Library;
 
 use crate::DeviceError;
 
@@ -82,54 +87,68 @@ pub(super) fn unavailable(reason: impl Into<String>) -> DeviceError {
 
 /// The driver's library, with all that is called of it.
 pub(super) fn driver() -> Result<(), DeviceError> {
-    // SAFETY: the library is the driver's, whose initialisers are made to be run by whoever loads it.
-    if !unsafe { driver::sys::is_culib_present() } {
+    let Some(library) = open("cuda") else {
         return Err(unavailable("there is no NVIDIA driver here: the loader finds no libcuda"));
+    };
+    match missing(&library, &DRIVER) {
+        Some(name) => Err(unavailable(format!("the NVIDIA driver is older than CUDA 12: it has no {name}"))),
+        None => Ok(()),
     }
-    // SAFETY: as above; it is there, so that this does not panic.
-    let library = unsafe { driver::sys::culib() };
-    for name in DRIVER {
-        // SAFETY: the symbol is looked up and not called.
-        if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
-            return Err(unavailable(format!("the NVIDIA driver is older than CUDA 12: it has no {name}")));
-        }
-    }
-    Ok(())
 }
 
 /// The compiler of kernels.
 pub(super) fn nvrtc() -> Result<(), DeviceError> {
-    // SAFETY: the library is NVIDIA's compiler, whose initialisers are made to be run by whoever loads it.
-    if !unsafe { nvrtc::sys::is_culib_present() } {
+    let Some(library) = open("nvrtc") else {
         return Err(unavailable(
             "there is no NVRTC here, which compiles its kernels: the loader finds no libnvrtc (it comes with the CUDA \
              toolkit, or with pip's nvidia-cuda-nvrtc-cu12, whose folder then has to be in LD_LIBRARY_PATH)",
         ));
+    };
+    match missing(&library, &NVRTC) {
+        Some(name) => Err(unavailable(format!("its NVRTC is too old: it has no {name}"))),
+        None => Ok(()),
     }
-    // SAFETY: as above; it is there, so that this does not panic.
-    let library = unsafe { nvrtc::sys::culib() };
-    for name in NVRTC {
-        // SAFETY: the symbol is looked up and not called.
-        if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
-            return Err(unavailable(format!("its NVRTC is too old: it has no {name}")));
-        }
-    }
-    Ok(())
 }
 
 /// The library of matrix products, or why it cannot be used.
 pub(super) fn cublas_lt() -> Result<(), String> {
-    // SAFETY: the library is NVIDIA's, whose initialisers are made to be run by whoever loads it.
-    if !unsafe { cublaslt::sys::is_culib_present() } {
+    let Some(library) = open("cublasLt") else {
         return Err("the loader finds no libcublasLt".into());
+    };
+    match missing(&library, &CUBLAS_LT) {
+        Some(name) => Err(format!("its libcublasLt has no {name}")),
+        None => Ok(()),
     }
-    // SAFETY: as above; it is there, so that this does not panic.
-    let library = unsafe { cublaslt::sys::culib() };
-    for name in CUBLAS_LT {
-        // SAFETY: the symbol is looked up and not called.
-        if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
-            return Err(format!("its libcublasLt has no {name}"));
-        }
+}
+
+/// Opens one of NVIDIA's libraries by a name that cudarc would try too, so that what is found here is found there.
+fn open(name: &str) -> Option<ManuallyDrop<Library>> {
+    // SAFETY: the library is NVIDIA's, whose initialisers are made to be run by whoever loads it.
+    let found = names(name).into_iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    // It stays loaded: its threads may still run when this process is done with it.
+    found.map(ManuallyDrop::new)
+}
+
+/// Some of the names that cudarc tries, in its order: those under which toolkits since CUDA 11 and drivers come.
+fn names(name: &str) -> Vec<String> {
+    let (major, minor) = (CUDA_VERSION / 1000, CUDA_VERSION % 1000 / 10);
+    let file = format!("{DLL_PREFIX}{name}{DLL_SUFFIX}");
+    if cfg!(windows) {
+        let parts = [format!("_{major}"), format!("_{major}{minor}_0"), "_12".into(), "_11".into()];
+        let own = parts.into_iter().map(|part| format!("{name}64{part}{DLL_SUFFIX}"));
+        // The driver has a name of its own there.
+        let driver = (name == "cuda").then(|| format!("nvcuda{DLL_SUFFIX}"));
+        return std::iter::once(file).chain(own).chain(driver).collect();
     }
-    Ok(())
+    let versions = [String::new(), format!(".{major}"), ".12".into(), ".11".into(), ".1".into()];
+    versions.into_iter().map(|version| format!("{file}{version}")).collect()
+}
+
+/// The first of these functions that a library lacks.
+fn missing<'n>(library: &Library, names: &[&'n str]) -> Option<&'n str> {
+    // SAFETY: symbols are looked up and not called.
+    names
+        .iter()
+        .copied()
+        .find(|name| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err())
 }

@@ -1,12 +1,13 @@
 //! Copies to the card and back.
 
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
-use super::context::Context;
+use super::context::{AtEnd, Context};
 use super::driver;
 use super::guard::{Guard, guard};
-use super::memory::{Pinned, Readback};
+use super::memory::{Pinned, own, pinned};
 use crate::{DeviceError, Part, Queue, Region, Staging, Ticket};
 
 /// Copies `src[range]` to byte `at` of a part, on the copy stream, after what may still use the memory.
@@ -41,7 +42,7 @@ pub(super) fn upload(
 
 fn target(context: &Context, dst: &Part, at: u64, bytes: u64) -> Result<u64, DeviceError> {
     let (region, part) = (dst.region(), dst.range());
-    let own = context.own(region);
+    let own = own(context, region);
     let available = own.map_or(0, |_| part.end - part.start);
     let fits = at.checked_add(bytes).is_some_and(|end| end <= available);
     match own.filter(|_| fits) {
@@ -52,53 +53,86 @@ fn target(context: &Context, dst: &Part, at: u64, bytes: u64) -> Result<u64, Dev
     }
 }
 
-/// Copies bytes from `at` on into host memory, after all kernels that were issued.
-pub(super) fn download(context: &Context, src: &Region, at: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
-    let bytes = dst.len() as u64;
-    let own = context.own(src);
-    let available = own.map_or(0, |_| src.bytes());
-    let fits = at.checked_add(bytes).is_some_and(|end| end <= available);
-    let Some(pointer) = own.filter(|_| fits) else {
-        let what = "the source of a download";
-        return Err(DeviceError::OutOfRange { what, offset: at, bytes, available });
-    };
-    // SAFETY: the range lies in the region, which is borrowed until all is copied.
-    unsafe { copy_out(context, pointer + at, dst) }
-}
+/// Reads back by way of pinned memory, which is kept.
+#[derive(Default)]
+pub(super) struct Readback(Mutex<Option<Piece>>);
 
-/// The word at a place on the card, after all kernels that were issued.
-///
-/// # Errors
-/// [`DeviceError::Lost`].
-pub(super) fn word(context: &Context, at: u64) -> Result<u32, DeviceError> {
-    let mut bytes = [0; 4];
-    // SAFETY: `Blas`, the only caller, asks for a word of its workspace.
-    unsafe { copy_out(context, at, &mut bytes) }?;
-    Ok(u32::from_le_bytes(bytes))
-}
+/// Pinned memory that the card copies to for the host to read.
+struct Piece(NonNull<u8>);
 
-/// # Safety
-/// There are as many bytes of device memory, which stay until the call returns.
-unsafe fn copy_out(context: &Context, mut from: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
-    let mut kept = context.readback.lock().unwrap_or_else(PoisonError::into_inner);
-    for piece in dst.chunks_mut(Readback::BYTES) {
-        let readback = match kept.take() {
-            Some(readback) => readback,
-            None => context.with(Readback::new)?,
+// SAFETY: the pointer is to memory that any thread may use; the lock around it says who does.
+unsafe impl Send for Piece {}
+
+/// What is read back at a time, in bytes.
+const PIECE: usize = 4 << 20;
+
+impl Readback {
+    /// Copies bytes from `at` on into host memory, after all kernels that were issued.
+    pub(super) fn download(
+        &self,
+        context: &Context,
+        src: &Region,
+        at: u64,
+        dst: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        let bytes = dst.len() as u64;
+        let own = own(context, src);
+        let available = own.map_or(0, |_| src.bytes());
+        let fits = at.checked_add(bytes).is_some_and(|end| end <= available);
+        let Some(pointer) = own.filter(|_| fits) else {
+            let what = "the source of a download";
+            return Err(DeviceError::OutOfRange { what, offset: at, bytes, available });
         };
-        let to = readback.pointer.as_ptr();
-        let ticket = context.issue(Queue::Compute, |stream| {
-            // SAFETY: the caller's promise, until the copy is waited for below; the readback holds as much, and its lock is held.
-            unsafe { driver::copy_out(to, from, piece.len() as u64, stream) }
-        })?;
-        if guard(Guard::DownloadWait) {
-            context.wait(ticket)?;
-        }
-        // SAFETY: the readback holds as many bytes, which are initialised, and the copy to it is done.
-        piece.copy_from_slice(unsafe { std::slice::from_raw_parts(to, piece.len()) });
-        // Kept only if nothing went wrong: a copy to it might be under way.
-        *kept = Some(readback);
-        from += piece.len() as u64;
+        // SAFETY: the range lies in the region, which is borrowed until all is copied.
+        unsafe { self.copy_out(context, pointer + at, dst) }
     }
-    Ok(())
+
+    /// The word at a place on the card, after all kernels that were issued.
+    ///
+    /// # Errors
+    /// [`DeviceError::Lost`].
+    ///
+    /// # Safety
+    /// There is a word of device memory, which stays until the call returns.
+    pub(super) unsafe fn word(&self, context: &Context, at: u64) -> Result<u32, DeviceError> {
+        let mut bytes = [0; 4];
+        // SAFETY: the caller's promise.
+        unsafe { self.copy_out(context, at, &mut bytes) }?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// # Safety
+    /// There are as many bytes of device memory, which stay until the call returns.
+    unsafe fn copy_out(&self, context: &Context, mut from: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in dst.chunks_mut(PIECE) {
+            let readback = match kept.take() {
+                Some(readback) => readback,
+                None => Piece(context.with(|| pinned(PIECE as u64))?),
+            };
+            let to = readback.0.as_ptr();
+            let ticket = context.issue(Queue::Compute, |stream| {
+                // SAFETY: the caller's promise, until the copy is waited for below; the readback holds as much, and its lock is held.
+                unsafe { driver::copy_out(to, from, piece.len() as u64, stream) }
+            })?;
+            if guard(Guard::DownloadWait) {
+                context.wait(ticket)?;
+            }
+            // SAFETY: the readback holds as many bytes, which are initialised, and the copy to it is done.
+            piece.copy_from_slice(unsafe { std::slice::from_raw_parts(to, piece.len()) });
+            // Kept only if nothing went wrong: a copy to it might be under way.
+            *kept = Some(readback);
+            from += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl AtEnd for Readback {
+    fn end(&self) {
+        if let Some(Piece(pointer)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // SAFETY: it is from `pinned`, and no copy to it is under way. Nobody is left to tell of an error.
+            let _ = unsafe { driver::free_pinned(pointer.as_ptr()) };
+        }
+    }
 }

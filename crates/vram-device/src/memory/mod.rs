@@ -5,8 +5,10 @@ mod alloc;
 mod arena;
 mod buffer;
 mod region;
+mod stage;
 
 pub use alloc::{FirstFit, Measure, OffsetAlloc, RingAlloc};
 pub use arena::Arena;
 pub use buffer::{Buffer, RawBuffer, Staging};
 pub use region::{Part, Region};
+pub use stage::Stage;

@@ -62,8 +62,8 @@ pub use trace::{OpKind, Operation};
 
 use crate::cpu::{Cpu, CpuOptions};
 use crate::{
-    Budget, Buffer, Device, DeviceError, DeviceInfo, Lifetime, MemoryInfo, Part, Queue, Region, Reservation,
-    Staging, Ticket, Tier, Topology,
+    Budget, Buffer, Device, DeviceError, DeviceInfo, Execution, Lifetime, MemoryInfo, Part, Queue, Region,
+    Reservation, Staging, Ticket, Tier, Topology,
 };
 use faults::Faults;
 use memory::{Ledger, Memory, POISON, SimBuffer, SimStaging, Span};
@@ -169,7 +169,11 @@ impl Sim {
         let info = DeviceInfo {
             backend: "sim",
             name: format!("{memory}, {topology:?}, late: {lateness:?}, on {}", cpu.info().name),
-            topology: Topology { host_visible: false, separate_copy_queue: separate },
+            topology: Topology {
+                memory: crate::Memory::Discrete,
+                kernels: Execution::Queued,
+                separate_copy_queue: separate,
+            },
             alignment: 256,
             max_allocation: profile.memory_bytes.max(1),
         };

@@ -1,12 +1,12 @@
 //! A source of weights on a simulated disk.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vram_types::{
-    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
+    FileId, FileRange, HostBytes, Located, ReadOptions, ReadRequest, ReadTarget, SourceError,
     SourceErrorKind, WeightSource,
 };
 
@@ -133,27 +133,22 @@ impl SimSource {
         let e = SourceError::new(kind, "declared for this read").retryable(retryable);
         match request.target {
             ReadTarget::Tensor { name, offset } => e.at_tensor(name).at_offset(offset),
-            ReadTarget::File { file, offset } => match self.inner.file(file) {
-                Some(path) => e.at_path(path).at_offset(offset),
+            ReadTarget::File { file, offset } => match self.inner.describe(file) {
+                Some(name) => e.at_file(name).at_offset(offset),
                 None => e.at_offset(offset),
             },
         }
     }
 
     /// Half of the requests and half of the next one, then an error.
-    fn fall_short(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn fall_short(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         let half = requests.len() / 2;
         let (whole, rest) = requests.split_at_mut(half);
-        self.inner.read_many(whole, priority, cancel)?;
+        self.inner.read_many(whole, options)?;
         let Some(request) = rest.first_mut() else { return Ok(()) };
         let (bytes, at, target) = (request.bytes / 2, request.at, request.target);
         let part = ReadRequest { target, bytes, dst: request.dst, at };
-        self.inner.read_many(&mut [part], priority, cancel)?;
+        self.inner.read_many(&mut [part], options)?;
         Err(self.error(SourceErrorKind::Truncated, request, false))
     }
 }
@@ -167,24 +162,27 @@ impl WeightSource for SimSource {
         self.inner.locate(name)
     }
 
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.inner.file(file)
+    fn unreadable_tensors(&self) -> Vec<(String, String)> {
+        self.inner.unreadable_tensors()
     }
 
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn stored_bytes(&self, name: &str) -> Option<u64> {
+        self.inner.stored_bytes(name)
+    }
+
+    fn describe(&self, file: FileId) -> Option<Cow<'_, str>> {
+        self.inner.describe(file)
+    }
+
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         let fault = self.begin(requests.iter().map(|r| r.bytes).sum());
         match (fault, requests.first()) {
             (Some(DiskFault::Panic), _) => std::panic::panic_any("a simulated panic"),
-            (Some(DiskFault::Short), _) => self.fall_short(requests, priority, cancel),
+            (Some(DiskFault::Short), _) => self.fall_short(requests, options),
             (Some(DiskFault::Error { retryable }), Some(first)) => {
                 Err(self.error(SourceErrorKind::Io, first, retryable))
             }
-            _ => self.inner.read_many(requests, priority, cancel),
+            _ => self.inner.read_many(requests, options),
         }
     }
 

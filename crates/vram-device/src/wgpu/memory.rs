@@ -1,15 +1,15 @@
-//! Device memory, staging that is mapped between copies, and what is read back.
+//! Device memory, and staging that is mapped between copies.
 
 use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ::wgpu::{BufferUsages, BufferViewMut, MapMode, PollType};
+use ::wgpu::{BufferUsages, BufferViewMut, MapMode};
 
-use super::context::{Context, create_buffer};
-use crate::{DeviceError, Queue, RawBuffer};
+use super::context::Context;
+use super::driver::{create_buffer, failed};
+use crate::{DeviceError, Queue, RawBuffer, Region};
 
 /// Bytes of device memory as the allocator of the device counts them, staging included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,23 +20,28 @@ pub struct WgpuUsage {
     pub reserved: u64,
 }
 
-impl Context {
-    pub(super) fn usage(&self) -> Option<WgpuUsage> {
-        let report = self.device.generate_allocator_report()?;
-        Some(WgpuUsage { allocated: report.total_allocated_bytes, reserved: report.total_reserved_bytes })
-    }
+/// What the allocator says; `None` where the API underneath has none of its own.
+pub(super) fn usage(context: &Context) -> Option<WgpuUsage> {
+    let report = context.driver.device.generate_allocator_report()?;
+    Some(WgpuUsage { allocated: report.total_allocated_bytes, reserved: report.total_reserved_bytes })
+}
+
+/// The device memory behind a region, if it is of this device.
+pub(super) fn own<'a>(context: &Context, region: &'a Region) -> Option<&'a DeviceBuffer> {
+    let raw = region.buffer()?.raw().as_any().downcast_ref::<DeviceBuffer>()?;
+    (raw.context.id == context.id).then_some(raw)
 }
 
 /// An allocation that kernels see.
 pub(super) struct DeviceBuffer {
-    pub(super) context: Arc<Context>,
+    context: Arc<Context>,
     pub(super) buffer: ::wgpu::Buffer,
     bytes: u64,
 }
 
 impl DeviceBuffer {
     pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceBuffer, DeviceError> {
-        context.alive()?;
+        context.driver.alive()?;
         if bytes > context.max_allocation {
             let reason = format!("the adapter allows buffers of {} bytes", context.max_allocation);
             return Err(DeviceError::OutOfMemory { bytes, reason });
@@ -46,7 +51,7 @@ impl DeviceBuffer {
             context.idle()?;
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let buffer = create_buffer(&context.device, "vram device memory", bytes, usage)?;
+        let buffer = create_buffer(&context.driver.device, "vram device memory", bytes, usage)?;
         Ok(DeviceBuffer { context: Arc::clone(context), buffer, bytes })
     }
 }
@@ -86,19 +91,19 @@ enum State {
     Mapped(BufferViewMut),
     /// Copied from, last by this operation.
     Copied(u64),
-    /// Memory to write to although the device is lost, so that who writes need not know; the next copy says so.
+    /// Fallback host memory after device loss: writers need no check, and the next copy returns `Lost`.
     Astray(Vec<u8>),
 }
 
 impl MappedBuffer {
     pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<MappedBuffer, DeviceError> {
-        context.alive()?;
+        context.driver.alive()?;
         if bytes > context.max_allocation {
             let reason = format!("the adapter allows buffers of {} bytes", context.max_allocation);
             return Err(DeviceError::OutOfMemory { bytes, reason });
         }
         let usage = BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC;
-        let buffer = create_buffer(&context.device, "vram staging", bytes, usage)?;
+        let buffer = create_buffer(&context.driver.device, "vram staging", bytes, usage)?;
         let view = view(&buffer)?;
         let state = Mutex::new(State::Mapped(view));
         Ok(MappedBuffer { context: Arc::clone(context), buffer, bytes, state })
@@ -115,7 +120,7 @@ impl MappedBuffer {
     ) -> Result<u64, DeviceError> {
         let mut state = self.state();
         if let State::Astray(_) = *state {
-            self.context.alive()?;
+            self.context.driver.alive()?;
             let reason = "its memory could not be mapped again".to_owned();
             return Err(DeviceError::Failed { what: "staging", reason });
         }
@@ -133,7 +138,7 @@ impl MappedBuffer {
     fn map_after(&self, last: u64) -> Result<BufferViewMut, DeviceError> {
         let context = &self.context;
         context.wait(context.name(Queue::Copy, last))?;
-        map(context, &self.buffer, MapMode::Write)?;
+        context.driver.map(&self.buffer, MapMode::Write)?;
         view(&self.buffer)
     }
 
@@ -175,54 +180,6 @@ unsafe impl RawBuffer for MappedBuffer {
     }
 }
 
-/// Memory that the adapter copies to for the host to read.
-pub(super) struct Readback(pub(super) ::wgpu::Buffer);
-
-impl Readback {
-    /// What is read back at a time, in bytes.
-    pub(super) const BYTES: u64 = 4 << 20;
-
-    pub(super) fn new(device: &::wgpu::Device) -> Result<Readback, DeviceError> {
-        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
-        Ok(Readback(create_buffer(device, "vram read back", Readback::BYTES, usage)?))
-    }
-
-    /// Copies out what operations have brought here that are done.
-    pub(super) fn read(&self, context: &Context, skip: usize, to: &mut [u8]) -> Result<(), DeviceError> {
-        map(context, &self.0, MapMode::Read)?;
-        let view = self.0.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
-        match view.get(skip..skip + to.len()) {
-            Some(from) => to.copy_from_slice(from),
-            None => return Err(failed("less was mapped than was asked for".into())),
-        }
-        drop(view);
-        self.0.unmap();
-        Ok(())
-    }
-}
-
-/// Maps a buffer that no operation under way uses.
-fn map(context: &Context, buffer: &::wgpu::Buffer, mode: MapMode) -> Result<(), DeviceError> {
-    let (tell, told) = channel();
-    buffer.map_async(mode, .., move |mapped| {
-        // Nobody listens after an error.
-        let _ = tell.send(mapped);
-    });
-    loop {
-        context.poll(PollType::Poll)?;
-        match told.try_recv() {
-            Ok(mapped) => return mapped.map_err(|e| failed(e.to_string())),
-            // Another thread polls at the same time and is about to say so.
-            Err(TryRecvError::Empty) => std::thread::yield_now(),
-            Err(TryRecvError::Disconnected) => return Err(failed("the device gave no answer".into())),
-        }
-    }
-}
-
 fn view(buffer: &::wgpu::Buffer) -> Result<BufferViewMut, DeviceError> {
     buffer.get_mapped_range_mut(..).map_err(|e| failed(e.to_string()))
-}
-
-fn failed(reason: String) -> DeviceError {
-    DeviceError::Failed { what: "mapping memory", reason }
 }

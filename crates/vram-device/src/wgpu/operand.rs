@@ -2,8 +2,10 @@
 
 use vram_types::DType;
 
-use super::context::Context;
-use crate::{DeviceError, View, ViewMut, checks};
+use super::launch::Launcher;
+use super::memory::own;
+use super::queue::Window;
+use crate::{DeviceError, View, ViewMut};
 
 /// Some bytes of a buffer, which may begin anywhere.
 #[derive(Clone, Copy)]
@@ -14,21 +16,12 @@ pub(super) struct Operand<'a> {
     pub(super) dtype: DType,
 }
 
-/// What is bound for an operand: whole words from an aligned place on.
-#[derive(Clone, Copy)]
-pub(super) struct Window<'a> {
-    pub(super) buffer: &'a ::wgpu::Buffer,
-    pub(super) at: u64,
-    pub(super) bytes: u64,
-    /// Where in it the operand begins, in bytes.
-    pub(super) skip: u32,
-}
-
-impl Context {
+impl Launcher {
     /// What a kernel reads.
     pub(super) fn read<'a>(&self, kernel: &'static str, view: &View<'a>) -> Result<Operand<'a>, DeviceError> {
-        let found = view.region().and_then(|(region, at)| Some((self.own(region)?, region.offset() + at)));
-        let (raw, at) = found.ok_or_else(|| foreign(kernel))?;
+        let found =
+            view.region().and_then(|(region, at)| Some((own(&self.context, region)?, region.offset() + at)));
+        let (raw, at) = found.ok_or_else(|| DeviceError::foreign(kernel))?;
         Ok(Operand { buffer: &raw.buffer, at, bytes: view.meta().bytes(), dtype: view.dtype() })
     }
 
@@ -36,12 +29,12 @@ impl Context {
     pub(super) fn write<'a>(
         &self,
         kernel: &'static str,
-        view: &'a mut ViewMut<'_>,
+        view: &'a ViewMut<'_>,
     ) -> Result<Operand<'a>, DeviceError> {
         let (bytes, dtype) = (view.meta().bytes(), view.dtype());
-        let (region, at) = view.region();
-        let at = region.offset() + at;
-        let raw = self.own(region).ok_or_else(|| foreign(kernel))?;
+        let found =
+            view.region().and_then(|(region, at)| Some((own(&self.context, region)?, region.offset() + at)));
+        let (raw, at) = found.ok_or_else(|| DeviceError::foreign(kernel))?;
         if !(at * 8).is_multiple_of(u64::from(dtype.bits())) {
             return Err(DeviceError::shape(kernel, format!("y begins in the middle of an element, at {at}")));
         }
@@ -51,7 +44,7 @@ impl Context {
     /// Elements of `row_bytes` bytes that fit what a kernel can see at once, one at least.
     pub(super) fn rows_at_once(&self, kernel: &'static str, row_bytes: u64) -> Result<u64, DeviceError> {
         // An operand may begin anywhere after an aligned place and end anywhere in a word.
-        let room = self.max_binding.saturating_sub(self.alignment + 4);
+        let room = self.context.max_binding.saturating_sub(self.context.alignment + 4);
         match room.checked_div(row_bytes) {
             Some(0) => Err(DeviceError::shape(
                 kernel,
@@ -71,11 +64,14 @@ impl Context {
         bytes: u64,
     ) -> Result<Window<'a>, DeviceError> {
         let begin = of.at + from;
-        let at = begin / self.alignment * self.alignment;
+        let at = begin / self.context.alignment * self.context.alignment;
         let end = (begin + bytes.max(4)).next_multiple_of(4).min(of.buffer.size());
         let window = Window { buffer: of.buffer, at, bytes: end - at, skip: (begin - at) as u32 };
-        if window.bytes > self.max_binding || end < begin + bytes {
-            let what = format!("{bytes} bytes are bound at once, and the adapter binds {}", self.max_binding);
+        if window.bytes > self.context.max_binding || end < begin + bytes {
+            let what = format!(
+                "{bytes} bytes are bound at once, and the adapter binds {}",
+                self.context.max_binding
+            );
             return Err(DeviceError::shape(kernel, what));
         }
         Ok(window)
@@ -103,7 +99,7 @@ pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, Devi
     match dtype {
         DType::F32 => Ok(4),
         DType::BF16 | DType::F16 => Ok(2),
-        _ => Err(DeviceError::DType { kernel, dtype }),
+        _ => Err(DeviceError::dtype(kernel, dtype, "activations are f32, bf16 or f16")),
     }
 }
 
@@ -111,26 +107,12 @@ pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, Devi
 pub(super) fn stored(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
     match dtype {
         DType::F8_E4M3 | DType::F8_E5M2 | DType::F8_E4M3FNUZ | DType::F8_E5M2FNUZ | DType::F8_E8M0 => Ok(1),
-        _ => activation(kernel, dtype),
+        DType::BF16 | DType::F16 | DType::F32 => activation(kernel, dtype),
+        _ => Err(DeviceError::dtype(kernel, dtype, "it takes floats of 8 to 32 bits")),
     }
-}
-
-/// A weight or a bias of so many elements.
-pub(super) fn vector(
-    kernel: &'static str,
-    what: &str,
-    view: &View<'_>,
-    width: usize,
-) -> Result<(), DeviceError> {
-    checks::vector(kernel, what, view, width)?;
-    stored(kernel, view.dtype()).map(drop)
 }
 
 /// A number of elements as kernels count them.
 pub(super) fn count(kernel: &'static str, n: usize) -> Result<u32, DeviceError> {
     u32::try_from(n).map_err(|_| DeviceError::shape(kernel, format!("{n} elements are more than it counts")))
-}
-
-fn foreign(kernel: &'static str) -> DeviceError {
-    DeviceError::shape(kernel, "the memory is of another device")
 }

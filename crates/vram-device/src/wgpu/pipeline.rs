@@ -1,49 +1,43 @@
-//! Pipelines: put together from WGSL by kernel and dtypes, compiled when first asked for, and kept.
+//! Pipelines: put together from WGSL by program and dtypes, compiled when first asked for, and kept.
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::wgpu::{BindGroupEntry, BindGroupLayoutEntry, BindingType, BufferBinding, BufferBindingType};
+use ::wgpu::{BindGroupLayoutEntry, BindingType, BufferBindingType};
 use vram_types::DType;
 
-use super::operand::Window;
 use crate::DeviceError;
 
-/// A kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
-    /// Bytes of one buffer to any place in another.
-    Bytes,
-    /// `y = a b^T`: `a`, `b`, a bias or none, `y`. Every thread computes so many rows by four columns.
-    Matmul {
-        /// 1 or 4.
-        rows: u32,
+/// A kernel, but for the dtypes that it is compiled for.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// No two have the same.
+    pub(super) name: &'static str,
+    /// WGSL. Before it stand the formats and a `readN` for each tensor that it reads, behind it what writes its result.
+    pub(super) source: &'static str,
+    pub(super) writes: Writes,
+}
+
+/// How a kernel writes its result, the last of its buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Words of the result, each taken apart and put together by one thread: `words`, `value` and `replaced`.
+    Packed,
+    /// Elements in no order, also two of one word: `old`, `put` and `put2`.
+    Scattered,
+    /// By its own code; it has so many buffers.
+    Itself {
+        /// The result among them.
+        buffers: u32,
     },
-    /// `x`, the weight, `y`.
-    RmsNorm,
-    /// `x`, the weight, the bias, `y`.
-    LayerNorm,
-    /// Rows of `y` in place.
-    Softmax,
-    /// `y` in place.
-    Gelu,
-    /// `y` in place.
-    Silu,
-    /// `x`, and `y` in place.
-    Add,
-    /// `x`, and `y` in place.
-    Mul,
-    /// `x`, `y`.
-    Cast,
-    /// The table, `y`.
-    Gather,
 }
 
 /// What a pipeline is compiled for: dtypes of what it reads, in order of binding, and of what it writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
-    pub(super) kind: Kind,
+    pub(super) program: &'static Program,
     pub(super) reads: [Option<DType>; 3],
     pub(super) y: DType,
     /// What reads are rounded to.
@@ -51,19 +45,17 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) const BYTES: Key = Key { kind: Kind::Bytes, reads: [None; 3], y: DType::U8, act: DType::F32 };
-
     /// A kernel whose compute dtype is that of its result.
-    pub(super) fn new(kind: Kind, reads: &[DType], y: DType) -> Key {
+    pub(super) fn new(program: &'static Program, reads: &[DType], y: DType) -> Key {
         let mut all = [None; 3];
         all.iter_mut().zip(reads).for_each(|(slot, dtype)| *slot = Some(*dtype));
-        Key { kind, reads: all, y, act: y }
+        Key { program, reads: all, y, act: y }
     }
 
     fn buffers(&self) -> u32 {
-        match self.kind {
-            Kind::Bytes => 2,
-            _ => self.reads.iter().flatten().count() as u32 + 1,
+        match self.program.writes {
+            Writes::Itself { buffers } => buffers,
+            Writes::Packed | Writes::Scattered => self.reads.iter().flatten().count() as u32 + 1,
         }
     }
 
@@ -76,51 +68,32 @@ impl Key {
             }
         }
         text += &rounding(self.act);
-        text += match self.kind {
-            Kind::Bytes => include_str!("shaders/bytes.wgsl"),
-            Kind::Matmul { rows: _ } => include_str!("shaders/matmul.wgsl"),
-            Kind::RmsNorm | Kind::LayerNorm => {
-                concat!(include_str!("shaders/total.wgsl"), include_str!("shaders/norm.wgsl"))
-            }
-            Kind::Softmax => {
-                concat!(include_str!("shaders/total.wgsl"), include_str!("shaders/softmax.wgsl"))
-            }
-            Kind::Gather => concat!(include_str!("shaders/each.wgsl"), include_str!("shaders/gather.wgsl")),
-            Kind::Gelu | Kind::Silu | Kind::Add | Kind::Mul | Kind::Cast => {
-                concat!(include_str!("shaders/each.wgsl"), include_str!("shaders/elements.wgsl"))
-            }
-        };
-        text += &self.special();
+        text += self.program.source;
+        match self.program.writes {
+            Writes::Packed => text += &packed(self.buffers(), self.y),
+            Writes::Scattered => text += &scattered(self.buffers(), self.y),
+            Writes::Itself { .. } => {}
+        }
         text
     }
 
-    /// What differs between kernels of one file.
-    fn special(&self) -> String {
-        let own = self.buffers();
-        match self.kind {
-            Kind::Bytes => String::new(),
-            Kind::Matmul { rows } => {
-                let bias = if self.reads[2].is_some() { "rounded(read2(at, i))" } else { "0.0" };
-                format!(
-                    "const ROWS = {rows}u;\nfn bias(at: u32, i: u32) -> f32 {{ return {bias}; }}\n{}",
-                    scattered(own, self.y)
-                )
-            }
-            Kind::RmsNorm => format!("{}{}", include_str!("shaders/rms.wgsl"), scattered(own, self.y)),
-            Kind::LayerNorm => format!("{}{}", include_str!("shaders/layer.wgsl"), scattered(own, self.y)),
-            Kind::Softmax => scattered(own, self.y),
-            Kind::Gather => packed(own, self.y),
-            Kind::Gelu => element("return gelu(old);") + &packed(own, self.y),
-            Kind::Silu => element("return old / (1.0 + exp_of(-old, 0.0));") + &packed(own, self.y),
-            Kind::Add => element("return old + read0(p.x, i);") + &packed(own, self.y),
-            Kind::Mul => element("return old * read0(p.x, i);") + &packed(own, self.y),
-            Kind::Cast => element("return read0(p.x, i);") + &packed(own, self.y),
-        }
+    fn parts(&self) -> (&'static str, [Option<DType>; 3], DType, DType) {
+        (self.program.name, self.reads, self.y, self.act)
     }
 }
 
-fn element(body: &str) -> String {
-    format!("fn element(i: u32, old: f32) -> f32 {{ {body} }}\n")
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
 }
 
 /// The name by which shaders know a format.
@@ -168,7 +141,7 @@ fn rounding(act: DType) -> String {
     format!("fn rounded(x: f32) -> f32 {{ return {body}; }}\n")
 }
 
-/// `put(i, v)` and, for an even `i`, `put2(i, v, w)`: elements that threads write in no order, also two of one word.
+/// `old(i)`, `put(i, v)` and, for an even `i`, `put2(i, v, w)`: elements that threads write in no order, also two of one word.
 fn scattered(binding: u32, dtype: DType) -> String {
     let file = match dtype {
         DType::BF16 | DType::F16 => include_str!("shaders/scattered16.wgsl"),
@@ -189,7 +162,7 @@ fn packed(binding: u32, dtype: DType) -> String {
 /// A compiled kernel.
 pub(super) struct Pipeline {
     pub(super) pipeline: ::wgpu::ComputePipeline,
-    layout: ::wgpu::BindGroupLayout,
+    pub(super) layout: ::wgpu::BindGroupLayout,
 }
 
 impl Pipeline {
@@ -221,37 +194,11 @@ impl Pipeline {
         let errors = [internal.pop(), scope.pop()].map(pollster::block_on);
         match errors.into_iter().flatten().next() {
             None => Ok(Pipeline { pipeline, layout }),
-            Some(e) => {
-                Err(DeviceError::Failed { what: "compiling a kernel", reason: format!("{key:?}: {e}") })
-            }
+            Some(e) => Err(DeviceError::Failed {
+                what: "compiling a kernel",
+                reason: format!("{:?}: {e}", key.parts()),
+            }),
         }
-    }
-
-    pub(super) fn bind(
-        &self,
-        device: &::wgpu::Device,
-        (parameters, at, size): (&::wgpu::Buffer, u64, u64),
-        windows: &[Window<'_>],
-    ) -> ::wgpu::BindGroup {
-        let binding = |buffer, offset, size| {
-            ::wgpu::BindingResource::Buffer(BufferBinding {
-                buffer,
-                offset,
-                size: std::num::NonZeroU64::new(size),
-            })
-        };
-        let windows = windows.iter().map(|w| binding(w.buffer, w.at, w.bytes));
-        let entries: smallvec::SmallVec<[BindGroupEntry<'_>; 5]> =
-            std::iter::once(binding(parameters, at, size))
-                .chain(windows)
-                .zip(0..)
-                .map(|(resource, binding)| BindGroupEntry { binding, resource })
-                .collect();
-        device.create_bind_group(&::wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &self.layout,
-            entries: &entries,
-        })
     }
 }
 

@@ -4,11 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ::wgpu::{BufferUsages, CommandEncoder, SubmissionIndex};
+use ::wgpu::{BindGroupEntry, BufferBinding, BufferUsages, CommandEncoder, SubmissionIndex};
 
-use super::context::{Context, create_buffer};
-use super::operand::Window;
-use super::pipeline::Pipeline;
+use super::driver::{Driver, create_buffer};
 use crate::DeviceError;
 
 /// Operations that are encoded before they are submitted unasked: enough to make submitting cheap, few enough for the
@@ -37,9 +35,21 @@ pub(super) struct Stream {
     in_flight: VecDeque<(u64, SubmissionIndex)>,
 }
 
+/// What is bound for an operand: whole words from an aligned place on.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    pub(super) buffer: &'a ::wgpu::Buffer,
+    pub(super) at: u64,
+    pub(super) bytes: u64,
+    /// Where in it the operand begins, in bytes.
+    pub(super) skip: u32,
+}
+
 /// One run of a kernel.
 pub(super) struct Dispatch<'a> {
-    pub(super) pipeline: &'a Pipeline,
+    pub(super) pipeline: &'a ::wgpu::ComputePipeline,
+    /// The layout of what it sees: parameters first, then the windows.
+    pub(super) layout: &'a ::wgpu::BindGroupLayout,
     /// What it sees, by binding.
     pub(super) windows: &'a [Window<'a>],
     pub(super) parameters: &'a [u32],
@@ -70,10 +80,10 @@ impl Stream {
     }
 
     /// Counts what has just been encoded as an operation.
-    pub(super) fn issued(&mut self, context: &Context) -> Result<u64, DeviceError> {
+    pub(super) fn issued(&mut self, driver: &Driver) -> Result<u64, DeviceError> {
         self.issued += 1;
         if self.issued - self.submitted >= BUNDLE {
-            self.submit(context)?;
+            self.submit(driver)?;
         }
         Ok(self.issued)
     }
@@ -81,59 +91,81 @@ impl Stream {
     /// Encodes a kernel.
     pub(super) fn dispatch(
         &mut self,
-        context: &Context,
-        Dispatch { pipeline, windows, parameters, groups }: Dispatch<'_>,
+        driver: &Driver,
+        Dispatch { pipeline, layout, windows, parameters, groups }: Dispatch<'_>,
     ) -> Result<u64, DeviceError> {
         if groups.contains(&0) {
             return Ok(self.issued);
         }
         let size = (parameters.len() * 4).next_multiple_of(PARAMETER_ALIGN);
         if self.parameters.len() + size > PARAMETER_BYTES as usize {
-            self.submit(context)?;
+            self.submit(driver)?;
         }
         let at = self.parameters.len();
         self.parameters.extend(parameters.iter().flat_map(|word| word.to_le_bytes()));
         self.parameters.resize(at + size, 0);
-        let group = pipeline.bind(&context.device, (&self.buffer, at as u64, size as u64), windows);
-        let mut pass = self.encoder(&context.device).begin_compute_pass(&Default::default());
-        pass.set_pipeline(&pipeline.pipeline);
+        let group = bind(&driver.device, layout, (&self.buffer, at as u64, size as u64), windows);
+        let mut pass = self.encoder(&driver.device).begin_compute_pass(&Default::default());
+        pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &group, &[]);
         let [x, y, z] = groups;
         pass.dispatch_workgroups(x, y, z);
         drop(pass);
-        self.issued(context)
+        self.issued(driver)
     }
 
     /// Submits all that has been encoded.
-    pub(super) fn submit(&mut self, context: &Context) -> Result<(), DeviceError> {
+    pub(super) fn submit(&mut self, driver: &Driver) -> Result<(), DeviceError> {
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         if !self.parameters.is_empty() {
-            context.queue.write_buffer(&self.buffer, 0, &self.parameters);
+            driver.queue.write_buffer(&self.buffer, 0, &self.parameters);
             self.parameters.clear();
         }
-        let index = context.queue.submit([encoder.finish()]);
+        let index = driver.queue.submit([encoder.finish()]);
         self.submitted = self.issued;
-        let (done, through) = (Arc::clone(&context.done), self.issued);
-        context.queue.on_submitted_work_done(move || {
+        let (done, through) = (Arc::clone(&driver.done), self.issued);
+        driver.queue.on_submitted_work_done(move || {
             done.fetch_max(through, Ordering::AcqRel);
         });
         self.in_flight.push_back((through, index));
-        let done = context.done.load(Ordering::Acquire);
+        let done = driver.done.load(Ordering::Acquire);
         while self.in_flight.front().is_some_and(|(through, _)| *through <= done) {
             self.in_flight.pop_front();
         }
-        context.alive()
+        driver.alive()
     }
 
     /// Submits what has to be for an operation to be done, and says with which submission it is; `None` if it is done.
     pub(super) fn submit_until(
         &mut self,
-        context: &Context,
+        driver: &Driver,
         value: u64,
     ) -> Result<Option<(u64, SubmissionIndex)>, DeviceError> {
         if value > self.submitted {
-            self.submit(context)?;
+            self.submit(driver)?;
         }
         Ok(self.in_flight.iter().find(|(through, _)| *through >= value).cloned())
     }
+}
+
+fn bind(
+    device: &::wgpu::Device,
+    layout: &::wgpu::BindGroupLayout,
+    (parameters, at, size): (&::wgpu::Buffer, u64, u64),
+    windows: &[Window<'_>],
+) -> ::wgpu::BindGroup {
+    let binding = |buffer, offset, size| {
+        ::wgpu::BindingResource::Buffer(BufferBinding {
+            buffer,
+            offset,
+            size: std::num::NonZeroU64::new(size),
+        })
+    };
+    let windows = windows.iter().map(|w| binding(w.buffer, w.at, w.bytes));
+    let entries: smallvec::SmallVec<[BindGroupEntry<'_>; 5]> = std::iter::once(binding(parameters, at, size))
+        .chain(windows)
+        .zip(0..)
+        .map(|(resource, binding)| BindGroupEntry { binding, resource })
+        .collect();
+    device.create_bind_group(&::wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
 }

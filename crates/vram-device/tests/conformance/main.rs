@@ -1,13 +1,17 @@
 //! The public suite on the CPU, and on CPUs that are broken on purpose.
 
+#[path = "../table/mod.rs"]
+mod table;
+
 use std::ops::Range;
 
-use vram_device::cpu::kernels::Isa;
-use vram_device::cpu::{Cpu, CpuOptions};
+use vram_device::cpu::{Cpu, CpuOptions, Isa};
+use vram_device::ops::{self, Checked, Op, Operation as _};
 use vram_device::{
-    Activation, AttentionArgs, Binary, Buffer, Device, DeviceError, DeviceInfo, Kernels, LinearArgs,
-    MemoryInfo, Part, Queue, Region, Reservation, ScratchFor, Staging, Ticket, View, ViewMut, conformance,
+    Buffer, Device, DeviceError, DeviceInfo, Kernels, KernelsExt, MemoryInfo, Part, Queue, Region,
+    Reservation, Staging, Ticket, ViewMut, conformance,
 };
+use vram_types::DType;
 
 #[test]
 fn every_path_of_the_cpu_passes() {
@@ -19,6 +23,11 @@ fn every_path_of_the_cpu_passes() {
             println!("{}: {} cases", summary.device, summary.passed.len());
         }
     }
+}
+
+#[test]
+fn the_page_says_what_the_cpu_can_run() {
+    table::check("cpu", &Cpu::new(CpuOptions::default()).unwrap());
 }
 
 use Cpu as MyDevice;
@@ -43,6 +52,11 @@ enum Flaw {
     Panics,
     Guesses,
     Leaks,
+    LacksAll,
+    LacksGather,
+    LacksCustom,
+    LacksCustomByAnotherName,
+    LacksDecoding,
 }
 
 #[derive(Debug)]
@@ -57,15 +71,65 @@ fn every_flaw_is_found() {
         (Flaw::OtherWhenSplit, "linear"),
         (Flaw::WritesAll, "linear"),
         (Flaw::WrongRow, "gather"),
-        (Flaw::Panics, "refusals: attention"),
-        (Flaw::Guesses, "refusals: rows"),
+        (Flaw::Panics, "refusals: unary"),
+        (Flaw::Guesses, "refusals: binary"),
         (Flaw::Leaks, "memory: what is allocated"),
+        (Flaw::LacksGather, "gather"),
+        (Flaw::LacksCustomByAnotherName, "custom"),
     ];
     for (flaw, case) in flaws {
-        let cpu = Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
-        let failure = conformance::run(&Broken(cpu, flaw)).expect_err("a flaw passed");
+        let failure = conformance::run(&broken(flaw)).expect_err("a flaw passed");
         assert!(failure.case.starts_with(case), "{flaw:?}: {failure}");
     }
+}
+
+#[test]
+fn an_optional_operation_that_is_refused_by_its_name_is_a_gap() {
+    let why = || "not today".to_owned();
+    let summary = conformance::run(&broken(Flaw::LacksCustom)).unwrap();
+    assert_eq!(summary.gaps, [("custom", why())]);
+    assert_eq!(summary.passed.len(), conformance::cases().len() - 1);
+    let lacking = |flaw| -> Vec<_> {
+        let support = conformance::support(&broken(flaw)).unwrap();
+        support.into_iter().filter_map(|s| Some((s.operation, s.variant, s.result.err()?))).collect()
+    };
+    assert_eq!(lacking(Flaw::LacksCustom), [("custom", "", why())]);
+    // What a device lacks is told, whether it may lack it or not.
+    assert_eq!(lacking(Flaw::LacksGather), [("gather", "", why()), ("gather", "quantised blocks", why())]);
+    assert_eq!(
+        lacking(Flaw::LacksAll).len(),
+        conformance::support(&broken(Flaw::LacksCustom)).unwrap().len()
+    );
+    assert!(conformance::support(&broken(Flaw::LacksCustomByAnotherName)).is_err());
+    assert!(conformance::support(&broken(Flaw::NoBias)).is_err());
+}
+
+#[test]
+fn a_device_decodes_nothing_unless_it_says_so() {
+    let summary = conformance::run(&broken(Flaw::LacksDecoding)).unwrap();
+    let gaps: Vec<&str> = summary.gaps.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        gaps,
+        [
+            "linear: quantised blocks",
+            "linear: fp8 with scales",
+            "gather: quantised blocks",
+            "cast: quantised blocks",
+            "cast: fp8 with scales"
+        ]
+    );
+    let named = |(name, why): &(&str, String)| match name.contains("scales") {
+        true => why == "it does not decode F8_E4M3 with scales",
+        false => why.starts_with("it does not decode Q"),
+    };
+    assert!(summary.gaps.iter().all(named), "{:?}", summary.gaps);
+}
+
+fn broken(flaw: Flaw) -> Broken {
+    Broken(
+        Cpu::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).expect("the CPU is always there"),
+        flaw,
+    )
 }
 
 impl Device for Broken {
@@ -120,76 +184,57 @@ fn nudge(y: &mut ViewMut<'_>) {
     }
 }
 
-impl Kernels for Broken {
-    fn scratch_bytes(&self, kernel: ScratchFor<'_>) -> u64 {
-        self.0.scratch_bytes(kernel)
-    }
-    fn linear_pack(&self, x: &View<'_>, packed: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.0.linear_pack(x, packed)
-    }
-    fn linear(&self, args: &LinearArgs<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        let mut args = args.clone();
-        if self.1 == Flaw::NoBias {
-            args.bias = None;
-        }
+impl Broken {
+    fn linear(&self, op: &mut ops::Linear<'_>, scratch: Option<&mut ViewMut<'_>>) -> Result<(), DeviceError> {
         if self.1 == Flaw::WritesAll
-            && let Some(bytes) = y.bytes()
+            && let Some(bytes) = op.y.bytes()
         {
             bytes.fill(0);
         }
-        self.0.linear(&args, y)?;
-        if self.1 == Flaw::OtherWhenSplit && args.first_output > 0 {
-            nudge(y);
+        let mut same = ops::Linear::new(op.x.clone(), op.weight.clone(), op.y.reborrow());
+        (same.first_output, same.packed) = (op.first_output, op.packed);
+        if self.1 != Flaw::NoBias {
+            same.bias = op.bias.clone();
+        }
+        self.0.call(same, scratch)?;
+        if self.1 == Flaw::OtherWhenSplit && op.first_output > 0 {
+            nudge(&mut op.y);
         }
         Ok(())
     }
-    fn rms_norm(
-        &self,
-        x: &View<'_>,
-        weight: &View<'_>,
-        eps: f32,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        // More epsilon than was asked for.
-        let eps = if self.1 == Flaw::Inexact { eps + 1e-4 } else { eps };
-        self.0.rms_norm(x, weight, eps, y)
+}
+
+impl Kernels for Broken {
+    fn scratch(&self, op: &Op<'_>) -> u64 {
+        self.0.scratch(op)
     }
-    fn layer_norm(
-        &self,
-        x: &View<'_>,
-        weight: &View<'_>,
-        bias: &View<'_>,
-        eps: f32,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        self.0.layer_norm(x, weight, bias, eps, y)
-    }
-    fn activate(&self, f: Activation, x: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.0.activate(f, x)
-    }
-    fn binary(&self, op: Binary, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        if self.1 == Flaw::Guesses && x.shape() != y.shape() {
-            return Ok(());
+    fn takes(&self, op: &Op<'_>) -> Result<(), DeviceError> {
+        match op.decoded().filter(|view| view.is_encoded() && self.1 == Flaw::LacksDecoding) {
+            // As any device that has not this function.
+            Some(view) => Err(op.unsupported(format!("it does not decode {}", view.encoding()))),
+            None => self.0.takes(op),
         }
-        self.0.binary(op, x, y)
     }
-    fn attention(
-        &self,
-        args: &AttentionArgs<'_>,
-        scratch: &mut ViewMut<'_>,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        if self.1 == Flaw::Panics {
-            assert!(args.heads > 0, "a backend's panic");
+    fn run(&self, op: Checked<'_>, scratch: Option<&mut ViewMut<'_>>) -> Result<(), DeviceError> {
+        let mut op = op.into_op();
+        match (self.1, &mut op) {
+            (flaw, Op::Linear(op)) if flaw != Flaw::LacksAll => return self.linear(op, scratch),
+            // More epsilon than was asked for.
+            (Flaw::Inexact, Op::RmsNorm(op)) => op.eps += 1e-4,
+            (Flaw::Guesses, Op::Binary(op)) if op.x.bytes().is_none() => return Ok(()),
+            (Flaw::Panics, Op::Unary(op)) => assert!(op.x.dtype() != DType::I64, "a backend's panic"),
+            (Flaw::WrongRow, Op::Gather(op)) => {
+                op.ids.to_mut().iter_mut().filter(|id| **id == 40).for_each(|id| *id = 39);
+            }
+            (Flaw::LacksAll, _) | (Flaw::LacksGather, Op::Gather(_)) | (Flaw::LacksCustom, Op::Custom(_)) => {
+                return Err(op.unsupported("not today"));
+            }
+            (Flaw::LacksCustomByAnotherName, Op::Custom(_)) => {
+                let why = "not today".to_owned();
+                return Err(DeviceError::Unsupported { op: "another", dtype: None, why });
+            }
+            _ => {}
         }
-        self.0.attention(args, scratch, y)
-    }
-    fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        let ids: Vec<u32> =
-            ids.iter().map(|&id| if self.1 == Flaw::WrongRow && id == 40 { 39 } else { id }).collect();
-        self.0.gather(table, &ids, y)
-    }
-    fn cast(&self, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.0.cast(x, y)
+        self.0.call(op, scratch)
     }
 }

@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use vram_device::cuda::{Cuda, CudaMatmul, CudaOptions};
-use vram_device::{Activation, Budget, Device, DeviceError, Kernels, Lifetime, Queue, Tier};
+use vram_device::{Budget, Device, DeviceError, KernelsExt, Lifetime, Queue, Tier, ops};
 use vram_types::DType::F32;
 
+use crate::adopt::{self, Raw};
 use crate::standin::{self, Books};
-use crate::theirs::{self, Raw};
 use crate::util::{allocate, budget, busy, cache, f32s, get, part, put, stage, upload, values, view_mut};
 
 /// Which case a child is to run.
@@ -25,8 +25,8 @@ const CASES: [(&str, fn()); 10] = [
     ("clean", clean),
     ("books", books),
     ("staging", staging),
-    ("lent", theirs::late),
-    ("not lent", theirs::memory_that_cannot_be_taken_in_is_refused_and_left_to_its_owner),
+    ("lent", adopt::late),
+    ("not lent", adopt::memory_that_cannot_be_taken_in_is_refused_and_left_to_its_owner),
 ];
 
 /// What a child runs. In the parent there is nothing to do.
@@ -168,7 +168,7 @@ fn lost() {
     let mut target = part(allocate(&cuda, 4096));
     let mut staging = stage(&cuda, &[1; 4096]);
     let (raw, owner) = (Raw::new(&cuda, 4096), Arc::new(()));
-    let lent = theirs::adopt(&cuda, &raw, 4096, owner.clone());
+    let lent = adopt::adopt(&cuda, &raw, 4096, owner.clone());
     busy(&cuda, &mut region);
     let before = cuda.upload(&staging, 0..4096, &mut target, 0).unwrap();
     cuda.wait(before).unwrap();
@@ -187,7 +187,7 @@ fn lost() {
     let waits = Books::now().host_waits();
     staging.host_mut().fill(2);
     lost("an upload", cuda.upload(&staging, 0..4096, &mut target, 0).map(drop));
-    lost("a kernel", cuda.activate(Activation::Silu, &mut view_mut(&mut region, F32, &[1024])));
+    lost("a kernel", cuda.call(ops::Unary::silu(view_mut(&mut region, F32, &[1024])), None));
     lost("a download", cuda.download(&region, 0, &mut [0; 4]));
     lost("an allocation", cuda.allocate(budget().reserve(Lifetime::Pass, 64).unwrap()).map(drop));
     lost("staging", cuda.stage(budget().reserve(Lifetime::Pass, 64).unwrap()).map(drop));
@@ -231,10 +231,10 @@ fn refused() {
     let cuda = device();
     let mut region = put(&cuda, &f32s(&[0.0; 100]));
     standin::set("fail_launch", 1);
-    let error = cuda.activate(Activation::Silu, &mut view_mut(&mut region, F32, &[100])).unwrap_err();
+    let error = cuda.call(ops::Unary::silu(view_mut(&mut region, F32, &[100])), None).unwrap_err();
     assert!(matches!(error, DeviceError::Failed { what: "cuLaunchKernel", .. }), "{error}");
     assert!(error.to_string().contains("701"), "{error}");
-    cuda.activate(Activation::Silu, &mut view_mut(&mut region, F32, &[100])).unwrap();
+    cuda.call(ops::Unary::silu(view_mut(&mut region, F32, &[100])), None).unwrap();
     assert_eq!(values(&get(&cuda, &region)), [0.0; 100]);
     standin::set("fail_copy", 1);
     let staging = stage(&cuda, &[1; 400]);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use vram_device::cuda::{Cuda, CudaCache, CudaOptions};
-use vram_device::{Activation, DeviceError, Kernels};
+use vram_device::{DeviceError, KernelsExt, ops};
 use vram_types::DType::F32;
 
 use crate::util::{f32s, get, put, values, view_mut};
@@ -23,7 +23,7 @@ fn open(cache: &Path) -> Option<Cuda> {
 /// Something that needs one program.
 fn works(cuda: &Cuda) {
     let mut x = put(cuda, &f32s(&[0.0, 1.0]));
-    cuda.activate(Activation::Silu, &mut view_mut(&mut x, F32, &[2])).unwrap();
+    cuda.call(ops::Unary::silu(view_mut(&mut x, F32, &[2])), None).unwrap();
     let expected = 1.0 / (1.0 + (-1.0f32).exp());
     let [zero, one] = values(&get(cuda, &x))[..] else { panic!("two values") };
     assert!(zero == 0.0 && (one - expected).abs() < 1e-6, "{zero} {one}");

@@ -4,17 +4,19 @@
 
 #[path = "../gpu/mod.rs"]
 mod gpu;
+#[path = "../table/mod.rs"]
+mod table;
 
+mod adopt;
 mod children;
 mod compiled;
 mod products;
 mod standin;
-mod theirs;
 mod transfer;
 mod util;
 
 use vram_device::cuda::{CudaMatmul, CudaOptions};
-use vram_device::{Device, conformance};
+use vram_device::{Device, Execution, Memory, conformance};
 
 fn passes(options: CudaOptions) {
     let Some(cuda) = util::open(options.clone()) else { return };
@@ -34,11 +36,19 @@ fn a_card_passes_the_suite_by_our_own_kernels() {
     passes(CudaOptions { matmul: CudaMatmul::Own, ..Default::default() });
 }
 
+#[test]
+fn the_page_says_what_a_card_can_run() {
+    if let Some(device) = util::open(CudaOptions::default()) {
+        table::check("cuda", &device);
+    }
+}
+
 gpu::tests!(util::open(CudaOptions::default()));
 
 #[test]
 fn the_host_does_not_see_its_memory() {
     let Some(device) = util::open(CudaOptions::default()) else { return };
     let topology = device.info().topology;
-    assert_eq!((topology.host_visible, topology.separate_copy_queue), (false, true));
+    assert_eq!((topology.memory, topology.kernels), (Memory::Discrete, Execution::Queued));
+    assert!(topology.separate_copy_queue);
 }

@@ -1,11 +1,11 @@
 //! Products by cublasLt and by our own kernels: neither depends on how many rows there are, on cuts or on where things lie.
 
 use vram_device::cuda::{Cuda, CudaMatmul, CudaOptions};
-use vram_device::{Kernels, LinearArgs, Region, View, ViewMut};
+use vram_device::{KernelsExt, Region, View, ViewMut, ops};
 use vram_types::DType;
 use vram_types::cast::cast;
 
-use crate::util::{Random, allocate, f32s, get, meta, open, put, values};
+use crate::util::{Random, f32s, get, meta, open, put, values};
 
 /// Floats of a dtype, and what they are exactly.
 fn random(random: &mut Random, dtype: DType, n: usize) -> (Vec<u8>, Vec<f64>) {
@@ -41,21 +41,18 @@ impl Case {
         let (act, size) = (self.act, self.act.bits() as usize / 8);
         let x = put_at(cuda, askew_x, &self.x[first * k * size..]);
         let (weight, bias) = (put_at(cuda, askew_w, &self.weight), put_at(cuda, 1, &self.bias));
-        let packed = allocate(cuda, 0);
         let rows = m - first;
         let mut y = put(cuda, &vec![0xff; rows * n * size]);
         let mut from = 0;
         for &to in cuts.iter().chain([&n]) {
             let at = |at: usize| (at * size) as u64;
-            let args = LinearArgs {
-                x: View::new(&x, askew_x as u64, meta(act, &[rows, k])).unwrap(),
-                packed: View::new(&packed, 0, meta(DType::U8, &[0])).unwrap(),
-                weight: View::new(&weight, askew_w as u64 + at(from * k), meta(act, &[to - from, k]))
-                    .unwrap(),
-                bias: Some(View::new(&bias, 1 + at(from), meta(act, &[to - from])).unwrap()),
-                first_output: from,
-            };
-            cuda.linear(&args, &mut ViewMut::new(&mut y, 0, meta(act, &[rows, n])).unwrap()).unwrap();
+            let x = View::new(&x, askew_x as u64, meta(act, &[rows, k])).unwrap();
+            let piece = meta(act, &[to - from, k]);
+            let weight = View::new(&weight, askew_w as u64 + at(from * k), piece).unwrap();
+            let bias = View::new(&bias, 1 + at(from), meta(act, &[to - from])).unwrap();
+            let y = ViewMut::new(&mut y, 0, meta(act, &[rows, n])).unwrap();
+            let op = ops::Linear::new(x, weight, y).with_bias(Some(bias)).at_output(from);
+            cuda.call(op, None).unwrap();
             from = to;
         }
         get(cuda, &y)

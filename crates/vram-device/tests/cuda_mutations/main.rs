@@ -20,7 +20,7 @@ use util::{
     allocate, budget, busy, f32s, get, open, ordered, part, put, stage, upload, values, view, view_mut,
 };
 use vram_device::cuda::{Cuda, CudaOptions, Guard, leave_out};
-use vram_device::{Arena, Binary, Device, Kernels, Lifetime, Queue};
+use vram_device::{Arena, Device, KernelsExt, Lifetime, Queue, ops};
 use vram_types::DType::F32;
 
 /// The guard that a child leaves out: its place in `Guard::ALL`, or one beyond for none.
@@ -38,7 +38,7 @@ fn ring(cuda: &Cuda) {
         staging.host_mut().copy_from_slice(&f32s(&[f32::from(layer); N]));
         let (region, copied) = upload(cuda, &staging, ring.alloc((N * 4) as u64, 256).unwrap());
         ordered(cuda, copied);
-        cuda.binary(Binary::Add, &view(&region, F32, &[N]), &mut view_mut(&mut sum, F32, &[N])).unwrap();
+        cuda.call(ops::Binary::add(view(&region, F32, &[N]), view_mut(&mut sum, F32, &[N])), None).unwrap();
         region.retire(cuda.ticket(Queue::Compute).unwrap());
         // Before the staging is written again.
         cuda.wait(copied).unwrap();

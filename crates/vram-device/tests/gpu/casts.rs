@@ -1,6 +1,6 @@
 //! Formats narrower than f32, pattern by pattern.
 
-use vram_device::{Kernels, LinearArgs};
+use vram_device::{Kernels, KernelsExt, ops};
 use vram_types::DType;
 use vram_types::cast::cast;
 
@@ -26,7 +26,7 @@ fn check(device: &dyn Kernels, bytes: &[u8], from: DType, to: DType) {
     let size = to.bits() as usize / 8;
     let x = put(device, bytes);
     let mut y = allocate(device, (n * size) as u64);
-    device.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap();
+    device.call(ops::Cast::new(view(&x, from, &[n]), view_mut(&mut y, to, &[n])), None).unwrap();
     let (actual, expected) = (get(device, &y), on_host(bytes, from, to));
     for (i, (a, e)) in actual.chunks(size).zip(expected.chunks(size)).enumerate() {
         assert!(a == e || (is_nan(a, to) && is_nan(e, to)), "{from} {i} to {to}: {a:x?}, and not {e:x?}");
@@ -65,15 +65,10 @@ pub(crate) fn eight_bit_weights_are_summed_as_their_values(device: &dyn Kernels)
         let weight: Vec<u8> = random.bytes(n * k).into_iter().map(|b| b & 0xbf).collect();
         let exact = values(&on_host(&weight, dtype, DType::F32));
         let weight = put(device, &weight);
-        let (packed, mut y) = (allocate(device, 0), allocate(device, (m * n * 4) as u64));
-        let args = LinearArgs {
-            x: view(&stored, DType::F32, &[m, k]),
-            packed: view(&packed, DType::U8, &[0]),
-            weight: view(&weight, dtype, &[n, k]),
-            bias: None,
-            first_output: 0,
-        };
-        device.linear(&args, &mut view_mut(&mut y, DType::F32, &[m, n])).unwrap();
+        let mut y = allocate(device, (m * n * 4) as u64);
+        let (x_view, weight) = (view(&stored, DType::F32, &[m, k]), view(&weight, dtype, &[n, k]));
+        let op = ops::Linear::new(x_view, weight, view_mut(&mut y, DType::F32, &[m, n]));
+        device.call(op, None).unwrap();
         for (i, y) in values(&get(device, &y)).into_iter().enumerate() {
             let (x, w) = (&x[i / n * k..][..k], &exact[i % n * k..][..k]);
             let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
@@ -87,7 +82,8 @@ pub(crate) fn what_there_is_no_kernel_for_is_refused_by_name(device: &dyn Kernel
     let (x, mut y) = (allocate(device, 64), allocate(device, 64));
     for (from, to) in [(DType::I32, DType::F32), (DType::F32, DType::F8_E4M3), (DType::F64, DType::F32)] {
         let n = 64 * 8 / from.bits().max(to.bits()) as usize;
-        let error = device.cast(&view(&x, from, &[n]), &mut view_mut(&mut y, to, &[n])).unwrap_err();
+        let op = ops::Cast::new(view(&x, from, &[n]), view_mut(&mut y, to, &[n]));
+        let error = device.call(op, None).unwrap_err();
         assert!(error.to_string().contains("kernel cast does not take"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Memory and tickets of another device.
 
-use vram_device::{Activation, DeviceError, Kernels, Queue};
+use vram_device::{DeviceError, Kernels, KernelsExt, Queue, ops};
 use vram_types::DType::F32;
 
 use super::util::{allocate, part, stage, view_mut};
@@ -8,7 +8,7 @@ use super::util::{allocate, part, stage, view_mut};
 pub(crate) fn is_refused(ours: &dyn Kernels, theirs: &dyn Kernels) {
     let mut region = allocate(theirs, 64);
     let staging = stage(theirs, &[0; 64]);
-    let error = ours.activate(Activation::Silu, &mut view_mut(&mut region, F32, &[16])).unwrap_err();
+    let error = ours.call(ops::Unary::silu(view_mut(&mut region, F32, &[16])), None).unwrap_err();
     assert!(error.to_string().contains("another device"), "{error}");
     let refused = |result: Result<(), DeviceError>| {
         assert!(matches!(result, Err(DeviceError::OutOfRange { available: 0, .. })), "{result:?}");

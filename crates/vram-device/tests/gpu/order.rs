@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use vram_device::{Arena, Binary, Kernels, Lifetime, Queue};
+use vram_device::{Arena, Kernels, KernelsExt, Lifetime, Queue, ops};
 use vram_types::DType::F32;
 
 use super::util::{allocate, budget, busy, f32s, get, ordered, put, stage, upload, values, view, view_mut};
@@ -23,7 +23,7 @@ pub(crate) fn a_copy_never_overtakes_the_kernels_that_use_its_target(device: &dy
         ordered(device, copied);
         for _ in 0..layer % 3 {
             device
-                .binary(Binary::Add, &view(&region, F32, &[N]), &mut view_mut(&mut sum, F32, &[N]))
+                .call(ops::Binary::add(view(&region, F32, &[N]), view_mut(&mut sum, F32, &[N])), None)
                 .unwrap();
             expected += f32::from(layer);
         }
@@ -60,7 +60,7 @@ pub(crate) fn copies_of_another_thread_come_where_they_were_issued(device: &dyn 
         for (region, copied) in take {
             ordered(device, copied);
             device
-                .binary(Binary::Add, &view(&region, F32, &[N]), &mut view_mut(&mut sum, F32, &[N]))
+                .call(ops::Binary::add(view(&region, F32, &[N]), view_mut(&mut sum, F32, &[N])), None)
                 .unwrap();
             region.retire(device.ticket(Queue::Compute).unwrap());
         }

@@ -1,7 +1,7 @@
 //! Memory and work on a device that the host does not see into, and numbers that look random.
 
 use vram_device::{
-    Activation, Budget, Kernels, Lifetime, Part, Queue, Region, Staging, Ticket, Tier, View, ViewMut,
+    Budget, Kernels, KernelsExt, Lifetime, Part, Queue, Region, Staging, Ticket, Tier, View, ViewMut, ops,
 };
 use vram_types::{DType, TensorMeta};
 
@@ -71,7 +71,7 @@ pub(crate) fn values(bytes: &[u8]) -> Vec<f32> {
 /// A kernel that changes nothing it could be told by, to have work under way.
 pub(crate) fn busy(device: &dyn Kernels, region: &mut Region) {
     let n = region.bytes() as usize / 4;
-    device.activate(Activation::Silu, &mut view_mut(region, DType::F32, &[n])).unwrap();
+    device.call(ops::Unary::silu(view_mut(region, DType::F32, &[n])), None).unwrap();
 }
 
 pub(crate) fn ordered(device: &dyn Kernels, ticket: Ticket) {

@@ -1,5 +1,6 @@
 use rayon::ThreadPool;
-use vram_device::cpu::kernels::{AttentionArgs, Isa, attention, attention_scratch_bytes};
+use vram_device::cpu::Isa;
+use vram_device::cpu::ops::{AttentionArgs, attention, attention_scratch_bytes};
 use vram_types::DType;
 
 use crate::util::*;

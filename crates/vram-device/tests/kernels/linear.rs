@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 use rayon::ThreadPool;
-use vram_device::cpu::kernels::{
-    Isa, IsaKind, KernelError, LinearArgs, linear, linear_pack, linear_scratch_bytes,
-};
+use vram_device::cpu::ops::{LinearArgs, linear, linear_pack, linear_scratch_bytes};
+use vram_device::cpu::{Isa, IsaKind, KernelError};
 use vram_types::DType;
 
 use crate::util::*;
@@ -76,7 +75,8 @@ impl Case {
                 m,
                 k: self.k,
                 w: &w[first * self.k * we..(first + n) * self.k * we],
-                w_dtype: self.w_dtype,
+                w_encoding: self.w_dtype.into(),
+                scales: None,
                 n,
                 bias: self.bias.as_ref().map(|(b, d)| (&b[first * size(*d)..(first + n) * size(*d)], *d)),
                 ldy,
@@ -113,6 +113,31 @@ fn agrees_with_f64_for_every_dtype_and_path() {
                 for isa in isas() {
                     let what = format!("{isa} {act} x {w_dtype} [{m}, {k}] x [{n}, {k}]");
                     near(&what, &decode(&case.all(isa), act), &case.expected, tolerance(act));
+                }
+            }
+        }
+    }
+}
+
+/// Few rows of x have lanes along the rows of W, many have lanes along the rows of x.
+#[test]
+fn few_rows_have_the_bits_of_many() {
+    let mut random = Random::new(5);
+    for act in ACTS {
+        for w_dtype in WEIGHTS {
+            for (k, n) in [(610, 75), (32, 32), (7, 1), (271, 90)] {
+                let case = Case::new(&mut random, 19, k, n, act, w_dtype, Some(DType::F32));
+                let row = n * size(act);
+                for isa in isas() {
+                    let all = case.all(isa);
+                    for rows in 1..=10 {
+                        let first = random.below(case.m - rows);
+                        let few = case.run(isa, (first, first + rows), &[n], None, true);
+                        assert!(
+                            few == all[first * row..][..rows * row],
+                            "{isa} {act} x {w_dtype} [{rows}, {k}] x [{n}, {k}]"
+                        );
+                    }
                 }
             }
         }
@@ -185,7 +210,8 @@ fn wrong_sizes_are_errors() {
         m: 2,
         k: 4,
         w: &w,
-        w_dtype: DType::F32,
+        w_encoding: DType::F32.into(),
+        scales: None,
         n: 3,
         bias: None,
         ldy: 3,
@@ -199,7 +225,7 @@ fn wrong_sizes_are_errors() {
         LinearArgs { n0: 1, ..good },
         LinearArgs { ldy: 4, ..good },
         LinearArgs { act: DType::I32, ..good },
-        LinearArgs { w_dtype: DType::F64, ..good },
+        LinearArgs { w_encoding: DType::F64.into(), ..good },
         LinearArgs { bias: Some((&[0; 5], DType::BF16)), ..good },
         LinearArgs { n0: usize::MAX, ..good },
         LinearArgs { m: usize::MAX, ..good },

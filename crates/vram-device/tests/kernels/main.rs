@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test that fails to call is a test that fails
 
 mod attention;
+mod blocks;
 mod linear;
 mod rows;
+mod scaled;
 #[allow(unreachable_pub)]
 mod util;

@@ -1,4 +1,6 @@
-use vram_device::cpu::kernels::{Isa, add, add_bias, gather_rows, gelu, layer_norm, mul, rms_norm, silu};
+use vram_device::cpu::Isa;
+use vram_device::cpu::ops::{add, add_bias, gather_rows, layer_norm, mul, rms_norm, unary};
+use vram_device::ops::UnaryKind::{self, Gelu, GeluSigmoid, GeluTanh, Sigmoid, Silu, Tanh};
 use vram_types::DType;
 
 use crate::util::*;
@@ -36,22 +38,21 @@ fn norms_agree_with_f64_and_rows_do_not_touch() {
                 }
                 for isa in isas() {
                     let what = format!("{isa} {act} {w_dtype} [{rows}, {width}]");
-                    let w = (w_odd.bytes(), w_dtype);
+                    let (w, b) = ((w_odd.bytes(), w_dtype), Some((&b_bytes[..], act)));
                     let mut y = vec![POISON; x_bytes.len()];
-                    rms_norm(isa, &x_bytes, width, w, 1e-6, &mut y, act, Some(&pool)).unwrap();
+                    rms_norm(isa, &x_bytes, width, Some(w), 1e-6, &mut y, act, Some(&pool)).unwrap();
                     near(&format!("rms {what}"), &decode(&y, act), &rms, tolerance(act));
                     let row = width * size(act);
                     let mut alone = vec![POISON; row];
                     let last = &x_bytes[(rows - 1) * row..];
-                    rms_norm(isa, last, width, w, 1e-6, &mut alone, act, None).unwrap();
+                    rms_norm(isa, last, width, Some(w), 1e-6, &mut alone, act, None).unwrap();
                     assert_eq!(alone, y[(rows - 1) * row..], "{what}");
                     y.fill(POISON);
-                    layer_norm(isa, &x_bytes, width, w, (&b_bytes, act), 1e-5, &mut y, act, Some(&pool))
-                        .unwrap();
+                    layer_norm(isa, &x_bytes, width, Some(w), b, 1e-5, &mut y, act, Some(&pool)).unwrap();
                     if width > 1 {
                         near(&format!("layer {what}"), &decode(&y, act), &layer, 2.0 * tolerance(act));
                     }
-                    layer_norm(isa, last, width, w, (&b_bytes, act), 1e-5, &mut alone, act, None).unwrap();
+                    layer_norm(isa, last, width, Some(w), b, 1e-5, &mut alone, act, None).unwrap();
                     assert_eq!(alone, y[(rows - 1) * row..], "{what}");
                 }
             }
@@ -67,7 +68,7 @@ fn rms_norm_rounds_before_the_weight() {
     let (x, w) = (encode(&values, DType::BF16), encode(&[1.375; 4], DType::BF16));
     for isa in isas() {
         let mut y = vec![POISON; 8];
-        rms_norm(isa, &x, 4, (&w, DType::BF16), 1e-6, &mut y, DType::BF16, None).unwrap();
+        rms_norm(isa, &x, 4, Some((&w, DType::BF16)), 1e-6, &mut y, DType::BF16, None).unwrap();
         for (y, v) in decode(&y, DType::BF16).into_iter().zip(values) {
             let normal = quantise(v * (1.0 / (square + 1e-6).sqrt()), DType::BF16);
             assert_eq!(y, quantise(normal * 1.375, DType::BF16));
@@ -112,8 +113,8 @@ fn gelu_and_silu_are_good_to_a_millionth() {
             };
             let encoded = encode(&xs.iter().map(|&x| quantise(x, act)).collect::<Vec<_>>(), act);
             let (mut g, mut s) = (encoded.clone(), encoded.clone());
-            gelu(isa, &mut g, act, Some(&pool)).unwrap();
-            silu(isa, &mut s, act, Some(&pool)).unwrap();
+            unary(isa, Gelu, &mut g, act, Some(&pool)).unwrap();
+            unary(isa, Silu, &mut s, act, Some(&pool)).unwrap();
             if act == DType::F32 {
                 near(&format!("gelu {isa}"), &decode(&g, act), &gelus, tolerance);
                 near(&format!("silu {isa}"), &decode(&s, act), &silus, tolerance);
@@ -122,24 +123,83 @@ fn gelu_and_silu_are_good_to_a_millionth() {
             let e = size(act);
             for i in (0..xs.len()).step_by(997) {
                 let mut one = encoded[i * e..][..e].to_vec();
-                gelu(isa, &mut one, act, None).unwrap();
+                unary(isa, Gelu, &mut one, act, None).unwrap();
                 assert_eq!(one, g[i * e..][..e]);
                 let mut wide = encode(&decode(&encoded[i * e..][..e], act), DType::F32);
-                gelu(isa, &mut wide, DType::F32, None).unwrap();
+                unary(isa, Gelu, &mut wide, DType::F32, None).unwrap();
                 assert_eq!(decode(&one, act)[0], quantise(decode(&wide, DType::F32)[0], act));
             }
         }
         let mut special = encode(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0, 0.0], DType::F32);
-        gelu(isa, &mut special, DType::F32, None).unwrap();
+        unary(isa, Gelu, &mut special, DType::F32, None).unwrap();
         let special = decode(&special, DType::F32);
         assert_eq!(special[0], f32::INFINITY);
         assert!(special[2].is_nan());
         assert_eq!((special[3], special[4]), (0.0, 0.0));
         let mut special = encode(&[f32::INFINITY, -1e30, f32::NAN], DType::F32);
-        silu(isa, &mut special, DType::F32, None).unwrap();
+        unary(isa, Silu, &mut special, DType::F32, None).unwrap();
         let special = decode(&special, DType::F32);
         assert_eq!((special[0], special[1]), (f32::INFINITY, 0.0));
         assert!(special[2].is_nan());
+    }
+}
+
+/// What is right, in f64.
+fn exactly(kind: UnaryKind, x: f64) -> f64 {
+    let sigmoid = |t: f64| 1.0 / (1.0 + (-t).exp());
+    match kind {
+        GeluTanh => x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
+        GeluSigmoid => x * sigmoid(1.702 * x),
+        Silu => x * sigmoid(x),
+        Tanh => x.tanh(),
+        Sigmoid => sigmoid(x),
+        _ => x * erfc(-x / 2f64.sqrt()) / 2.0,
+    }
+}
+
+#[test]
+fn functions_are_good_to_a_millionth_down_to_their_tails() {
+    let xs: Vec<f32> = (-90_000..90_000)
+        .map(|i| i as f32 / 997.0)
+        .chain((-200..=127).flat_map(|e| [1.0, -1.3].map(|m| m * 2f32.powi(e.max(-126)))))
+        .collect();
+    for isa in isas() {
+        for kind in [GeluTanh, GeluSigmoid, Tanh, Sigmoid] {
+            let mut y = encode(&xs, DType::F32);
+            unary(isa, kind, &mut y, DType::F32, None).unwrap();
+            for (&x, y) in xs.iter().zip(decode(&y, DType::F32)) {
+                let right = exactly(kind, f64::from(x));
+                // Nearer to the smallest normal number `exp` gives zero or infinity already.
+                let tail = right.abs() < 100.0 * f64::from(f32::MIN_POSITIVE);
+                let error = (f64::from(y) - right).abs() / if tail { 1e-30 } else { right.abs() };
+                assert!(error < 1e-6, "{isa} {kind:?} of {x:e} is {y:e} and not {right:e}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn functions_of_no_number_and_of_infinity() {
+    let infinity = f32::INFINITY;
+    for isa in isas() {
+        for kind in UnaryKind::ALL {
+            let mut y = encode(&[f32::NAN, infinity, -1e30, -0.0, 0.0, -infinity], DType::F32);
+            unary(isa, kind, &mut y, DType::F32, None).unwrap();
+            let y = decode(&y, DType::F32);
+            assert!(y[0].is_nan(), "{isa} {kind:?} {y:?}");
+            let (above, below, zero) = match kind {
+                Tanh => (1.0, -1.0, 0.0),
+                Sigmoid => (1.0, 0.0, 0.5),
+                _ => (infinity, 0.0, 0.0),
+            };
+            assert_eq!(y[1..5], [above, below, zero, zero], "{isa} {kind:?}");
+            if matches!(kind, Tanh | Sigmoid) {
+                assert_eq!(y[5], below, "{isa} {kind:?}");
+            }
+            if kind != Sigmoid {
+                assert!(y[3].is_sign_negative() && y[4].is_sign_positive(), "{isa} {kind:?} {y:?}");
+            }
+        }
     }
 }
 
@@ -198,9 +258,9 @@ fn rows_are_gathered_and_rounded() {
                 .collect();
             for isa in isas() {
                 let mut y = vec![POISON; ids.len() * 29 * size(act)];
-                gather_rows(isa, (odd.bytes(), dtype), 29, &ids, &mut y, act, None).unwrap();
+                gather_rows(isa, (odd.bytes(), dtype.into()), 29, &ids, &mut y, act, None).unwrap();
                 assert!(decode(&y, act) == expected, "{isa} {act} {dtype}");
-                assert!(gather_rows(isa, (odd.bytes(), dtype), 29, &[11], &mut y, act, None).is_err());
+                assert!(gather_rows(isa, (odd.bytes(), dtype.into()), 29, &[11], &mut y, act, None).is_err());
             }
         }
     }
@@ -213,13 +273,13 @@ fn every_half_is_read_and_written_exactly() {
     for isa in isas() {
         for dtype in [DType::F16, DType::BF16] {
             let mut wide = vec![POISON; 65536 * 4];
-            gather_rows(isa, (&all, dtype), 65536, &ids, &mut wide, DType::F32, None).unwrap();
+            gather_rows(isa, (&all, dtype.into()), 65536, &ids, &mut wide, DType::F32, None).unwrap();
             let expected = decode(&all, dtype);
             for (a, b) in decode(&wide, DType::F32).into_iter().zip(&expected) {
                 assert!(a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(), "{isa} {dtype} {a} {b}");
             }
             let mut back = vec![POISON; 65536 * 2];
-            gather_rows(isa, (&wide, DType::F32), 65536, &ids, &mut back, dtype, None).unwrap();
+            gather_rows(isa, (&wide, DType::F32.into()), 65536, &ids, &mut back, dtype, None).unwrap();
             for (i, (a, b)) in back.chunks(2).zip(all.chunks(2)).enumerate() {
                 assert!(a == b || expected[i].is_nan(), "{isa} {dtype} {i:#x}");
             }

@@ -1,7 +1,7 @@
 //! Random numbers, dtypes by hand, and comparisons.
 
 use rayon::ThreadPool;
-use vram_device::cpu::kernels::Isa;
+use vram_device::cpu::Isa;
 use vram_types::DType;
 use vram_types::DType::{BF16, F16, F32};
 

@@ -1,14 +1,14 @@
 //! A simulated disk: its time, its faults and its counts.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vram_device::sim::{DiskFault, DiskProfile, DiskUsage, Lateness, SimSource, SimTopology};
 use vram_types::{
-    CancelToken, DType, FileId, Located, Priority, ReadRequest, SourceError, SourceErrorKind, StorageId,
-    TensorMeta, WeightSource, WeightSourceExt,
+    DType, FileId, Located, ReadOptions, ReadRequest, SourceError, SourceErrorKind, StorageId, TensorMeta,
+    WeightSource, WeightSourceExt,
 };
 
 use crate::util::sim;
@@ -23,17 +23,12 @@ impl WeightSource for Counting {
     fn locate(&self, name: &str) -> Option<Located> {
         let meta = TensorMeta::new(DType::U8, [200]).ok()?;
         let storage = StorageId { file: FileId(0), offset: 0 };
-        (name == "w").then(|| Located { meta, storage, ranges: Default::default() })
+        (name == "w").then(|| Located::new(meta, storage, []))
     }
-    fn file(&self, _file: FileId) -> Option<&Path> {
-        Some(Path::new("counting"))
+    fn describe(&self, _file: FileId) -> Option<Cow<'_, str>> {
+        Some("counting".into())
     }
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        _: Priority,
-        _: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], _options: &ReadOptions) -> Result<(), SourceError> {
         for request in requests {
             request.wanted()?.iter_mut().zip(0..).for_each(|(byte, i)| *byte = i);
         }

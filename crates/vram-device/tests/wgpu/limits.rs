@@ -1,7 +1,7 @@
 //! What is larger than the adapter binds at once.
 
 use vram_device::wgpu::{Wgpu, WgpuOptions};
-use vram_device::{Activation, Binary, Kernels, LinearArgs, Region};
+use vram_device::{Kernels, KernelsExt, Region, ops};
 use vram_types::DType::{BF16, F32, U8};
 use vram_types::cast::cast;
 
@@ -14,32 +14,60 @@ fn all_kernels(wgpu: &Wgpu) -> Vec<u8> {
     let x = put(wgpu, &f32s(&random.floats(m * k)));
     let weight = put(wgpu, &f32s(&random.floats(n * k)));
     let bias = put(wgpu, &f32s(&random.floats(n)));
-    let (packed, mut y) = (allocate(wgpu, 0), allocate(wgpu, (m * n * 4) as u64));
-    let args = LinearArgs {
-        x: view(&x, F32, &[m, k]),
-        packed: view(&packed, U8, &[0]),
-        weight: view(&weight, F32, &[n, k]),
-        bias: Some(view(&bias, F32, &[n])),
-        first_output: 0,
-    };
-    wgpu.linear(&args, &mut view_mut(&mut y, F32, &[m, n])).unwrap();
+    let mut y = allocate(wgpu, (m * n * 4) as u64);
+    let (x, weight, bias) = (view(&x, F32, &[m, k]), view(&weight, F32, &[n, k]), view(&bias, F32, &[n]));
+    let op = ops::Linear::new(x, weight, view_mut(&mut y, F32, &[m, n])).with_bias(Some(bias.clone()));
+    wgpu.call(op, None).unwrap();
     let mut normal = allocate(wgpu, (m * n * 4) as u64);
-    wgpu.layer_norm(
-        &view(&y, F32, &[m, n]),
-        &view(&bias, F32, &[n]),
-        &view(&bias, F32, &[n]),
-        1e-5,
-        &mut view_mut(&mut normal, F32, &[m, n]),
-    )
-    .unwrap();
-    wgpu.activate(Activation::Gelu, &mut view_mut(&mut y, F32, &[m, n])).unwrap();
-    wgpu.binary(Binary::Add, &view(&normal, F32, &[m, n]), &mut view_mut(&mut y, F32, &[m, n])).unwrap();
+    let (x, to) = (view(&y, F32, &[m, n]), view_mut(&mut normal, F32, &[m, n]));
+    wgpu.call(ops::LayerNorm::new(x, bias.clone(), bias, 1e-5, to), None).unwrap();
+    wgpu.call(ops::Unary::gelu(view_mut(&mut y, F32, &[m, n])), None).unwrap();
+    let (x, to) = (view(&normal, F32, &[m, n]), view_mut(&mut y, F32, &[m, n]));
+    wgpu.call(ops::Binary::add(x, to), None).unwrap();
     let mut half = allocate(wgpu, (m * n * 2) as u64);
-    wgpu.cast(&view(&y, F32, &[m, n]), &mut view_mut(&mut half, BF16, &[m, n])).unwrap();
+    wgpu.call(ops::Cast::new(view(&y, F32, &[m, n]), view_mut(&mut half, BF16, &[m, n])), None).unwrap();
     let ids: Vec<u32> = (0..100).map(|_| random.below(m as u64) as u32).collect();
     let mut rows = allocate(wgpu, (ids.len() * n * 2) as u64);
-    wgpu.gather(&view(&half, BF16, &[m, n]), &ids, &mut view_mut(&mut rows, BF16, &[ids.len(), n])).unwrap();
-    [get(wgpu, &y), get(wgpu, &rows)].concat()
+    let (table, to) = (view(&half, BF16, &[m, n]), view_mut(&mut rows, BF16, &[ids.len(), n]));
+    wgpu.call(ops::Gather::new(table, &ids, to), None).unwrap();
+    [get(wgpu, &y), get(wgpu, &rows), kernels_with_scratch(wgpu, &mut random)].concat()
+}
+
+/// The rest of them.
+fn kernels_with_scratch(wgpu: &Wgpu, random: &mut Random) -> Vec<u8> {
+    let call = |op: ops::Op<'_>| {
+        let bytes = wgpu.scratch(&op) as usize;
+        let mut scratch = allocate(wgpu, bytes.max(4) as u64);
+        wgpu.call(op, Some(&mut view_mut(&mut scratch, U8, &[bytes]))).unwrap();
+    };
+    let (rows, width) = (37, 24);
+    let mut floats = |n: usize| put(wgpu, &f32s(&random.floats(n)));
+    let (x, row, table) = (floats(rows * width), floats(width), floats(rows * 4));
+    let (view_x, view_row) = (|| view(&x, F32, &[rows, width]), || view(&row, F32, &[width]));
+    let result = || allocate(wgpu, (rows * width * 4) as u64);
+    let (mut normal, mut y) = (result(), result());
+    // As narrow as a chunk of positions needs it to be.
+    let (shape, two) = ([1, rows * width / 2, 2], || view(&row, F32, &[2]));
+    let to = view_mut(&mut normal, F32, &shape);
+    let op = ops::GroupNorm::plain(view(&x, F32, &shape), 2, 1e-5, to);
+    call(op.with_affine(Some(two()), Some(two())).into());
+    let form = ops::RotaryForm::Halves;
+    let to = view_mut(&mut normal, F32, &[rows, width]);
+    call(ops::Rotary::new(form, view(&table, F32, &[rows, 4]), 3, to).into());
+    let to = view_mut(&mut y, F32, &[rows, width]);
+    call(ops::Modulate::new(view(&normal, F32, &[rows, width]), view_row(), view_row(), to).into());
+    let to = view_mut(&mut y, F32, &[rows, width]);
+    call(ops::Gated::new(ops::UnaryKind::Silu, view_x(), to).into());
+    call(ops::ScaledAdd::new(view_x(), view_row(), view_mut(&mut y, F32, &[rows, width])).into());
+    call(ops::Binary::add(view_row(), view_mut(&mut y, F32, &[rows, width])).into());
+    let mut turned = result();
+    let to = view_mut(&mut turned, F32, &[width, rows]);
+    call(ops::StridedCopy::permuted(view(&y, F32, &[rows, width]), &[1, 0], to).unwrap().into());
+    let mut windows = allocate(wgpu, (rows * 5 * 3 * 8 * 4) as u64);
+    let window = ops::Window { before: [0, 1, 1], after: [0, 1, 1], ..ops::Window::new([1, 3, 1]) };
+    let to = view_mut(&mut windows, F32, &[rows * 5, 3 * 8]);
+    call(ops::Im2col::new(view(&y, F32, &[rows * 3, 8]), [1, rows, 3], window, to).into());
+    [get(wgpu, &turned), get(wgpu, &windows)].concat()
 }
 
 #[test]
@@ -56,15 +84,10 @@ fn how_much_is_bound_at_once_changes_no_bit() {
 #[test]
 fn a_row_that_is_longer_than_a_binding_is_refused_with_both_sizes() {
     let Some(wgpu) = open(WgpuOptions { max_binding: Some(1024), ..Default::default() }) else { return };
-    let (x, packed, mut y) = (allocate(&wgpu, 2048), allocate(&wgpu, 0), allocate(&wgpu, 8));
-    let args = LinearArgs {
-        x: view(&x, F32, &[1, 512]),
-        packed: view(&packed, U8, &[0]),
-        weight: view(&x, F32, &[1, 512]),
-        bias: None,
-        first_output: 0,
-    };
-    let error = wgpu.linear(&args, &mut view_mut(&mut y, F32, &[1, 1])).unwrap_err();
+    let (x, mut y) = (allocate(&wgpu, 2048), allocate(&wgpu, 8));
+    let x = view(&x, F32, &[1, 512]);
+    let op = ops::Linear::new(x.clone(), x, view_mut(&mut y, F32, &[1, 1]));
+    let error = wgpu.call(op, None).unwrap_err();
     assert!(error.to_string().contains("2048 bytes"), "{error}");
 }
 
@@ -93,20 +116,15 @@ fn a_weight_of_300_megabytes_is_multiplied() {
     drop(bytes);
     let x = random.floats(m * k);
     let stored = put(&wgpu, &f32s(&x));
-    let packed = allocate(&wgpu, 0);
     let run = |cuts: &[usize]| -> (Region, Vec<f32>) {
         let mut y = allocate(&wgpu, (m * n * 4) as u64);
         let mut first = 0;
         for &end in cuts {
             let meta = crate::util::meta(BF16, &[end - first, k]);
-            let args = LinearArgs {
-                x: view(&stored, F32, &[m, k]),
-                packed: view(&packed, U8, &[0]),
-                weight: vram_device::View::new(&weight, (first * k * 2) as u64, meta).unwrap(),
-                bias: None,
-                first_output: first,
-            };
-            wgpu.linear(&args, &mut view_mut(&mut y, F32, &[m, n])).unwrap();
+            let weight = vram_device::View::new(&weight, (first * k * 2) as u64, meta).unwrap();
+            let x = view(&stored, F32, &[m, k]);
+            let op = ops::Linear::new(x, weight, view_mut(&mut y, F32, &[m, n])).at_output(first);
+            wgpu.call(op, None).unwrap();
             first = end;
         }
         let values = values(&get(&wgpu, &y));

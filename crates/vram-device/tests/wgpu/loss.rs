@@ -1,7 +1,7 @@
 //! A device that is lost, and memory of another one.
 
 use vram_device::wgpu::WgpuOptions;
-use vram_device::{Activation, Device, DeviceError, Kernels, Lifetime, Queue};
+use vram_device::{Device, DeviceError, KernelsExt, Lifetime, Queue, ops};
 use vram_types::DType::F32;
 
 use crate::util::{allocate, budget, busy, open, part, stage, view_mut};
@@ -25,7 +25,7 @@ fn a_lost_device_says_so_wherever_it_is_asked() {
     // Who fills staging need not know, and hears of it from the copy.
     staging.host_mut().fill(2);
     lost("an upload", wgpu.upload(&staging, 0..4096, &mut target, 0).map(drop));
-    lost("a kernel", wgpu.activate(Activation::Silu, &mut view_mut(&mut region, F32, &[1024])));
+    lost("a kernel", wgpu.call(ops::Unary::silu(view_mut(&mut region, F32, &[1024])), None));
     lost("a download", wgpu.download(&region, 0, &mut [0; 4]));
     lost("an allocation", wgpu.allocate(budget().reserve(Lifetime::Pass, 64).unwrap()).map(drop));
     lost("staging", wgpu.stage(budget().reserve(Lifetime::Pass, 64).unwrap()).map(drop));

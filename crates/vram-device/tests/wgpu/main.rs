@@ -3,6 +3,8 @@
 
 #[path = "../gpu/mod.rs"]
 mod gpu;
+#[path = "../table/mod.rs"]
+mod table;
 
 mod limits;
 mod loss;
@@ -12,7 +14,7 @@ mod transfer;
 mod util;
 
 use vram_device::wgpu::WgpuOptions;
-use vram_device::{Device, conformance};
+use vram_device::{Device, Execution, Memory, conformance};
 
 fn passes(options: WgpuOptions) {
     let Some(wgpu) = util::open(options.clone()) else { return };
@@ -32,11 +34,19 @@ fn an_adapter_that_binds_little_passes_the_suite() {
     passes(WgpuOptions { max_binding: Some(12 << 10), ..Default::default() });
 }
 
+#[test]
+fn the_page_says_what_an_adapter_can_run() {
+    if let Some(device) = util::open(WgpuOptions::default()) {
+        table::check("wgpu", &device);
+    }
+}
+
 gpu::tests!(util::open(WgpuOptions::default()));
 
 #[test]
 fn the_host_does_not_see_its_memory() {
     let Some(device) = util::open(WgpuOptions::default()) else { return };
     let topology = device.info().topology;
-    assert_eq!((topology.host_visible, topology.separate_copy_queue), (false, false));
+    assert_eq!((topology.memory, topology.kernels), (Memory::Discrete, Execution::Queued));
+    assert!(!topology.separate_copy_queue);
 }

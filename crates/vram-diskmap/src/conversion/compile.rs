@@ -7,7 +7,7 @@ use super::error::{ConversionError, ConversionErrorKind};
 use super::expr::{self, Expr};
 use super::pattern::{Match, Pattern, Template};
 use super::rule::{Names, Rule};
-use super::{Action, Conversion, NewName};
+use super::rules::{Action, Conversion, NewName};
 use crate::fault::quoted;
 
 /// Most tensors that rules may make.

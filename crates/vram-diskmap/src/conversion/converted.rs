@@ -1,44 +1,38 @@
 //! A source whose tensors are made of another's.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use vram_types::{
-    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
+    FileId, FileRange, HostBytes, Located, ReadOptions, ReadRequest, ReadTarget, SourceError,
     SourceErrorKind, WeightSource, WeightSourceExt,
 };
 
-use super::Conversion;
 use super::compile::{State, compile};
 use super::error::{ConversionError, ConversionErrorKind};
 use super::expr::{self, Expr};
 use super::gather::Gather;
-use super::identity::{Identities, runs};
+use super::identity::{Identities, SourceTensor, runs};
 use super::layout::Unit;
-use crate::diskmap::DiskMap;
-use crate::read::HostTensor;
+use super::rules::Conversion;
+use crate::catalog::map::DiskMap;
+use crate::read::host::HostTensor;
 
 /// The tensors that a [`Conversion`] makes of a source's, read when they are asked for.
 ///
-/// It is a [`WeightSource`] itself: a tensor whose bytes lie in one range of a file has that range in
-/// [`locate`](WeightSource::locate), so that it is streamed and mapped like any other; tensors that are put together of several
-/// ranges have these; one that is gathered or cast has none and is read by its name, any range of its bytes. Errors of reading
-/// name the tensor of the source.
+/// It is a [`WeightSource`] itself: a tensor whose bytes lie in one range of a file has that range
+/// in [`locate`](WeightSource::locate), so that it is streamed and mapped like any other; tensors
+/// that are put together of several ranges have these; one that is gathered or cast has none and
+/// is read by its name, any range of its bytes. Errors of reading name the tensor of the source.
 pub struct Converted<S = DiskMap> {
     source: S,
     sources: Vec<SourceTensor>,
     /// Roughly in the order of the sources' bytes.
     tensors: Vec<Tensor>,
     numbers: HashMap<Box<str>, usize>,
-}
-
-/// A tensor of the source.
-pub(super) struct SourceTensor {
-    pub(super) name: String,
-    pub(super) located: Located,
 }
 
 struct Tensor {
@@ -48,12 +42,14 @@ struct Tensor {
 }
 
 impl DiskMap {
-    /// Compiles rules against this checkpoint's headers; the tensors that they make are read lazily.
+    /// Compiles rules against this checkpoint's headers; the tensors that they make are read
+    /// lazily.
     ///
     /// # Errors
-    /// A [`ConversionError`] for every rule that does not fit: a name that is not there, a pattern that matches nothing, two
-    /// tensors of one name, shapes that do not fit together, a slice outside of its extent, elements of less than a byte or raw
-    /// quantised blocks that would be parted, a cast that does not exist.
+    /// A [`ConversionError`] for every rule that does not fit: a name that is not there, a pattern
+    /// that matches nothing, two tensors of one name, shapes that do not fit together, a slice
+    /// outside of its extent, elements of less than a byte or raw quantised blocks that would be
+    /// parted, a cast that does not exist.
     pub fn convert(self, conversion: &Conversion) -> Result<Converted, ConversionError> {
         let unit = |map: &DiskMap, name: &str| Some(Unit::of_blocks(map.tensor(name)?.raw_block()?));
         Converted::with_units(self, conversion, unit)
@@ -116,15 +112,15 @@ impl<S: WeightSource> Converted<S> {
         self.tensors.iter().map(|tensor| (&*tensor.name, &tensor.located))
     }
 
-    /// The names of the source's tensors that a tensor is made of, in the source's order; of several that are tied, the first.
-    /// Empty if there is no tensor of that name.
+    /// The names of the source's tensors that a tensor is made of, in the order of its
+    /// parts; of several that are tied, the first. Empty if there is no tensor of that name.
     pub fn made_of(&self, name: &str) -> Vec<&str> {
         let mut numbers = Vec::new();
         if let Some(tensor) = self.tensor(name) {
             tensor.expr.sources(&mut |number| numbers.push(number as usize));
         }
-        numbers.sort_unstable();
-        numbers.dedup();
+        let mut seen = HashSet::new();
+        numbers.retain(|number| seen.insert(*number));
         numbers.into_iter().filter_map(|number| Some(self.sources.get(number)?.name.as_str())).collect()
     }
 
@@ -137,11 +133,12 @@ impl<S: WeightSource> Converted<S> {
         self.read(&tensor.expr, name)
     }
 
-    /// Reads a part of a tensor, and of its sources no more than that takes: one range per extent, outermost first; extents
-    /// without a range are taken whole.
+    /// Reads a part of a tensor, and of its sources no more than that takes: one range per extent,
+    /// outermost first; extents without a range are taken whole.
     ///
     /// # Errors
-    /// As [`get`](Converted::get); `OutOfRange` if the slice is outside the shape, `Unsupported` if it parts a byte.
+    /// As [`get`](Converted::get); `OutOfRange` if the slice is outside the shape, `Unsupported`
+    /// if it parts a byte.
     pub fn get_slice(&self, name: &str, ranges: &[Range<usize>]) -> Result<HostTensor, SourceError> {
         let mut expr = Arc::clone(&self.required(name)?.expr);
         for (dim, range) in ranges.iter().enumerate() {
@@ -159,7 +156,7 @@ impl<S: WeightSource> Converted<S> {
     fn read(&self, expr: &Expr, name: &str) -> Result<HostTensor, SourceError> {
         let tensor = HostTensor::filled(expr.meta.clone(), |dst| {
             let request = ReadRequest::tensor(name, 0, dst);
-            self.perform(expr, 0, request, Priority::Urgent, &CancelToken::new())
+            self.perform(expr, 0, request, &ReadOptions::BLOCKING)
         });
         tensor.map_err(|e| if e.tensor().is_some() { e } else { e.at_tensor(name) })
     }
@@ -181,12 +178,11 @@ impl<S: WeightSource> Converted<S> {
         expr: &Expr,
         offset: u64,
         request: ReadRequest<'_>,
-        priority: Priority,
-        cancel: &CancelToken,
+        options: &ReadOptions,
     ) -> Result<(), SourceError> {
         let mut direct = Vec::new();
-        self.begin(expr, offset, request, &mut direct, priority, cancel)?;
-        self.source.read_many(&mut direct, priority, cancel)
+        self.begin(expr, offset, request, &mut direct, options)?;
+        self.source.read_many(&mut direct, options)
     }
 
     /// Adds what the source can read by itself to `direct`, and reads everything else.
@@ -196,15 +192,14 @@ impl<S: WeightSource> Converted<S> {
         offset: u64,
         request: ReadRequest<'r>,
         direct: &mut Vec<ReadRequest<'r>>,
-        priority: Priority,
-        cancel: &CancelToken,
+        options: &ReadOptions,
     ) -> Result<(), SourceError> {
         let ReadRequest { bytes, dst, at, .. } = request;
         let name = |source: u32| self.sources.get(source as usize).map_or("", |tensor| tensor.name.as_str());
         let target = |source, offset| ReadTarget::Tensor { name: name(source), offset };
         let Some(runs) = runs(expr, offset..offset + bytes) else {
             let tensors = &self.sources;
-            let gather = Gather { source: &self.source, tensors, priority, cancel };
+            let gather = Gather { source: &self.source, tensors, options };
             return gather.bytes(expr, offset, &mut dst[at..at + bytes as usize]);
         };
         if let [run] = runs.as_slice() {
@@ -231,20 +226,16 @@ impl<S: WeightSource> WeightSource for Converted<S> {
         Some(self.tensor(name)?.located.clone())
     }
 
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.source.file(file)
+    fn describe(&self, file: FileId) -> Option<Cow<'_, str>> {
+        self.source.describe(file)
     }
 
-    /// What lies in files is asked of the source at once, everything else piece by piece on the calling thread.
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    /// What lies in files is asked of the source at once, everything else piece by piece on the
+    /// calling thread.
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         let mut direct = Vec::with_capacity(requests.len());
         for request in requests {
-            cancel.check()?;
+            options.check()?;
             let len = request.wanted()?.len() as u64;
             let (target, bytes, at) = (request.target, request.bytes, request.at);
             let dst = &mut *request.dst;
@@ -258,11 +249,11 @@ impl<S: WeightSource> WeightSource for Converted<S> {
                         return Err(SourceError::new(SourceErrorKind::OutOfRange, message).at_tensor(name));
                     }
                     let request = ReadRequest { target, bytes, dst, at };
-                    self.begin(&tensor.expr, offset, request, &mut direct, priority, cancel)?;
+                    self.begin(&tensor.expr, offset, request, &mut direct, options)?;
                 }
             }
         }
-        self.source.read_many(&mut direct, priority, cancel)
+        self.source.read_many(&mut direct, options)
     }
 
     fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
@@ -275,6 +266,18 @@ impl<S: WeightSource> WeightSource for Converted<S> {
 
     fn bytes_read(&self) -> u64 {
         self.source.bytes_read()
+    }
+
+    /// Those of the source, under their names there: which of the new tensors would have been made
+    /// of them is not known.
+    fn unreadable_tensors(&self) -> Vec<(String, String)> {
+        self.source.unreadable_tensors()
+    }
+
+    /// Of all tensors that it is made of.
+    fn stored_bytes(&self, name: &str) -> Option<u64> {
+        let of = self.made_of(name);
+        of.iter().try_fold(0u64, |sum, name| Some(sum.saturating_add(self.source.stored_bytes(name)?)))
     }
 }
 

@@ -14,7 +14,8 @@ pub enum ConversionErrorKind {
     Duplicate,
     /// Extents, ranges or axes do not fit the tensor.
     Shape,
-    /// There is no such cast, elements would be cut in the middle of a byte or block, or too much is asked for.
+    /// There is no such cast, elements would be cut in the middle of a byte or block, or too much
+    /// is asked for.
     Unsupported,
     /// The rule itself is none: a pattern, a template, a field.
     Invalid,
@@ -22,9 +23,11 @@ pub enum ConversionErrorKind {
     Io,
 }
 
-/// A [`Conversion`](crate::Conversion) that cannot be read, or that does not fit the checkpoint: which rule, which tensor.
+/// A [`Conversion`](crate::Conversion) that cannot be read, or that does not fit the checkpoint:
+/// which rule, which tensor.
 ///
-/// Prints as `split.toml: line 7: rule 2 (split): tensor "a.qkv.weight": 100 + 100 are not the 384 of extent 0`.
+/// Prints as
+/// `split.toml: line 7: rule 2 (split): tensor "a.qkv.weight": 100 + 100 are not the 384 of extent 0`.
 pub struct ConversionError {
     kind: ConversionErrorKind,
     message: Box<str>,

@@ -1,4 +1,5 @@
-//! What a tensor of the new state dict is made of: views, concatenations and casts of others, without a byte of them.
+//! What a tensor of the new state dict is made of: views, concatenations and casts of others,
+//! without a byte of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use vram_types::{DType, Shape, TensorMeta};
 use super::error::{ConversionError, ConversionErrorKind};
 use super::layout::{self, Steps, Unit};
 
-/// Views, concatenations and casts are of one another at most this deep: each level reads through memory of its own.
+/// Views, concatenations and casts are of one another at most this deep: each level reads through
+/// memory of its own.
 const MOST_DEPTH: u8 = 8;
 /// Most parts of all concatenations in a tensor.
 const MOST_PARTS: u32 = 1 << 16;
@@ -30,7 +32,8 @@ pub(super) struct Expr {
 pub(super) enum Node {
     /// A whole tensor of the checkpoint, by its number.
     Source(u32),
-    /// Elements of `of`, counted in its row-major order: the first, and the steps from one index to the next.
+    /// Elements of `of`, counted in its row-major order: the first, and the steps from one index
+    /// to the next.
     View { of: Arc<Expr>, first: u64, steps: Steps },
     /// One after the other along an extent.
     Concat { dim: usize, parts: Vec<Arc<Expr>> },
@@ -60,7 +63,8 @@ impl Expr {
         elements / u64::from(self.unit.elements) * self.unit_bytes()
     }
 
-    /// The source that comes first, and how far into it: roughly where the tensor lies in the checkpoint.
+    /// The source that comes first, and how far into it: roughly where the tensor lies in the
+    /// checkpoint.
     pub(super) fn place(&self) -> (u32, u64) {
         match &self.node {
             Node::Source(number) => (*number, 0),
@@ -136,7 +140,8 @@ pub(super) fn slice(expr: &Arc<Expr>, dim: usize, range: Range<usize>) -> Made {
     }
 }
 
-/// The parts of a concatenation that `range` touches, cut to it; at least one, if only of no width.
+/// The parts of a concatenation that `range` touches, cut to it; at least one, if only of no
+/// width.
 fn within(parts: &[Arc<Expr>], dim: usize, range: Range<usize>) -> Result<Vec<Arc<Expr>>, ConversionError> {
     let mut before = 0;
     let mut touched = Vec::new();

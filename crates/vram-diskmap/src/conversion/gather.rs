@@ -2,24 +2,21 @@
 
 use std::sync::Arc;
 
-use vram_types::{
-    CancelToken, Priority, ReadRequest, SourceError, SourceErrorKind, WeightSource, cast::cast_serial,
-};
+use vram_types::{ReadOptions, ReadRequest, SourceError, SourceErrorKind, WeightSource, cast::cast_pieces};
 
-use super::converted::SourceTensor;
 use super::expr::{Expr, Node, run_elements};
-use super::identity::runs;
+use super::identity::{SourceTensor, runs};
 use super::layout::Layout;
-use crate::strides::{self, Group};
+use crate::read::strides::{self, Group};
 
 /// Most bytes that are fetched at a time to be put where they belong.
 const MOST_BATCH_BYTES: u64 = 2 << 20;
 /// Most reads of such a batch.
 const MOST_BATCH_READS: usize = 256;
 /// Bytes that are cast at a time: they stay in the processor's cache.
-const CAST_BYTES: u64 = 256 << 10;
+const CAST_BYTES: usize = 256 << 10;
 /// The same for what is gathered first, where long pieces make long reads.
-const GATHERED_CAST_BYTES: u64 = 4 << 20;
+const GATHERED_CAST_BYTES: usize = 4 << 20;
 /// From here on a run is read to where it belongs at once.
 const LEAST_RUN_BYTES: u64 = 256 << 10;
 /// No unit is longer: the longest quantised block has 210 bytes.
@@ -29,8 +26,7 @@ const MOST_UNIT_BYTES: usize = 256;
 pub(super) struct Gather<'a> {
     pub(super) source: &'a dyn WeightSource,
     pub(super) tensors: &'a [SourceTensor],
-    pub(super) priority: Priority,
-    pub(super) cancel: &'a CancelToken,
+    pub(super) options: &'a ReadOptions,
 }
 
 impl Gather<'_> {
@@ -70,7 +66,7 @@ impl Gather<'_> {
         match &expr.node {
             Node::Source(number) => {
                 let request = self.request(*number, first * expr.unit_bytes(), dst)?;
-                self.source.read_many(&mut [request], self.priority, self.cancel)
+                self.source.read_many(&mut [request], self.options)
             }
             Node::Cast(of) => self.cast(expr, of, first, dst),
             Node::Concat { dim, parts } => self.concat(expr, *dim, parts, first, dst),
@@ -98,20 +94,12 @@ impl Gather<'_> {
     fn cast(&self, expr: &Expr, of: &Expr, first: u64, dst: &mut [u8]) -> Result<(), SourceError> {
         let (from, to) = (of.meta.dtype(), expr.meta.dtype());
         let most = if runs(of, 0..of.meta.bytes()).is_some() { CAST_BYTES } else { GATHERED_CAST_BYTES };
-        let mut memory = Vec::new();
-        let mut first = first;
-        for piece in dst.chunks_mut((most / of.unit_bytes() * expr.unit_bytes()) as usize) {
-            let elements = piece.len() as u64 / expr.unit_bytes();
-            memory.resize((elements * of.unit_bytes()) as usize, 0);
-            self.units(of, first, &mut memory)?;
-            cast_serial(&memory, from, piece, to)
-                .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()).caused_by(e))?;
-            first += elements;
-        }
-        Ok(())
+        // What can be cast has units of one element.
+        cast_pieces(from, dst, to, most, |after, piece| self.units(of, first + after, piece))
     }
 
-    /// Each part has a run in each row of the whole; what is wanted of a part lies side by side in it.
+    /// Each part has a run in each row of the whole; what is wanted of a part lies side by side in
+    /// it.
     fn concat(
         &self,
         expr: &Expr,
@@ -129,7 +117,7 @@ impl Gather<'_> {
             let rows = Rows { run: width(part), row, before, first, unit };
             let (mut at, end) = (rows.up_to(first), rows.up_to(last));
             while at < end {
-                self.cancel.check()?;
+                self.options.check()?;
                 let run = rows.left(at).min(end - at);
                 if run * unit >= LEAST_RUN_BYTES || run == end - at {
                     self.units(part, at, &mut dst[rows.place(at)..][..(run * unit) as usize])?;
@@ -167,7 +155,7 @@ impl Gather<'_> {
 
     /// Reads all groups of a batch at once and puts them where they belong.
     fn fetch(&self, batch: &mut Batch<'_>, memory: &mut Vec<u8>, dst: &mut [u8]) -> Result<(), SourceError> {
-        self.cancel.check()?;
+        self.options.check()?;
         memory.resize(batch.bytes as usize, 0);
         let of = batch.of;
         let mut requests = Vec::new();
@@ -183,7 +171,7 @@ impl Gather<'_> {
             rest = after;
         }
         if !requests.is_empty() {
-            self.source.read_many(&mut requests, self.priority, self.cancel)?;
+            self.source.read_many(&mut requests, self.options)?;
         }
         drop(requests);
         let mut rest = memory.as_slice();
@@ -199,7 +187,8 @@ impl Gather<'_> {
     }
 }
 
-/// Where the units of a part go in a whole whose rows it has a run of; all in units but `unit` itself.
+/// Where the units of a part go in a whole whose rows it has a run of; all in units but `unit`
+/// itself.
 struct Rows {
     /// Of the part in each row.
     run: u64,

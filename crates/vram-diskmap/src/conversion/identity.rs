@@ -7,9 +7,14 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 use vram_types::{FileId, FileRange, Located, StorageId, TensorMeta};
 
-use super::converted::SourceTensor;
 use super::expr::{Expr, Node};
 use super::layout;
+
+/// A tensor of the source.
+pub(super) struct SourceTensor {
+    pub(super) name: String,
+    pub(super) located: Located,
+}
 
 /// Bytes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +23,8 @@ pub(super) struct Run {
     pub(super) bytes: Range<u64>,
 }
 
-/// The bytes of a tensor as runs of the sources', one after the other; `None` if they are put together otherwise.
+/// The bytes of a tensor as runs of the sources', one after the other; `None` if they are put
+/// together otherwise.
 pub(super) fn runs(expr: &Expr, bytes: Range<u64>) -> Option<SmallVec<[Run; 1]>> {
     match &expr.node {
         Node::Source(source) => Some(smallvec![Run { source: *source, bytes }]),
@@ -69,7 +75,8 @@ impl<'a> Identities<'a> {
         Identities { sources, taken, computed, made: HashMap::new(), next: u64::MAX }
     }
 
-    /// For each source, the first that is the same stored bytes: tied ones stay tied whatever is made of them.
+    /// For each source, the first that is the same stored bytes: tied ones stay tied whatever is
+    /// made of them.
     pub(super) fn firsts(sources: &'a [SourceTensor]) -> Vec<u32> {
         let mut first: HashMap<(StorageId, &TensorMeta), u32> = HashMap::new();
         let of = |(number, tensor): (u32, &'a SourceTensor)| {
@@ -86,17 +93,21 @@ impl<'a> Identities<'a> {
             && let Some(SourceTensor { located, .. }) = self.sources.get(*source as usize)
             && *bytes == (0..located.meta.bytes())
         {
-            return Located { meta, storage: located.storage, ranges: located.ranges.clone() };
+            // Rows of encoded elements are whole; under another innermost extent they are not
+            // those of the tensor.
+            let encoded =
+                located.encoded.clone().filter(|_| meta.shape().last() == located.meta.shape().last());
+            return Located::new(meta, located.storage, located.ranges.clone()).with_encoded(encoded);
         }
         let ranges = runs.and_then(|runs| self.ranges(&runs)).unwrap_or_default();
         if let [range] = ranges.as_slice() {
             let storage = StorageId { file: range.file, offset: range.offset };
             if !self.computed.contains(&storage) {
-                return Located { meta, storage, ranges };
+                return Located::new(meta, storage, ranges);
             }
         }
         let storage = self.made(expr);
-        Located { meta, storage, ranges }
+        Located::new(meta, storage, ranges)
     }
 
     /// Where runs lie in files; `None` if a source is not bytes of files.
@@ -130,7 +141,8 @@ impl<'a> Identities<'a> {
         Some(all)
     }
 
-    /// An identity that nothing else has, the same for equal tensors: offsets from the end of all that there can be.
+    /// An identity that nothing else has, the same for equal tensors: offsets from the end of all
+    /// that there can be.
     fn made(&mut self, expr: &Arc<Expr>) -> StorageId {
         if let Some(&storage) = self.made.get(expr) {
             return storage;

@@ -1,11 +1,10 @@
 //! How the elements of a view lie in what it is a view of: arithmetic alone.
 
 use smallvec::SmallVec;
-use vram_types::DType;
+use vram_types::{BlockType, DType};
 
-use crate::blocks::BlockType;
-
-/// Elements that are never parted, and the bytes that they take: two of 4 bits in a byte, or the bytes of a quantised block.
+/// Elements that are never parted, and the bytes that they take: two of 4 bits in a byte, or the
+/// bytes of a quantised block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Unit {
     pub(super) elements: u32,
@@ -22,7 +21,7 @@ impl Unit {
 
     /// Of a tensor whose elements are the bytes of blocks.
     pub(super) fn of_blocks(block: BlockType) -> Unit {
-        let bytes = block.bytes() as u32;
+        let bytes = block.block_bytes() as u32;
         Unit { elements: bytes, bytes, block: Some(block) }
     }
 

@@ -15,7 +15,8 @@ pub(super) enum Pattern<'r> {
     Regex(Box<regex_lite::Regex>),
 }
 
-/// Where a name matched: the part that is meant, then the groups; `None` for a group that took no part.
+/// Where a name matched: the part that is meant, then the groups; `None` for a group that took no
+/// part.
 pub(super) struct Match(Vec<Option<Range<usize>>>);
 
 impl<'r> Pattern<'r> {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use vram_types::DType;
 
-/// Which tensors a rule is for, and which part of their names it means: templates replace that part.
+/// Which tensors a rule is for, and which part of their names it means: templates replace that
+/// part.
 ///
-/// In TOML: `"a.weight"`, `["a.weight", "a.bias"]`, `{ prefix = "model." }`, `{ regex = '\.qkv\.' }`.
+/// In TOML: `"a.weight"`, `["a.weight", "a.bias"]`, `{ prefix = "model." }`,
+/// `{ regex = '\.qkv\.' }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Names {
@@ -14,10 +16,11 @@ pub enum Names {
     Exact(String),
     /// The tensors of these names; the whole names are meant.
     List(Vec<String>),
-    /// All tensors whose name begins so; that beginning is meant. An empty one is that of every name.
+    /// All tensors whose name begins so; that beginning is meant. An empty one is that of every
+    /// name.
     Prefix(String),
-    /// All tensors in whose name the expression is found, in the syntax of the crate `regex-lite`; the first place where it
-    /// is found is meant. Its groups are `$1` or `${name}` in templates.
+    /// All tensors in whose name the expression is found, in the syntax of the crate `regex-lite`;
+    /// the first place where it is found is meant. Its groups are `$1` or `${name}` in templates.
     #[cfg(feature = "regex")]
     Regex(String),
 }
@@ -60,8 +63,8 @@ impl<const N: usize> From<[&str; N]> for Names {
 
 /// One step of a [`Conversion`](crate::Conversion): from all tensors to all tensors.
 ///
-/// `to`, `into` and `parts` are templates for the part of the name that `tensors` means: `$0` is that part as it was, `$1` and
-/// `${name}` are groups of a regular expression, `$$` is a dollar.
+/// `to`, `into` and `parts` are templates for the part of the name that `tensors` means: `$0` is
+/// that part as it was, `$1` and `${name}` are groups of a regular expression, `$$` is a dollar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "toml", derive(serde::Deserialize))]
 #[cfg_attr(feature = "toml", serde(rename_all = "snake_case", deny_unknown_fields))]
@@ -147,8 +150,8 @@ pub enum Rule {
         #[cfg_attr(feature = "toml", serde(default))]
         end: Option<usize>,
     },
-    /// Another dtype, rounded as PyTorch does. Of tensors that a pattern matches the floating-point ones are cast; one that is
-    /// named must have a cast.
+    /// Another dtype, rounded as PyTorch does. Of tensors that a pattern matches the
+    /// floating-point ones are cast; one that is named must have a cast.
     Cast {
         /// Which.
         tensors: Names,

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::error::{ConversionError, ConversionErrorKind, unread};
 use super::rule::{Names, Rule};
-use super::{Action, Conversion, Step};
+use super::rules::{Action, Conversion, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,8 +18,8 @@ struct Rules {
 }
 
 impl Conversion {
-    /// Reads rules from TOML: a `[[rule]]` for each, in their order, with what it does as its only key. `docs/formats.md` has an
-    /// example of every one.
+    /// Reads rules from TOML: a `[[rule]]` for each, in their order, with what it does as its only
+    /// key. `docs/formats.md` has an example of every one.
     ///
     /// ```
     /// let conversion = vram_diskmap::Conversion::from_toml(r#"

@@ -1,4 +1,5 @@
-//! Memory that begins at a multiple of a sector, in huge pages where there are any, in a bounded number of reused pieces.
+//! Memory that begins at a multiple of a sector, in huge pages where there are any, in a bounded
+//! number of reused pieces.
 
 use std::sync::Mutex;
 
@@ -42,8 +43,9 @@ impl Aligned {
     }
 }
 
-/// Zeros that no page has been given for yet, in huge pages where the system has them: a disk then gets its addresses in one
-/// piece instead of 512, and the first touch takes one fault instead of 512.
+/// Zeros that no page has been given for yet, in huge pages where the system has them: a disk then
+/// gets its addresses in one piece instead of 512, and the first touch takes one fault instead of
+/// 512.
 pub(crate) fn zeroed(len: usize) -> Vec<u8> {
     in_huge_pages(vec![0; len])
 }

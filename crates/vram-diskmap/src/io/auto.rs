@@ -6,23 +6,34 @@ use vram_types::SourceError;
 
 use super::cache::{Cached, bring, cached};
 use super::direct::DEFAULT_ALIGNMENT;
-use super::mount::ReadPath;
-use super::queue::Permit;
-use super::{Piece, ReadMode, StoredFile, Terms, fill};
+use super::local::LocalFile;
+use super::mode::{ReadMode, ReadPath};
+use super::piece::Piece;
+use super::storage::complete;
+use super::terms::{LEAST_DIRECT_BYTES, Terms};
 
-/// Below this many bytes a read goes through the page cache, which is asked for the neighbours as well.
-pub(crate) const LEAST_DIRECT_BYTES: usize = 128 << 10;
-/// What is brought from where a short read begins: hardly more time of a disk than a page, and the next short reads find it.
+/// What is brought from where a short read begins: hardly more time of a disk than a page, and the
+/// next short reads find it.
 const BROUGHT_BYTES: u64 = 64 << 10;
 /// Pieces of a partly cached range are not split further.
 const LEAST_SPLIT_BYTES: usize = 1 << 20;
 
 /// Bytes that there were, or the system's error; outside of that, why the read did not begin.
-pub(super) type Got = Result<io::Result<usize>, SourceError>;
+type Got = Result<io::Result<usize>, SourceError>;
 
-impl StoredFile {
+impl LocalFile {
+    /// Reads a piece of this file on the calling thread. The caller has checked that it fits.
+    pub(super) fn read(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> Result<(), SourceError> {
+        let (len, offset) = (piece.len, piece.offset);
+        let got = match self.map() {
+            Some(map) => Ok(map.copy(piece.wanted(), offset, terms.streamed)),
+            None => self.read_by(terms, piece)?,
+        };
+        complete(self, got, len, offset)
+    }
+
     /// Reads a piece as the mode says. Less than its length only at the end of the file.
-    pub(super) fn read_by(&self, terms: &Terms<'_>, piece: Piece<'_>) -> Got {
+    fn read_by(&self, terms: &Terms<'_>, piece: Piece<'_>) -> Got {
         match terms.mode {
             ReadMode::Auto if piece.len < LEAST_DIRECT_BYTES => Ok(self.short(piece)),
             ReadMode::Auto => self.auto(terms, piece),
@@ -30,7 +41,8 @@ impl StoredFile {
                 let _permit = terms.enter(piece.len)?;
                 Ok(self.plain(piece))
             }
-            // A single piece gains nothing by a ring: batches are given to it before they come here.
+            // A single piece gains nothing by a ring: batches are given to it before they come
+            // here.
             ReadMode::Direct | ReadMode::Uring => {
                 let _permit = terms.enter(piece.len)?;
                 Ok(self.direct(terms, piece))
@@ -48,11 +60,11 @@ impl StoredFile {
 
     fn plain(&self, mut piece: Piece<'_>) -> io::Result<usize> {
         let offset = piece.offset;
-        fill(&self.plain, piece.wanted(), offset)
+        self.fill(piece.wanted(), offset)
     }
 
-    pub(super) fn direct(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> io::Result<usize> {
-        match self.direct.read(&self.plain, terms.pool, piece.reborrow()) {
+    fn direct(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> io::Result<usize> {
+        match self.direct.read(&self.plain, self.path(), terms.pool, piece.reborrow()) {
             Some(result) => result,
             None => self.plain(piece),
         }
@@ -86,14 +98,14 @@ impl StoredFile {
     fn cold(&self, terms: &Terms<'_>, mut piece: Piece<'_>) -> Got {
         let _permit = terms.enter(piece.len)?;
         if self.mount.path() != ReadPath::Buffered
-            && let Some(result) = self.direct.read(&self.plain, terms.pool, piece.reborrow())
+            && let Some(result) = self.direct.read(&self.plain, self.path(), terms.pool, piece.reborrow())
         {
-            self.mount.has_read(self, piece.len as u64);
+            self.mount.has_given(piece.len as u64);
             return Ok(result);
         }
         let len = piece.len as u64;
         let got = self.pass_through(piece);
-        self.mount.has_read(self, len);
+        self.mount.has_given(len);
         Ok(got)
     }
 
@@ -132,15 +144,5 @@ impl StoredFile {
     #[cfg(not(target_os = "linux"))]
     fn unknown(&self, _: &Terms<'_>, piece: Piece<'_>) -> Got {
         Ok(self.plain(piece))
-    }
-}
-
-impl Terms<'_> {
-    /// Waits for its turn to have so many bytes on their way.
-    fn enter(&self, bytes: usize) -> Result<Option<Permit<'_>>, SourceError> {
-        if bytes < LEAST_DIRECT_BYTES {
-            return Ok(None);
-        }
-        self.queue.enter(bytes as u64, self.priority, self.cancel).map(Some)
     }
 }

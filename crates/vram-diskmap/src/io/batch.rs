@@ -1,13 +1,15 @@
-//! From many requests to few reads: neighbours are read together, and what is asked for twice is read once.
+//! From many requests to few reads: neighbours are read together, and what is asked for twice is
+//! read once.
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
 use vram_types::FileId;
 
-use super::auto::LEAST_DIRECT_BYTES;
+use super::terms::LEAST_DIRECT_BYTES;
 
-/// Neighbours with gaps up to this many bytes are read together: that much comes while a disk finds another place.
+/// Neighbours with gaps up to this many bytes are read together: that much comes while a disk
+/// finds another place.
 const MOST_GAP_BYTES: u64 = 32 << 10;
 /// Bytes of such a joint read at most, gaps included. It fits a bounce buffer.
 pub(crate) const MOST_JOINT_BYTES: u64 = (1 << 20) - (8 << 10);

@@ -15,8 +15,8 @@ pub(crate) enum Cached {
 
 /// Asks the system what it holds of `bytes` bytes at `offset`, without touching the disk.
 ///
-/// `preadv2(RWF_NOWAIT)` does not serve as this question: on a miss it starts a read-ahead, which fills the cache with
-/// what is then read past it.
+/// `preadv2(RWF_NOWAIT)` does not serve as this question: on a miss it starts a read-ahead, which
+/// fills the cache with what is then read past it.
 #[cfg(target_os = "linux")]
 pub(crate) fn cached(file: &File, offset: u64, bytes: u64) -> Cached {
     use std::os::fd::AsRawFd;
@@ -33,9 +33,10 @@ pub(crate) fn cached(file: &File, offset: u64, bytes: u64) -> Cached {
     let range = Range { offset, bytes };
     let mut stat = [0u64; 5];
     // SAFETY: cachestat(2) reads a `struct cachestat_range` (two u64) and writes a `struct cachestat` (five u64) through
-    // pointers to locals that outlive the call; an unknown system call number fails with ENOSYS and touches nothing.
+    // pointers to locals that outlive the call; an unknown system call number fails with ENOSYS
+    // and touches nothing.
     let rc = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), &raw const range, stat.as_mut_ptr(), 0u32) };
-    let page = rustix::param::page_size() as u64;
+    let page = page_bytes();
     let pages = (offset + bytes).div_ceil(page) - offset / page;
     match (rc, stat[0]) {
         (0, 0) => Cached::None,
@@ -51,7 +52,8 @@ pub(crate) fn cached(_file: &File, _offset: u64, _bytes: u64) -> Cached {
     Cached::Unknown
 }
 
-/// Lets the page cache drop a range. Pages that somebody maps or has changed stay, and a system that does not know how keeps all.
+/// Lets the page cache drop a range. Pages that somebody maps or has changed stay, and a system
+/// that does not know how keeps all.
 #[cfg(target_os = "linux")]
 pub(crate) fn forget(file: &File, offset: u64, bytes: u64) {
     let bytes = std::num::NonZeroU64::new(bytes);
@@ -64,8 +66,8 @@ pub(crate) fn forget(_file: &File, _offset: u64, _bytes: u64) {}
 
 /// From now on reads of this descriptor bring no more into the page cache than they ask for.
 ///
-/// Read-ahead is not only waste here: whoever reads what it brought keeps it going, window after window, and in the end
-/// nothing of the file is read past the cache.
+/// Read-ahead is not only waste here: whoever reads what it brought keeps it going, window after
+/// window, and in the end nothing of the file is read past the cache.
 #[cfg(target_os = "linux")]
 pub(crate) fn end_read_ahead(file: &File) {
     // A file system that does not know the advice reads ahead: slower, and otherwise as well.
@@ -84,3 +86,14 @@ pub(crate) fn bring(file: &File, offset: u64, bytes: u64) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn bring(_file: &File, _offset: u64, _bytes: u64) {}
+
+/// Bytes of a page, by which the system counts what it holds.
+#[cfg(target_os = "linux")]
+pub(crate) fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn page_bytes() -> u64 {
+    4096
+}

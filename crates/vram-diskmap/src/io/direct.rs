@@ -1,4 +1,5 @@
-//! Reads past the page cache (Linux `O_DIRECT`): safe code, since the kernel checks every alignment.
+//! Reads past the page cache (Linux `O_DIRECT`): safe code, since the kernel checks every
+//! alignment.
 
 use std::fs::File;
 use std::io;
@@ -6,12 +7,14 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::aligned::BOUNCE_BYTES;
+use super::aligned::{BOUNCE_BYTES, Pool};
 use super::handle::{Handle, Wrap};
-use super::{Piece, Pool, ReadAt, fill};
+use super::piece::Piece;
+use super::read_at::{ReadAt, fill};
 
-/// What is assumed of a file system that does not tell, and the least that reads are aligned to: where 512 is enough for the file
-/// system, a long read to memory that does not begin with a page still takes a quarter longer.
+/// What is assumed of a file system that does not tell, and the least that reads are aligned to:
+/// where 512 is enough for the file system, a long read to memory that does not begin with a page
+/// still takes a quarter longer.
 pub(crate) const DEFAULT_ALIGNMENT: usize = 4096;
 
 /// A second descriptor of the same file, opened at the first direct read.
@@ -26,15 +29,22 @@ impl Direct {
         Direct { wrap, file: OnceLock::new(), refused: AtomicBool::new(false) }
     }
 
-    /// The alignment that addresses, offsets and lengths need; `None` if the file cannot be read directly.
+    /// The alignment that addresses, offsets and lengths need; `None` if the file cannot be read
+    /// directly.
     pub(crate) fn alignment(&self, plain: &Handle, path: &Path) -> Option<usize> {
         Some(self.open(plain, path)?.1)
     }
 
-    /// Fills the piece. Returns how much there was, less than its length only at the end of the file; `None` if the file
-    /// cannot be read directly.
-    pub(crate) fn read(&self, plain: &Handle, pool: &Pool, piece: Piece<'_>) -> Option<io::Result<usize>> {
-        let (file, align) = self.open(plain, piece.file.path())?;
+    /// Fills the piece. Returns how much there was, less than its length only at the end of the
+    /// file; `None` if the file cannot be read directly.
+    pub(crate) fn read(
+        &self,
+        plain: &Handle,
+        path: &Path,
+        pool: &Pool,
+        piece: Piece<'_>,
+    ) -> Option<io::Result<usize>> {
+        let (file, align) = self.open(plain, path)?;
         match (Transfer { file, plain, pool, align: *align }).read(piece) {
             // A file system that opens the file and then refuses the read: never asked again.
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
@@ -63,7 +73,8 @@ impl Direct {
     }
 }
 
-/// One direct read, split into what goes straight to its place and what goes through a bounce buffer.
+/// One direct read, split into what goes straight to its place and what goes through a bounce
+/// buffer.
 struct Transfer<'a> {
     file: &'a Handle,
     plain: &'a Handle,
@@ -73,14 +84,15 @@ struct Transfer<'a> {
 
 impl Transfer<'_> {
     fn read(&self, piece: Piece<'_>) -> io::Result<usize> {
-        let Piece { offset, dst, at, len, .. } = piece;
+        let Piece { offset, dst, at, len } = piece;
         let align = self.align as u64;
         let before = (offset % align) as usize;
         let base = dst.as_ptr() as usize;
         if (base + at) % self.align != before {
             return self.bounce(&mut dst[at..at + len], offset);
         }
-        // Congruent: whole sectors go straight to their place. Slack lets the ends be whole sectors too.
+        // Congruent: whole sectors go straight to their place. Slack lets the ends be whole
+        // sectors too.
         let widened = (before + len).next_multiple_of(self.align);
         if at >= before && at - before + widened <= dst.len() {
             let sectors = &mut dst[at - before..at - before + widened];
@@ -109,11 +121,13 @@ impl Transfer<'_> {
         while done < enough {
             match self.file.read_at(&mut dst[done..], offset + done as u64) {
                 Ok(0) => break,
-                // In the middle of a sector only at the end of the file, or on file systems that then go on buffered.
+                // In the middle of a sector only at the end of the file, or on file systems that
+                // then go on buffered.
                 Ok(n) if n % self.align != 0 => {
                     done += n;
                     if done < enough {
-                        done += fill(self.plain, &mut dst[done..enough], offset + done as u64)?;
+                        let rest = &mut dst[done..enough];
+                        done += fill(|dst, at| self.plain.read_at(dst, at), rest, offset + done as u64)?;
                     }
                     break;
                 }
@@ -168,7 +182,8 @@ fn reopen(_plain: &File) -> Option<(File, usize)> {
     None
 }
 
-/// The alignment that the file system states, and at least [`DEFAULT_ALIGNMENT`]; `None` if it states that there are no direct reads.
+/// The alignment that the file system states, and at least [`DEFAULT_ALIGNMENT`]; `None` if it
+/// states that there are no direct reads.
 #[cfg(target_os = "linux")]
 fn stated_alignment(file: &File) -> Option<usize> {
     use rustix::fs::{AtFlags, StatxFlags, statx};

@@ -1,4 +1,5 @@
-//! Reads of what is in memory already into memory that nobody has written to: zeroing it first takes as long as the reading.
+//! Reads of what is in memory already into memory that nobody has written to: zeroing it first
+//! takes as long as the reading.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,12 +8,16 @@ use std::ptr;
 use vram_types::{HostBytes, SourceError};
 
 use super::aligned::reserved;
+use super::local::LocalFile;
+use super::mode::ReadMode;
+use super::storage::complete;
+use super::stored::FileRef;
 use super::task::first;
 use super::threads::{processors, share};
-use super::{ReadMode, StoredFile};
 
-impl StoredFile {
-    /// The bytes of a range as new memory, by several threads; `None` if they have to be read in another way.
+impl LocalFile {
+    /// The bytes of a range as new memory, by several threads; `None` if they have to be read in
+    /// another way.
     pub(crate) fn read_fresh(
         &self,
         mode: ReadMode,
@@ -28,21 +33,22 @@ impl StoredFile {
         let (mut rest, mut from) = (&mut buffer.spare_capacity_mut()[..len], offset);
         let mut tasks = Vec::new();
         while !rest.is_empty() {
-            let bytes = first(self, from, rest.len());
+            let bytes = first(FileRef::Local(self), from, rest.len());
             let (part, after) = rest.split_at_mut(bytes);
             tasks.push((from, part));
             (rest, from) = (after, from + bytes as u64);
         }
         share(tasks, len, processors(), |(from, part)| {
             let wanted = part.len();
-            self.complete(self.initialise(part, from), wanted, from)
+            complete(self, self.initialise(part, from), wanted, from)
         })?;
         // SAFETY: no task has failed, so that all have filled their parts, and the parts are the first `len` bytes.
         unsafe { buffer.set_len(len) };
         Ok(buffer)
     }
 
-    /// Fills `part` as far as the file goes. Returns how many bytes there were, all of which are initialised then.
+    /// Fills `part` as far as the file goes. Returns how many bytes there were, all of which are
+    /// initialised then.
     fn initialise(&self, part: &mut [MaybeUninit<u8>], offset: u64) -> io::Result<usize> {
         let Some(map) = self.map() else { return self.read_into(part, offset) };
         let Some(window) = map.window(offset..offset + part.len() as u64) else { return Ok(0) };
@@ -82,7 +88,7 @@ mod tests {
         let path = dir.path().join("file");
         let bytes: Vec<u8> = (0..3u32 << 20).map(|i| (i % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
-        let file = StoredFile::open(&path, ReadMode::Auto, None).unwrap();
+        let file = LocalFile::open(&path, ReadMode::Auto, None).unwrap();
         assert!(file.fresh(77, bytes.len() - 77).unwrap() == bytes[77..]);
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
         let error = file.fresh(77, bytes.len() - 77).unwrap_err();

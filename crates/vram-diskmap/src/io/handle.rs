@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ReadAt;
+use super::read_at::ReadAt;
 
 /// Puts something between a map and a file that it has opened.
 pub(crate) type Wrap = Arc<dyn Fn(&Path, Box<dyn ReadAt>) -> Box<dyn ReadAt> + Send + Sync>;

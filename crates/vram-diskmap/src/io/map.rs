@@ -18,8 +18,8 @@ impl FileMap {
     /// Maps the first `bytes` bytes of `file`.
     ///
     /// # Safety
-    /// Nobody changes or shortens the file while the map or a window of it lives: the bytes are shared references, and
-    /// an access beyond a shortened file's end is a fatal signal.
+    /// Nobody changes or shortens the file while the map or a window of it lives: the bytes are
+    /// shared references, and an access beyond a shortened file's end is a fatal signal.
     pub(crate) unsafe fn new(file: &File, bytes: u64) -> io::Result<FileMap> {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         // SAFETY: the caller promises that the file stays as it is; the length is the file's own.
@@ -35,7 +35,8 @@ impl FileMap {
         Some(Window { map: self.clone(), start, end })
     }
 
-    /// Copies bytes out, past the caches if that is `streamed`, and gives their pages back. Returns how many there were.
+    /// Copies bytes out, past the caches if that is `streamed`, and gives their pages back.
+    /// Returns how many there were.
     pub(crate) fn copy(&self, dst: &mut [u8], offset: u64, streamed: bool) -> usize {
         let len = self.0.len() as u64;
         let start = offset.min(len);
@@ -92,11 +93,13 @@ impl Drop for Window {
             let (first, last) = (self.start.next_multiple_of(page), self.end / page * page);
             if first < last {
                 // SAFETY: MADV_DONTNEED on a read-only shared map of a file only unmaps pages: another window that
-                // still uses one faults the same bytes in again. `first..last` lies inside the map.
+                // still uses one faults the same bytes in again. `first..last` lies inside the
+                // map.
                 let dropped = unsafe {
                     self.map.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, last - first)
                 };
-                // Advice that is refused leaves pages mapped, which the system reclaims when it needs them.
+                // Advice that is refused leaves pages mapped, which the system reclaims when it
+                // needs them.
                 let _ = dropped;
             }
         }

@@ -1,59 +1,37 @@
-//! What a file is on, and by which way bytes that are not in the page cache are brought from there.
+//! What a file is on, and by which way bytes that are not in the page cache are brought from
+//! there.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::cache::{Cached, cached};
-use super::probe::{self, Probe};
-use super::{ReadMode, StoredFile};
+use super::mode::ReadPath;
 
-/// A mount is probed once it has given so many bytes: before that a probe costs more than it can save.
+/// A mount is probed once it has given so many bytes: before that a probe costs more than it can
+/// save.
 const PROBED_AFTER_BYTES: u64 = 4 << 30;
-/// How much faster than positioned direct reads another way has to be: disks change their mood within a probe.
+/// How much faster than positioned direct reads another way has to be: disks change their mood
+/// within a probe.
 const WORTH_IT: f64 = 1.5;
 
-/// A way in which bytes are read that the page cache has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ReadPath {
-    /// Positioned reads through the page cache, which gives the pages back afterwards.
-    Buffered,
-    /// Positioned reads past the page cache (`O_DIRECT`), by several threads.
-    Direct,
-    /// io_uring past the page cache.
-    Uring,
-    /// A memory map.
-    Mapped,
+/// What a probe measured, in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rates {
+    pub(crate) direct: f64,
+    pub(crate) buffered: f64,
+    pub(crate) uring: Option<f64>,
 }
 
-impl ReadPath {
-    /// As it is said in reports: `buffered`, `direct`, `io_uring`, `mapped`.
-    pub fn name(self) -> &'static str {
-        match self {
-            ReadPath::Buffered => "buffered",
-            ReadPath::Direct => "direct",
-            ReadPath::Uring => "io_uring",
-            ReadPath::Mapped => "mapped",
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "probed: direct {:.2} GB/s, buffered {:.2} GB/s", self.direct / 1e9, self.buffered / 1e9)?;
+        match self.uring {
+            Some(uring) => write!(f, ", io_uring {:.2} GB/s", uring / 1e9),
+            None => Ok(()),
         }
     }
-}
-
-/// How a file is read, and why; see [`DiskMap::reading`](crate::DiskMap::reading).
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct FileReading {
-    /// The file system that it is on, where the system tells.
-    pub file_system: Option<&'static str>,
-    /// How bytes come that are not in the page cache.
-    pub path: ReadPath,
-    /// Why in this way.
-    pub why: String,
-    /// What addresses and offsets of reads past the page cache are multiples of, in bytes; `None` where there are none.
-    pub alignment: Option<usize>,
-    /// Bytes of it that are in the page cache, where the system tells.
-    pub cached_bytes: Option<u64>,
 }
 
 /// A mounted file system.
@@ -61,7 +39,8 @@ pub(crate) struct Mount {
     file_system: Option<(&'static str, Kind)>,
     /// Bytes that it has given and the page cache had not.
     given: AtomicU64,
-    probed: OnceLock<Probe>,
+    due: AtomicBool,
+    rates: OnceLock<Rates>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,60 +58,52 @@ impl Mount {
         let mounts = MOUNTS.get_or_init(Mutex::default);
         let mut mounts = mounts.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let (given, probed) = (AtomicU64::new(0), OnceLock::new());
-            Arc::new(Mount { file_system: file_system(file), given, probed })
+            let (given, due, rates) = (AtomicU64::new(0), AtomicBool::new(false), OnceLock::new());
+            Arc::new(Mount { file_system: file_system(file), given, due, rates })
         };
         Arc::clone(mounts.entry(device).or_insert_with(new))
     }
 
     /// By which way `Auto` reads what the page cache has not, of files that can be read that way.
-    pub(crate) fn path(&self) -> ReadPath {
-        match (self.probed.get(), self.kind()) {
-            (Some(probe), _) => choice(probe),
+    pub(super) fn path(&self) -> ReadPath {
+        match (self.rates.get(), self.kind()) {
+            (Some(rates), _) => choice(rates),
             (None, Kind::Disk) => ReadPath::Direct,
             (None, Kind::Memory | Kind::Network) => ReadPath::Buffered,
         }
     }
 
-    /// Counts what it gave, and probes it once that has become much.
-    pub(crate) fn has_read(&self, file: &StoredFile, bytes: u64) {
+    /// Counts what it gave; once that has become much, a probe is due.
+    pub(super) fn has_given(&self, bytes: u64) {
         let before = self.given.fetch_add(bytes, Ordering::Relaxed);
         let crossed = before / PROBED_AFTER_BYTES != before.saturating_add(bytes) / PROBED_AFTER_BYTES;
-        if crossed && self.kind() != Kind::Memory && self.probed.get().is_none()
-            // Of a file that is short, cached or read through something there is nothing to learn; another one may come.
-            && let Some(probe) = probe::probe(file)
-        {
-            let _ = self.probed.set(probe);
+        if crossed && self.kind() != Kind::Memory && self.rates.get().is_none() {
+            self.due.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn reading(&self, file: &StoredFile, mode: ReadMode) -> FileReading {
-        let file_system = self.file_system.map(|(name, _)| name);
-        let alignment = file.direct.alignment(&file.plain, file.path());
-        let cached_bytes = match cached(file.plain.file(), 0, file.bytes()) {
-            Cached::All => Some(file.bytes()),
-            Cached::None => Some(0),
-            Cached::Missing(pages) => Some(file.bytes().saturating_sub(pages * probe::page_bytes())),
-            Cached::Unknown => None,
-        };
-        let (path, why) = match (file.map(), mode) {
-            (Some(_), _) => (ReadPath::Mapped, "asked for".to_owned()),
-            (None, ReadMode::Auto) => (self.path(), self.why()),
-            (None, ReadMode::Buffered) => (ReadPath::Buffered, "asked for".to_owned()),
-            (None, ReadMode::Direct) => (ReadPath::Direct, "asked for".to_owned()),
-            (None, ReadMode::Uring) => (ReadPath::Uring, "asked for".to_owned()),
-        };
-        let (path, why) = available(file, path, why, alignment.is_some());
-        FileReading { file_system, path, why, alignment, cached_bytes }
+    /// Whether it is to be probed now: says so once.
+    pub(super) fn is_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed) && self.due.swap(false, Ordering::Relaxed)
+    }
+
+    /// Keeps what a probe has found; the first counts.
+    pub(super) fn learn(&self, rates: Rates) {
+        let _ = self.rates.set(rates);
+    }
+
+    pub(super) fn file_system(&self) -> Option<&'static str> {
+        self.file_system.map(|(name, _)| name)
     }
 
     fn kind(&self) -> Kind {
         self.file_system.map_or(Kind::Disk, |(_, kind)| kind)
     }
 
-    fn why(&self) -> String {
-        match (self.probed.get(), self.kind()) {
-            (Some(probe), _) => probe.to_string(),
+    /// Why [`path`](Mount::path) is what it is.
+    pub(super) fn why(&self) -> String {
+        match (self.rates.get(), self.kind()) {
+            (Some(rates), _) => rates.to_string(),
             (None, Kind::Memory) => "the file system is in memory".to_owned(),
             (None, Kind::Disk) => "not probed yet".to_owned(),
             (None, Kind::Network) => "a network's file system, not probed yet".to_owned(),
@@ -141,46 +112,14 @@ impl Mount {
 }
 
 /// The fastest, unless that is not much faster than direct reads by threads.
-fn choice(probe: &Probe) -> ReadPath {
-    let mut best = (ReadPath::Direct, probe.direct * WORTH_IT);
-    for (path, rate) in [(ReadPath::Buffered, Some(probe.buffered)), (ReadPath::Uring, probe.uring)] {
+fn choice(rates: &Rates) -> ReadPath {
+    let mut best = (ReadPath::Direct, rates.direct * WORTH_IT);
+    for (path, rate) in [(ReadPath::Buffered, Some(rates.buffered)), (ReadPath::Uring, rates.uring)] {
         if let Some(rate) = rate.filter(|rate| *rate > best.1) {
             best = (path, rate);
         }
     }
     best.0
-}
-
-/// What is left of a way where the file or the system refuses it.
-fn available(file: &StoredFile, path: ReadPath, why: String, direct: bool) -> (ReadPath, String) {
-    match path {
-        ReadPath::Uring => match refusal(file) {
-            None if direct => (path, why),
-            Some(refusal) if direct => {
-                (ReadPath::Direct, format!("{why}, but io_uring is not there: {refusal}"))
-            }
-            _ => (ReadPath::Buffered, format!("{why}, but there are no direct reads of this file")),
-        },
-        ReadPath::Direct if !direct => {
-            (ReadPath::Buffered, format!("{why}, but there are no direct reads of this file"))
-        }
-        _ => (path, why),
-    }
-}
-
-/// Why there is no io_uring for this file.
-#[cfg(all(target_os = "linux", feature = "io-uring"))]
-fn refusal(file: &StoredFile) -> Option<String> {
-    if file.plain.is_bare() {
-        super::uring::refusal()
-    } else {
-        Some("the file is read through something else".into())
-    }
-}
-
-#[cfg(not(all(target_os = "linux", feature = "io-uring")))]
-fn refusal(_file: &StoredFile) -> Option<String> {
-    Some("not built in (feature io-uring, Linux alone)".to_owned())
 }
 
 /// What a file is on, by the numbers of statfs(2).
@@ -225,7 +164,7 @@ mod tests {
     #[test]
     fn another_way_has_to_be_worth_it() {
         let check = |direct, buffered, uring, expected| {
-            assert_eq!(choice(&Probe { direct, buffered, uring }), expected);
+            assert_eq!(choice(&Rates { direct, buffered, uring }), expected);
         };
         check(2.0, 2.9, None, ReadPath::Direct);
         check(2.0, 3.1, None, ReadPath::Buffered);

@@ -4,18 +4,21 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use vram_types::{CancelToken, Priority, SourceError};
+use vram_types::{Priority, ReadOptions, SourceError};
 
-/// On the way at once, of all files. What is urgent waits for no more than this: 8 ms of a disk that gives 2 GB/s.
+/// On the way at once, of all files. What is urgent waits for no more than this: 8 ms of a disk
+/// that gives 2 GB/s.
 const MOST_BYTES: u64 = 16 << 20;
 /// How often a reader that waits looks whether it has been cancelled: a token cannot wake it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Bounds the bytes that are on their way from disks, and lets what is urgent pass before what is read ahead.
+/// Bounds the bytes that are on their way from disks, and lets what is urgent pass before what is
+/// read ahead.
 ///
 /// There is one for the whole process, which every [`DiskMap`](crate::DiskMap) uses unless it is
-/// [given another](crate::DiskMapOptions::queue): files of several maps are mostly on one disk, and a priority says
-/// something only among all who wait for it. What the page cache holds, short reads and memory maps pass it by.
+/// [given another](crate::DiskMapOptions::queue): files of several maps are mostly on one disk,
+/// and a priority says something only among all who wait for it. What the page cache holds, short
+/// reads and memory maps pass it by.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -69,13 +72,8 @@ impl ReadQueue {
     }
 
     /// Waits until `bytes` more may be on their way.
-    pub(crate) fn enter(
-        &self,
-        bytes: u64,
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<Permit<'_>, SourceError> {
-        let bytes = bytes.min(self.most);
+    pub(crate) fn enter(&self, bytes: u64, options: &ReadOptions) -> Result<Permit<'_>, SourceError> {
+        let (bytes, priority) = (bytes.min(self.most), options.priority);
         let mut state = self.lock();
         if !state.admits(bytes, priority, self.most) {
             let urgent = usize::from(priority == Priority::Urgent);
@@ -87,7 +85,7 @@ impl ReadQueue {
                 if ahead == 0 && state.fits(bytes, self.most) {
                     break Ok(());
                 }
-                if let Err(e) = cancel.check() {
+                if let Err(e) = options.check() {
                     break Err(e);
                 }
                 let (woken, _) =
@@ -159,7 +157,13 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
+    use vram_types::CancelToken;
+
     use super::*;
+
+    fn with(priority: Priority) -> ReadOptions {
+        ReadOptions::default().with_priority(priority)
+    }
 
     fn until_waiting(queue: &ReadQueue, count: usize) {
         while queue.lock().waiting != count {
@@ -170,14 +174,13 @@ mod tests {
     #[test]
     fn what_is_urgent_goes_before_what_waited_longer() {
         let queue = &ReadQueue::new(100);
-        let token = &CancelToken::new();
         let (order, took) = mpsc::channel();
         thread::scope(|scope| {
-            let all = queue.enter(100, Priority::ReadAhead, token).unwrap();
+            let all = queue.enter(100, &with(Priority::ReadAhead)).unwrap();
             for (i, priority) in [Priority::ReadAhead, Priority::Urgent].into_iter().enumerate() {
                 let order = order.clone();
                 scope.spawn(move || {
-                    let permit = queue.enter(100, priority, token).unwrap();
+                    let permit = queue.enter(100, &with(priority)).unwrap();
                     order.send(priority).unwrap();
                     drop(permit);
                 });
@@ -193,14 +196,13 @@ mod tests {
     #[test]
     fn who_waits_can_be_cancelled_and_a_long_read_goes_alone() {
         let queue = &ReadQueue::new(100);
-        let token = &CancelToken::new();
         thread::scope(|scope| {
-            let alone = queue.enter(1000, Priority::Urgent, token).unwrap();
+            let alone = queue.enter(1000, &with(Priority::Urgent)).unwrap();
             assert_eq!(queue.bytes_in_flight(), 100);
             let cancelled = CancelToken::new();
             let waits = scope.spawn({
-                let cancelled = cancelled.clone();
-                move || queue.enter(1, Priority::Urgent, &cancelled).map(drop)
+                let options = with(Priority::Urgent).with_cancel(&cancelled);
+                move || queue.enter(1, &options).map(drop)
             });
             until_waiting(queue, 1);
             cancelled.cancel();
@@ -209,20 +211,19 @@ mod tests {
             drop(alone);
         });
         // Nobody is held back by the urgent one that left.
-        drop(queue.enter(100, Priority::ReadAhead, token).unwrap());
+        drop(queue.enter(100, &with(Priority::ReadAhead)).unwrap());
         assert_eq!(queue.bytes_in_flight(), 0);
     }
 
     #[test]
     fn many_threads_stay_within_the_bound() {
         let queue = &ReadQueue::new(10);
-        let token = &CancelToken::new();
         thread::scope(|scope| {
             for i in 0..8u64 {
                 scope.spawn(move || {
                     for n in 0..200 {
                         let priority = if n % 3 == 0 { Priority::Urgent } else { Priority::ReadAhead };
-                        let permit = queue.enter(1 + (i + n) % 7, priority, token).unwrap();
+                        let permit = queue.enter(1 + (i + n) % 7, &with(priority)).unwrap();
                         thread::yield_now();
                         drop(permit);
                     }

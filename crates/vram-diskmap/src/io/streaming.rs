@@ -3,8 +3,9 @@
 /// From here on what is copied would push itself out of the caches before anybody looks at it.
 pub(crate) const LEAST_STREAMED_BYTES: usize = 32 << 20;
 
-/// Copies `src` to `dst`, of the same length, without bringing `dst` into the caches: to write to a line that is there it would
-/// have to be read first, which is a third of all that a long copy moves.
+/// Copies `src` to `dst`, of the same length, without bringing `dst` into the caches: to write to
+/// a line that is there it would have to be read first, which is a third of all that a long copy
+/// moves.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn copy_past_caches(dst: &mut [u8], src: &[u8]) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};

@@ -7,14 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::vec::IntoIter;
 
-use super::Terms;
-use super::task::{Failed, Task};
-
-/// Threads that share one batch of reads. They wait for the disk most of the time, or for a processor behind others.
+/// Threads that share one batch of reads. They wait for the disk most of the time, or for a
+/// processor behind others.
 pub(crate) const THREADS: usize = 8;
 /// A batch of so many bytes gets helpers at once.
 pub(crate) const LEAST_SHARED_BYTES: usize = 4 << 20;
-/// Any other gets them if it takes longer than this, a few times as long as it takes to begin a thread.
+/// Any other gets them if it takes longer than this, a few times as long as it takes to begin a
+/// thread.
 const ALONE: Duration = Duration::from_micros(200);
 
 /// Threads that share what waits for nothing: copies of what is in memory.
@@ -23,21 +22,9 @@ pub(super) fn processors() -> usize {
     *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(THREADS))
 }
 
-/// Performs all reads, in about their order. After a failure the rest is not begun; when this returns nothing is on its way.
-pub(crate) fn read_all(terms: &Terms<'_>, tasks: Vec<Task<'_>>) -> Result<(), Failed> {
-    #[cfg(all(target_os = "linux", feature = "io-uring"))]
-    let tasks = super::uring::read_cold(terms, tasks)?;
-    let bytes: usize = tasks.iter().map(Task::bytes).sum();
-    let mapped = tasks.iter().all(|task| task.begins().is_some_and(|(_, file, _)| file.map().is_some()));
-    share(tasks, bytes, if mapped { processors() } else { THREADS }, |task| {
-        let place = task.place();
-        let read = terms.cancel.check().and_then(|()| task.run(terms));
-        read.map_err(|error| Failed { place, error: Box::new(error) })
-    })
-}
-
-/// Does all of something, in about its order, on the calling thread and on helpers that end with it, `threads` at most. `bytes`
-/// says how much it is. After a failure the rest is not begun; of several failures the one that comes first in the order is given.
+/// Does all of something, in about its order, on the calling thread and on helpers that end with
+/// it, `threads` at most. `bytes` says how much it is. After a failure the rest is not begun; of
+/// several failures the one that comes first in the order is given.
 pub(crate) fn share<T: Send, E: Send>(
     tasks: Vec<T>,
     bytes: usize,

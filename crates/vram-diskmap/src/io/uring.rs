@@ -8,11 +8,12 @@ use io_uring::{IoUring, opcode, types};
 use vram_types::SourceError;
 
 use super::aligned::Aligned;
-use super::auto::LEAST_DIRECT_BYTES;
 use super::cache::{Cached, cached};
+use super::local::LocalFile;
+use super::mode::{ReadMode, ReadPath};
 use super::queue::Permit;
-use super::task::{Failed, Task};
-use super::{ReadMode, ReadPath, Terms};
+use super::task::{Failed, Read, Task};
+use super::terms::{LEAST_DIRECT_BYTES, Terms};
 
 /// Reads on their way in one ring.
 const DEPTH: usize = 16;
@@ -52,8 +53,8 @@ fn keep(ring: IoUring) {
     }
 }
 
-/// Reads of a batch what is to be read by a ring. Returns the rest, which is for threads: what the page cache holds, what
-/// cannot be read in this way, and what came short.
+/// Reads of a batch what is to be read by a ring. Returns the rest, which is for threads: what the
+/// page cache holds, what cannot be read in this way, and what came short.
 pub(crate) fn read_cold<'a>(terms: &Terms<'_>, tasks: Vec<Task<'a>>) -> Result<Vec<Task<'a>>, Failed> {
     let wanted = |task: &Task<'_>| is_wanted(terms, task);
     if !matches!(terms.mode, ReadMode::Auto | ReadMode::Uring)
@@ -73,9 +74,15 @@ pub(crate) fn read_cold<'a>(terms: &Terms<'_>, tasks: Vec<Task<'a>>) -> Result<V
     result.map(|()| rest)
 }
 
+/// The task's file, and the first byte that is read of it; `None` for what is not on this machine.
+fn local<'a>(task: &Task<'a>) -> Option<(&'a LocalFile, u64)> {
+    let (_, file, offset) = task.begins()?;
+    Some((file.local()?, offset))
+}
+
 /// Whether the task's file is to be read by a ring, and can be.
 fn is_wanted(terms: &Terms<'_>, task: &Task<'_>) -> bool {
-    let Some((_, file, _)) = task.begins() else { return false };
+    let Some((file, _)) = local(task) else { return false };
     let chosen = terms.mode == ReadMode::Uring || file.mount.path() == ReadPath::Uring;
     chosen
         && file.plain.is_bare()
@@ -84,7 +91,7 @@ fn is_wanted(terms: &Terms<'_>, task: &Task<'_>) -> bool {
 }
 
 fn is_cold(terms: &Terms<'_>, task: &Task<'_>) -> bool {
-    let Some((_, file, offset)) = task.begins() else { return false };
+    let Some((file, offset)) = local(task) else { return false };
     terms.mode == ReadMode::Uring
         || task.bytes() >= LEAST_DIRECT_BYTES
             && cached(file.plain.file(), offset, task.bytes() as u64) == Cached::None
@@ -106,7 +113,8 @@ struct Flight<'a, 'q> {
 struct Run<'r, 'a> {
     terms: &'r Terms<'r>,
     ring: &'r mut IoUring,
-    /// Invariant: the memory of a read stays in here until its completion has been taken from the ring.
+    /// Invariant: the memory of a read stays in here until its completion has been taken from the
+    /// ring.
     flights: [Option<Flight<'a, 'r>>; DEPTH],
     in_flight: usize,
     spare: Vec<Aligned>,
@@ -115,7 +123,7 @@ struct Run<'r, 'a> {
 impl<'r, 'a> Run<'r, 'a> {
     fn all(&mut self, cold: Vec<Task<'a>>, rest: &mut Vec<Task<'a>>) -> Result<(), Failed> {
         for task in cold {
-            self.terms.cancel.check().map_err(|error| task.failed(error))?;
+            self.terms.options.check().map_err(|error| task.failed(error))?;
             while self.in_flight == DEPTH {
                 self.finish_one(rest)?;
             }
@@ -135,11 +143,11 @@ impl<'r, 'a> Run<'r, 'a> {
             return Ok(None);
         }
         loop {
-            if let Some(permit) = terms.queue.try_enter(bytes as u64, terms.priority) {
+            if let Some(permit) = terms.queue.try_enter(bytes as u64, terms.options.priority) {
                 return Ok(Some(permit));
             }
             if self.in_flight == 0 {
-                let permit = terms.queue.enter(bytes as u64, terms.priority, terms.cancel);
+                let permit = terms.queue.enter(bytes as u64, terms.options);
                 return permit.map(Some).map_err(|error| task.failed(error));
             }
             self.finish_one(rest)?;
@@ -147,7 +155,7 @@ impl<'r, 'a> Run<'r, 'a> {
     }
 
     fn submit(&mut self, mut task: Task<'a>, permit: Option<Permit<'r>>) -> io::Result<()> {
-        let Some((_, file, offset)) = task.begins() else { return Ok(()) };
+        let Some((file, offset)) = local(&task) else { return Ok(()) };
         let Some((direct, align)) = file.direct.open(&file.plain, file.path()) else { return Ok(()) };
         let before = (offset % *align as u64) as usize;
         let len = (before + task.bytes()).next_multiple_of(*align);
@@ -167,8 +175,8 @@ impl<'r, 'a> Run<'r, 'a> {
             .user_data(number as u64);
         self.flights[number] = Some(Flight { task, buffer, before, len, _permit: permit });
         // SAFETY: `memory` has at least `len` bytes, borrowed mutably by the task or owned by the buffer, and both stay in
-        // `flights` until the completion of this read is taken; `Run` waits for that even when it is dropped. The
-        // descriptor belongs to the file, which the task borrows.
+        // `flights` until the completion of this read is taken; `Run` waits for that even when it
+        // is dropped. The descriptor belongs to the file, which the task borrows.
         unsafe { self.ring.submission().push(&read) }.map_err(io::Error::other)?;
         self.in_flight += 1;
         match self.ring.submit() {
@@ -199,8 +207,8 @@ impl<'r, 'a> Run<'r, 'a> {
             place(&mut flight.task, &buffer.bytes()[flight.before..wanted]);
             self.spare.push(buffer);
         }
-        if let (ReadMode::Auto, Some((_, file, _))) = (self.terms.mode, flight.task.begins()) {
-            file.mount.has_read(file, flight.task.bytes() as u64);
+        if let (ReadMode::Auto, Some((file, _))) = (self.terms.mode, local(&flight.task)) {
+            file.mount.has_given(flight.task.bytes() as u64);
         }
         Ok(())
     }
@@ -238,7 +246,7 @@ impl Drop for Run<'_, '_> {
 
 /// The whole sectors around a single piece, where they lie in its own memory at the right address.
 fn straight<'t>(task: &'t mut Task<'_>, before: usize, len: usize, align: usize) -> Option<&'t mut [u8]> {
-    let Task::One(piece) = task else { return None };
+    let Task::One(Read { piece, .. }) = task else { return None };
     let start = piece.at.checked_sub(before)?;
     let memory = piece.dst.get_mut(start..start.checked_add(len)?)?;
     (memory.as_ptr() as usize).is_multiple_of(align).then_some(memory)
@@ -247,7 +255,7 @@ fn straight<'t>(task: &'t mut Task<'_>, before: usize, len: usize, align: usize)
 /// Copies what came by a buffer to where it goes.
 fn place(task: &mut Task<'_>, bytes: &[u8]) {
     match task {
-        Task::One(piece) => piece.wanted().copy_from_slice(bytes),
+        Task::One(read) => read.piece.wanted().copy_from_slice(bytes),
         Task::Joint(joint) => joint.scatter(bytes),
     }
 }
@@ -258,8 +266,8 @@ fn is_passing(e: &io::Error) -> bool {
 
 fn failed(task: &Task<'_>, e: io::Error) -> Failed {
     let error = SourceError::io(e);
-    task.failed(match task.begins() {
-        Some((_, file, offset)) => error.at_path(file.path()).at_offset(offset),
+    task.failed(match local(task) {
+        Some((file, offset)) => error.at_path(file.path()).at_offset(offset),
         None => error,
     })
 }

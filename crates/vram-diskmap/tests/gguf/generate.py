@@ -15,10 +15,12 @@ from safetensors.numpy import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BLOCKS = [T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K, T.IQ4_NL, T.IQ4_XS, T.MXFP4]
+LATER = [T.IQ2_XXS, T.IQ2_XS, T.IQ2_S, T.IQ3_XXS, T.IQ3_S, T.IQ1_S, T.IQ1_M, T.TQ1_0, T.TQ2_0, T.NVFP4]
 # Where a block keeps its f16 scales.
 HALVES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0], T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2],
-    T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [],
+    T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [], T.IQ2_XXS: [0], T.IQ2_XS: [0],
+    T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.IQ1_S: [0], T.IQ1_M: [], T.TQ1_0: [52], T.TQ2_0: [64], T.NVFP4: [],
 }  # fmt: skip
 rng = np.random.default_rng(7)
 
@@ -33,6 +35,9 @@ def random_blocks(kind, rows, per_row):
         blocks[:, at : at + 2] = bits.view(np.uint8).reshape(-1, 2)
     if kind == T.MXFP4:
         blocks[:, 0] = rng.integers(0, 255, rows * per_row, dtype=np.uint8)
+    if kind == T.IQ1_M:
+        # Its scale is in four pieces, of which the last has the bits of the exponent.
+        blocks[:, 55] &= 0xBF
     return blocks.reshape(rows, per_row * size)
 
 
@@ -53,16 +58,16 @@ def expect(name, tensors):
     os.chmod(path, 0o644)
 
 
-def blocks():
-    w = writer("blocks.gguf")
+def blocks(file, kinds, per_row):
+    w = writer(file)
     expected = {}
-    for kind in BLOCKS:
-        raw = random_blocks(kind, 3, 2)
+    for kind in kinds:
+        raw = random_blocks(kind, 3, per_row)
         name = f"blk.0.{kind.name}.weight"
         w.add_tensor(name, raw, raw_dtype=kind)
         expected[name] = gguf.quants.dequantize(raw, kind).astype(np.float32)
     close(w)
-    expect("blocks.gguf", expected)
+    expect(file, expected)
 
 
 def numbers():
@@ -93,13 +98,16 @@ def other_types():
     w = writer("other.gguf")
     before, after = np.ones((2, 3), np.float32), np.full((1, 2), 2, np.float32)
     w.add_tensor("before", before)
-    w.add_tensor("odd", rng.integers(0, 256, (1, gguf.GGML_QUANT_SIZES[T.IQ1_S][1]), dtype=np.uint8), raw_dtype=T.IQ1_S)
+    w.add_tensor("odd", rng.integers(0, 256, (1, gguf.GGML_QUANT_SIZES[T.Q8_K][1]), dtype=np.uint8), raw_dtype=T.Q8_K)
     w.add_tensor("after", after)
     close(w)
     expect("other.gguf", {"before": before, "after": after})
 
 
 if __name__ == "__main__":
-    blocks()
+    blocks("blocks.gguf", BLOCKS, 2)
     numbers()
     other_types()
+    rng = np.random.default_rng(8)
+    # Many, so that most entries of every grid occur.
+    blocks("lookup.gguf", LATER, 6)

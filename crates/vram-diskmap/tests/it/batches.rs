@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use safetensors::tensor::Dtype;
 use vram_diskmap::{DiskMap, ReadMode, ReadQueue};
-use vram_types::{CancelToken, DType, Priority, ReadRequest, ReadTarget, WeightSource};
+use vram_types::{CancelToken, DType, Priority, ReadOptions, ReadRequest, ReadTarget, WeightSource};
 
 use crate::helpers::{Written, noise, write};
 
@@ -45,7 +45,7 @@ fn more_than_fits_on_its_way_at_once() {
             let target = ReadTarget::Tensor { name: &tensor.0, offset: 0 };
             requests.push(ReadRequest { target, bytes: tensor.3.len() as u64, dst: memory, at });
         }
-        map.read_many(&mut requests, Priority::ReadAhead, &CancelToken::new()).unwrap();
+        map.read_many(&mut requests, &ReadOptions::default().with_priority(Priority::ReadAhead)).unwrap();
         drop(requests);
         for ((tensor, memory), at) in tensors.iter().zip(&memory).zip(places) {
             assert!(memory[at..at + tensor.3.len()] == tensor.3, "{mode:?}: {}", tensor.0);
@@ -71,11 +71,14 @@ fn converted_tensors_are_computed_in_parts() {
     let (mut long, mut short) = (vec![0; until - from], vec![0; 1001]);
     let mut requests =
         [ReadRequest::tensor("a", from as u64, &mut long), ReadRequest::tensor("a", 4_194_303, &mut short)];
-    map.read_many(&mut requests, Priority::Urgent, &CancelToken::new()).unwrap();
+    map.read_many(&mut requests, &ReadOptions::BLOCKING).unwrap();
     assert!(long == expected[from..until]);
     assert!(short == expected[4_194_303..4_194_303 + 1001]);
     let token = CancelToken::new();
     token.cancel();
-    let error = map.read_many(&mut [ReadRequest::tensor("a", 0, &mut short)], Priority::Urgent, &token);
+    let error = map.read_many(
+        &mut [ReadRequest::tensor("a", 0, &mut short)],
+        &ReadOptions::default().with_cancel(&token),
+    );
     assert_eq!(error.unwrap_err().kind(), vram_types::SourceErrorKind::Cancelled);
 }

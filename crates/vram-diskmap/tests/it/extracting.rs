@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::tensor::Dtype;
-use vram_diskmap::{DiskMap, Extract, ReadMode, ReadQueue};
-use vram_types::{CancelToken, DType, SourceErrorKind};
+use vram_diskmap::{Conversion, DiskMap, Extract, ReadMode, ReadQueue};
+use vram_types::{CancelToken, DType, SourceErrorKind, WeightSource};
 
 use crate::faults::Watch;
 use crate::helpers::{Written, holds, noise, write};
@@ -142,4 +142,59 @@ fn cancelling_and_panicking_come_to_an_end_and_leave_nothing() {
     }));
     assert!(unwound.is_err() && is_alone(&path));
     holds(&map, &tensors);
+}
+
+#[test]
+fn a_tensor_out_of_proportion_is_written_only_if_that_is_allowed() {
+    // The story: a file of 1300 bytes filled a disk with one tensor of 4 TiB.
+    let path = crate::cases::folder().join("P32-bad-strides/bomb.pt");
+    let map = DiskMap::open(&path).unwrap();
+    assert_eq!(WeightSource::stored_bytes(&map, "x"), Some(4));
+    assert_eq!(WeightSource::stored_bytes(&map, "w"), Some(24));
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let out = dir.path().join("out.safetensors");
+    let run = |extract: Extract<'_>| extract.run(&out, &CancelToken::new(), &mut |_| {});
+    let error = run(Extract::new(&map)).unwrap_err();
+    assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Unsupported, Some("x")));
+    let says = "its 4398046511104 bytes repeat 4 of the file (accepted with `allow_expanded`)";
+    assert!(error.message() == says && !out.exists(), "{error}");
+    assert_eq!(run(Extract::new(&map).names(["w"])).unwrap().bytes, 24);
+    assert_eq!(Extract::new(&map).allow_expanded(true).bytes().unwrap(), (1 << 42) + 24);
+    // Renamed or joined with others it is as long.
+    let converted = map.convert(&Conversion::new().rename("x", "y")).unwrap();
+    let error = run(Extract::new(&converted)).unwrap_err();
+    assert_eq!(error.tensor(), Some("y"));
+    // What PyTorch expands in files of any size is none of this.
+    let map = DiskMap::open(crate::torch::folder().join("layouts.pt")).unwrap();
+    assert!(map.tensor("expanded").is_some());
+    run(Extract::new(&map)).unwrap();
+}
+
+#[test]
+fn nothing_is_left_out_of_a_copy_in_silence() {
+    // The story: a copy of a checkpoint with a sparse tensor was a checkpoint without it.
+    let map = DiskMap::open(crate::torch::folder().join("unreadable.pt")).unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let out = dir.path().join("out.safetensors");
+    let run = |extract: Extract<'_>| extract.run(&out, &CancelToken::new(), &mut |_| {});
+    let error = run(Extract::new(&map)).unwrap_err();
+    let (kind, tensor) = (error.kind(), error.tensor().unwrap().to_owned());
+    assert!(kind == SourceErrorKind::Unsupported && !out.exists(), "{error}");
+    assert!(map.unreadable().any(|(name, _)| name == tensor));
+    for part in ["4 more of the source cannot be read", "`skip_unreadable`"] {
+        assert!(error.message().contains(part), "{error}");
+    }
+    let done = run(Extract::new(&map).skip_unreadable(true)).unwrap();
+    assert_eq!((done.tensors, done.unreadable.len()), (1, 5));
+    assert!(done.unreadable.iter().any(|(name, why)| name == "sparse" && why.contains("sparse")));
+    // One that is asked for by name is not skipped, and says why it cannot be read.
+    for extract in
+        [Extract::new(&map).names(["sparse"]), Extract::new(&map).names(["sparse"]).skip_unreadable(true)]
+    {
+        let error = run(extract).unwrap_err();
+        assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Unsupported, Some("sparse")));
+        assert!(error.message().contains("sparse tensors"), "{error}");
+    }
+    let done = run(Extract::new(&map).names(["plain"])).unwrap();
+    assert_eq!((done.tensors, done.unreadable), (1, Vec::new()));
 }

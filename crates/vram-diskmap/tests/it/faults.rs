@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use safetensors::tensor::Dtype;
 use vram_diskmap::{DiskMap, DiskMapOptions, ReadAt, ReadMode, ReadQueue};
-use vram_types::{CancelToken, FileId, Priority, ReadRequest, SourceError, SourceErrorKind, WeightSource};
+use vram_types::{
+    CancelToken, FileId, Priority, ReadOptions, ReadRequest, SourceError, SourceErrorKind, WeightSource,
+};
 
 use crate::helpers::{Written, holds, noise, write};
 
@@ -103,7 +105,10 @@ fn batch(map: &DiskMap, tensors: &[Written], cancel: &CancelToken) -> Result<Opt
     let mut buffers: Vec<Vec<u8>> = tensors.iter().map(|t| vec![0; t.3.len()]).collect();
     let mut requests: Vec<ReadRequest<'_>> =
         tensors.iter().zip(&mut buffers).map(|(t, dst)| ReadRequest::tensor(&t.0, 0, dst)).collect();
-    map.read_many(&mut requests, Priority::ReadAhead, cancel)?;
+    map.read_many(
+        &mut requests,
+        &ReadOptions::default().with_priority(Priority::ReadAhead).with_cancel(cancel),
+    )?;
     drop(requests);
     Ok(tensors.iter().zip(&buffers).all(|(t, dst)| t.3 == *dst).then_some(()))
 }
@@ -311,7 +316,7 @@ fn a_batch_reads_every_byte_once_and_neighbours_together() {
     let mut requests: Vec<ReadRequest<'_>> =
         all.iter().zip(&mut buffers).map(|(t, dst)| ReadRequest::tensor(&t.0, 0, dst)).collect();
     requests.push(ReadRequest::tensor("long.1", 1_000_001, &mut part));
-    map.read_many(&mut requests, Priority::Urgent, &CancelToken::new()).unwrap();
+    map.read_many(&mut requests, &ReadOptions::BLOCKING).unwrap();
     drop(requests);
     assert!(all.iter().zip(&buffers).all(|(t, dst)| t.3 == *dst));
     assert!(part == tensors[1].3[1_000_001..4_000_001]);

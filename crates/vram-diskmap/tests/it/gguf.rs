@@ -1,13 +1,17 @@
 //! GGUF files: every type equals what the `gguf` package decodes, byte for byte.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use vram_diskmap::{BlockType, DiskMap};
-use vram_types::{DType, FileId, SourceErrorKind, WeightSource, WeightSourceExt};
+use vram_diskmap::{Conversion, DiskMap, Names};
+use vram_types::{
+    BlockType, DType, Encoding, FileId, Joined, Overlay, ReadOptions, ReadRequest, SourceErrorKind,
+    WeightSource, WeightSourceExt,
+};
 
 use crate::torch::equals;
 
-fn file(name: &str) -> PathBuf {
+pub(crate) fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gguf").join(name)
 }
 
@@ -17,15 +21,20 @@ fn expected(name: &str) -> DiskMap {
 
 #[test]
 fn every_block_type_decodes_as_the_gguf_package_does() {
-    let map = DiskMap::open(file("blocks.gguf")).unwrap();
-    equals(&map, &expected("blocks.gguf"), "blocks.gguf");
+    let maps = ["blocks.gguf", "lookup.gguf"].map(|name| {
+        let map = DiskMap::open(file(name)).unwrap();
+        equals(&map, &expected(name), name);
+        map
+    });
+    assert_eq!(maps[0].len() + maps[1].len(), BlockType::ALL.len());
     for block in BlockType::ALL {
-        let info = map.tensor(&format!("blk.0.{}.weight", block.name())).unwrap();
+        let name = format!("blk.0.{}.weight", block.name());
+        let info = maps.iter().find_map(|map| map.tensor(&name)).unwrap();
         assert_eq!(
             (info.block_type(), info.dtype(), info.stored_dtype()),
             (Some(block), DType::F32, DType::F32)
         );
-        assert_eq!(info.range().bytes * block.elements(), info.meta().elements() * block.bytes());
+        assert_eq!(info.range().bytes * block.block_elements(), info.meta().elements() * block.block_bytes());
     }
 }
 
@@ -48,6 +57,57 @@ fn blocks_can_be_had_raw() {
         assert!(got.bytes() == &bytes[range.offset as usize..range.end() as usize], "{name}");
         assert_eq!(raw.require(name).unwrap().ranges[..], [range]);
     }
+}
+
+/// Whether what `locate` says is stored decodes to what is read by name, whole and row by row.
+fn encoded_is_what_is_decoded(source: &dyn WeightSource) {
+    for name in source.names() {
+        let located = source.require(name).unwrap();
+        let (encoding, ranges) = located.stored().unwrap();
+        let Encoding::Blocks(block) = encoding else { panic!("{name} is {encoding}") };
+        assert!(located.ranges.is_empty() && ranges.len() == 1, "{name}");
+        let shape = located.meta.shape();
+        assert_eq!(encoding.bytes(shape).unwrap(), ranges[0].bytes, "{name}");
+        let mut decoded = vec![0; located.meta.bytes() as usize];
+        source.read_range(name, 0..located.meta.bytes(), &mut decoded).unwrap();
+        let row = encoding.row_bytes(shape.last() as u64).unwrap();
+        for (i, right) in decoded.chunks(shape.last() * 4).enumerate() {
+            let mut stored = vec![0; row as usize];
+            let request = ReadRequest::file(ranges[0].file, ranges[0].offset + i as u64 * row, &mut stored);
+            source.read_many(&mut [request], &ReadOptions::BLOCKING).unwrap();
+            let mut found = vec![0; right.len()];
+            block.decode(&stored, &mut found).unwrap();
+            assert!(found == right, "{name}: row {i}");
+        }
+    }
+}
+
+#[test]
+fn blocks_can_be_had_decoded_by_name_and_encoded_by_range() {
+    let map = DiskMap::open(file("blocks.gguf")).unwrap();
+    encoded_is_what_is_decoded(&map);
+    let plain: Arc<dyn WeightSource> = Arc::new(DiskMap::open(file("numbers.gguf")).unwrap());
+    let blocks: Arc<dyn WeightSource> = Arc::new(map);
+    let hidden = Overlay::new(Arc::clone(&plain), blocks).unwrap();
+    let joined = Joined::new([("a.", plain), ("b.", Arc::new(hidden))]).unwrap();
+    let of_blocks = |name: &&str| name.starts_with("b.blk");
+    for name in joined.names().filter(of_blocks) {
+        let located = joined.require(name).unwrap();
+        let (encoding, ranges) = located.stored().unwrap();
+        assert!(encoding.dtype().is_none() && ranges[0].file == located.storage.file, "{name}");
+        assert_eq!(ranges[0].file, FileId(2));
+    }
+    assert!(joined.names().filter(of_blocks).count() >= 13);
+    // Another name, and a cast, are of the same stored bytes.
+    let map = DiskMap::options().dtype(DType::BF16).open(file("blocks.gguf")).unwrap();
+    let renamed = map.convert(&Conversion::new().rename(Names::prefix("blk."), "layer.")).unwrap();
+    let located = renamed.require("layer.0.Q4_K.weight").unwrap();
+    assert_eq!((located.meta.dtype(), located.stored().unwrap().0.name()), (DType::BF16, "Q4_K"));
+    let numbers = DiskMap::options().dtype(DType::BF16).open(file("numbers.gguf")).unwrap();
+    let cast = numbers.names().find(|name| numbers.tensor(name).unwrap().is_converted()).unwrap();
+    let (encoding, ranges) = (numbers.require(cast).unwrap(), numbers.tensor(cast).unwrap());
+    let (encoding, stored) = (encoding.stored().unwrap().0, ranges.stored_dtype());
+    assert_eq!(encoding, Encoding::Plain(stored));
 }
 
 #[test]
@@ -93,7 +153,7 @@ fn pairs_are_metadata() {
 fn a_type_without_a_decoder_spoils_no_other() {
     let map = DiskMap::open(file("other.gguf")).unwrap();
     equals(&map, &expected("other.gguf"), "other.gguf");
-    assert!(map.unreadable().eq([("odd", "of the type IQ1_S, for which there is no decoder")]));
+    assert!(map.unreadable().eq([("odd", "of the type Q8_K, for which there is no decoder")]));
     let error = map.get("odd").unwrap_err();
     assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::Unsupported, Some("odd")));
 }

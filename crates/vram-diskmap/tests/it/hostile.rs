@@ -131,7 +131,12 @@ fn pickles_that_are_none_are_refused_where_they_go_wrong() {
         (b"\x80\x02}Ns.".to_vec(), Invalid, "pairs are missing"),
         (b"\x80\x02NNNs.".to_vec(), Invalid, "no dictionary"),
         (b"\x80\x02}(Nu.".to_vec(), Invalid, "pairs are missing"),
-        (b"\x80\x02}NNs.".to_vec(), Unsupported, "neither text nor number"),
+        (b"\x80\x02cargparse\nNamespace\n)\x81.".to_vec(), Unsupported, "no checkpoint"),
+        (b"\x80\x02}Ncargparse\nNamespace\n)\x81s.".to_vec(), Unsupported, "no tensors that are read"),
+        (b"\x80\x02cargparse\nNamespace\nNR.".to_vec(), Invalid, "no function"),
+        (b"\x80\x02cnumpy\ndtype\n)R.".to_vec(), Invalid, "makes none"),
+        (b"\x80\x02c_codecs\nencode\nX\x01\0\0\0xX\x03\0\0\0hex\x86R.".to_vec(), Unsupported, "another encoding"),
+        (b"\x80\x02(o.".to_vec(), Invalid, "the stack is empty"),
         (b"\x80\x02NNb.".to_vec(), Invalid, "attributes"),
         (b"\x80\x02X\x01\0\0\0xQ.".to_vec(), Invalid, "no storage"),
         // A dictionary that contains itself, and a list that does.
@@ -237,7 +242,22 @@ fn memory_stays_in_proportion_to_the_pickle() {
         pickle.push(b'.');
         pickle
     };
-    let cases: [(&str, Vec<u8>); 8] = [
+    // A text of 100 kB that is kept, and asked for again and again.
+    let long = [&b"\x80\x02X\xa0\x86\x01\0"[..], &vec![b'x'; 100_000], b"q\0"].concat();
+    let many = |part: &[u8], n: usize, end: &[u8]| [&long[..], b"](", &part.repeat(n), b"e", end].concat();
+    let namespace = b"cargparse\nNamespace\nq\x01)\x81q\x02";
+    let cases: [(&str, Vec<u8>); 13] = [
+        ("objects", [&b"\x80\x02]("[..], &namespace[..], &b"h\x01)\x81".repeat(n / 4), b"e."].concat()),
+        (
+            "objects in objects",
+            [&b"\x80\x02"[..], namespace, &b"h\x01h\x02\x85\x81q\x02".repeat(n / 8), b"."].concat(),
+        ),
+        ("keys of long texts", [&long[..], b"}((h\0h\0h\0h\0tNu."].concat()),
+        ("long names", many(b"h\0h\0\x93", n / 4, b".")),
+        (
+            "long numbers",
+            many(b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x02\0\0\0f8\x85Rh\0\x86R", n / 100, b"."),
+        ),
         ("nothings", [&b"\x80\x02"[..], &vec![b'N'; n], b"."].concat()),
         ("marks", [&b"\x80\x02"[..], &vec![b'('; n], b"."].concat()),
         ("tuples", [&b"\x80\x02"[..], &vec![b')'; n], b"."].concat()),
@@ -279,6 +299,8 @@ fn fixtures() -> Vec<PathBuf> {
         "torch/layouts.pt",
         "torch/nested.ckpt",
         "torch/protocol4.pt",
+        "torch/foreign.pt",
+        "torch/foreign5.pt",
         "torch/legacy_nested.pth",
         "gguf/numbers.gguf",
         "gguf/blocks.gguf",

@@ -5,6 +5,7 @@
 
 mod bad;
 mod batches;
+mod cases;
 #[cfg(target_os = "linux")]
 mod cold;
 mod conversion;
@@ -15,6 +16,7 @@ mod counting;
 mod dependencies;
 mod extracting;
 mod faults;
+mod foreign;
 mod gguf;
 mod helpers;
 mod hostile;
@@ -22,7 +24,10 @@ mod naive;
 mod oracle;
 mod reading;
 mod real;
+mod scaled;
+mod sets;
 mod sharded;
+mod storage;
 mod torch;
 mod writing;
 

@@ -3,8 +3,8 @@
 use safetensors::Dtype;
 use vram_diskmap::{DiskMap, ReadMode};
 use vram_types::{
-    CancelToken, DType, FileId, FileRange, Priority, ReadRequest, ReadTarget, SourceErrorKind, WeightSource,
-    WeightSourceExt,
+    CancelToken, DType, FileId, FileRange, ReadOptions, ReadRequest, ReadTarget, SourceErrorKind,
+    WeightSource, WeightSourceExt,
 };
 
 use crate::helpers::{Written, holds, noise, some_tensors, write};
@@ -62,7 +62,7 @@ fn long_tensors_that_are_in_memory() {
             .zip(&mut dst)
             .map(|(t, dst)| ReadRequest::tensor(&t.0, 1, &mut dst[3..][..t.3.len() - 1]))
             .collect();
-        map.read_many(&mut requests, Priority::Urgent, &CancelToken::new()).unwrap();
+        map.read_many(&mut requests, &ReadOptions::BLOCKING).unwrap();
         for ((name, _, _, bytes), dst) in tensors.iter().zip(&dst) {
             assert!(dst[3..][..bytes.len() - 1] == bytes[1..] && dst[..3] == [0; 3], "{name}");
             assert!(map.get(name).unwrap().into_bytes() == *bytes, "{name}");
@@ -155,7 +155,7 @@ fn requests_widen_only_into_their_slack() {
             let dst = &mut memory[start..start + slack_before + bytes + slack_after];
             let target = ReadTarget::File { file: FileId(0), offset };
             let request = ReadRequest { target, bytes: bytes as u64, dst, at: slack_before };
-            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new()).unwrap();
+            map.read_many(&mut [request], &ReadOptions::BLOCKING).unwrap();
             let got = &memory[start + slack_before..][..bytes];
             assert!(got == &file[offset as usize..offset as usize + bytes]);
             assert!(memory[..start].iter().all(|&b| b == 0xAA));
@@ -171,7 +171,7 @@ fn requests_out_of_range_and_cancelled() {
         let kind = |target, len: usize| {
             let mut dst = vec![0; len];
             let request = ReadRequest { target, bytes: len as u64, dst: &mut dst, at: 0 };
-            map.read_many(&mut [request], Priority::Urgent, &CancelToken::new()).map_err(|e| e.kind())
+            map.read_many(&mut [request], &ReadOptions::BLOCKING).map_err(|e| e.kind())
         };
         let end = std::fs::metadata(&path).unwrap().len();
         assert_eq!(kind(ReadTarget::File { file: FileId(0), offset: end }, 0), Ok(()));
@@ -193,7 +193,7 @@ fn requests_out_of_range_and_cancelled() {
         cancel.cancel();
         let mut dst = [0; 4];
         let request = ReadRequest::tensor("scalar", 0, &mut dst);
-        let error = map.read_many(&mut [request], Priority::Urgent, &cancel).unwrap_err();
+        let error = map.read_many(&mut [request], &ReadOptions::default().with_cancel(&cancel)).unwrap_err();
         assert_eq!(error.kind(), SourceErrorKind::Cancelled);
         let error = map.get("nobody").unwrap_err();
         assert_eq!((error.kind(), error.tensor()), (SourceErrorKind::NotFound, Some("nobody")));

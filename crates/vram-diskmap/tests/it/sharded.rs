@@ -8,7 +8,7 @@ use vram_types::{FileId, SourceErrorKind, WeightSource, WeightSourceExt};
 use crate::helpers::{holds, refused, some_tensors, write};
 
 /// Two shards and their index.
-fn sharded(dir: &Path) -> Vec<crate::helpers::Written> {
+pub(crate) fn sharded(dir: &Path) -> Vec<crate::helpers::Written> {
     let tensors = some_tensors();
     write(&dir.join("model-1.safetensors"), &tensors[..3]);
     write(&dir.join("model-2.safetensors"), &tensors[3..]);
@@ -34,10 +34,13 @@ fn by_index_by_folder_and_by_list() {
         DiskMap::open_files([&one, &two]).unwrap(),
     ] {
         holds(&map, &tensors);
-        assert!(map.files().eq([&one, &two]));
+        assert!(map.files().eq([&one, &two].map(|path| path.to_str().unwrap())));
+        assert_eq!(map.path(FileId(1)), Some(two.as_path()));
+        assert_eq!(map.file_bytes(FileId(1)), Some(std::fs::metadata(&two).unwrap().len()));
+        assert_eq!((map.path(FileId(2)), map.file_bytes(FileId(2))), (None, None));
         assert_eq!(map.require("ids").unwrap().storage.file, FileId(1));
-        assert_eq!(WeightSource::file(&map, FileId(1)), Some(two.as_path()));
-        assert_eq!(WeightSource::file(&map, FileId(2)), None);
+        assert_eq!(map.describe(FileId(1)).as_deref(), two.to_str());
+        assert_eq!(map.describe(FileId(2)), None);
     }
     std::fs::remove_file(&index).unwrap();
     holds(&DiskMap::open(dir.path()).unwrap(), &tensors);
@@ -186,4 +189,30 @@ fn the_index_and_pytorch_s_shards_must_agree() {
     assert!(error.path().unwrap().ends_with(two) && error.message().contains("the index says"), "{error}");
     let error = DiskMap::open_files([dir.path().join(one), dir.path().join(two)]).unwrap_err();
     assert!(error.kind() == Invalid && error.message().contains("has a tensor of the same name"), "{error}");
+}
+
+#[test]
+fn lenient_reads_tensors_that_the_index_does_not_name() {
+    // The story: an index that was made before a buffer was added to the model, and a file that has
+    // it. Every tensor is where the index says.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let tensors = sharded(dir.path());
+    let path = dir.path().join("model.safetensors.index.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let unnamed = text.replace(r#""ids":"model-2.safetensors","#, "");
+    assert_ne!(unnamed, text);
+    std::fs::write(&path, unnamed).unwrap();
+    let (_, error) = refused(&DiskMap::options(), &path);
+    assert!(
+        error.message().ends_with("the index does not name this tensor (accepted with `lenient`)"),
+        "{error}"
+    );
+    let map = DiskMap::options().lenient(true).open(&path).unwrap();
+    holds(&map, &tensors);
+    assert!(map.leniencies().any(|what| what.contains("1 tensors that the index does not name")));
+    // As many tensors as the index names, and not these.
+    let other = text.replace(r#""ids":"#, r#""idz":"#);
+    std::fs::write(&path, other).unwrap();
+    let (_, error) = refused(&DiskMap::options().lenient(true), &path);
+    assert!(error.tensor() == Some("idz") && error.message().contains("does not have it"), "{error}");
 }

@@ -45,7 +45,7 @@ pub(crate) fn equals(map: &DiskMap, expected: &DiskMap, what: &str) {
 }
 
 /// Files of the folder that have their expectations beside them.
-fn files() -> Vec<PathBuf> {
+pub(crate) fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder())
         .unwrap()
         .filter_map(|entry| {
@@ -58,7 +58,7 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
-fn expected(path: &Path) -> DiskMap {
+pub(crate) fn expected(path: &Path) -> DiskMap {
     let mut name = path.as_os_str().to_owned();
     name.push(".expected.safetensors");
     DiskMap::open(PathBuf::from(name)).unwrap()

@@ -4,13 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vram_device::{Region, Ticket, View};
-use vram_types::DType;
+use vram_types::encoding::ScaledRows;
+use vram_types::{DType, Encoding};
 
-use super::fetch::Shared;
+use super::shared::Shared;
 use super::slot::{Memory, Weights};
-use crate::partition::{Member, Placed, Tile};
-use crate::plan::Planned;
-use crate::{Error, UnitId};
+use crate::error::Error;
+use crate::plan::compose::Planned;
+use crate::plan::partition::UnitId;
+use crate::plan::partition::{Member, Placed, Tile};
+use crate::spec::Layer;
 
 /// The weights of one layer, or some rows of them, on the device. While it lives they cannot move.
 ///
@@ -33,20 +36,22 @@ impl Lease {
         self.member().rows.clone()
     }
 
-    /// The `index`-th tensor of the layer, as its spec names them, or the leased rows of it.
+    /// The `index`-th tensor of the layer, as its spec names them, or the leased rows of it. It is encoded where the spec
+    /// [keeps](crate::LayerSpec::keep_encoded) it so, and comes with its [scales](crate::LayerSpec::with_scales).
     ///
     /// # Errors
     /// [`Error::Shape`] if the layer has no such tensor.
     pub fn tensor(&self, index: usize) -> Result<View<'_>, Error> {
         let placed = self.placed(index)?;
-        match self.memory()? {
-            Memory::Region(region) => Ok(View::new(region, placed.at, placed.meta.clone())?),
-            Memory::Mapped { .. } => Ok(View::host(self.mapped(placed)?, placed.meta.clone())?),
-            Memory::Gone => Err(gone()),
-        }
+        let Encoding::Scaled(dtype) = placed.encoding else { return self.view(placed, placed.encoding) };
+        let (scales, blocks) = self.layer().scales(index).ok_or_else(gone)?;
+        let rows = self.rows().map_or_else(|| ScaledRows::all(blocks), |rows| ScaledRows::new(blocks, rows));
+        let scales = self.placed(scales)?;
+        let scales = self.view(scales, scales.encoding)?;
+        Ok(self.view(placed, dtype.into())?.scaled(scales, rows.ok_or_else(gone)?)?)
     }
 
-    /// The bytes of the `index`-th tensor, where the host sees them.
+    /// The bytes of the `index`-th tensor, [encoded](Lease::encoding) as they are, where the host sees them.
     ///
     /// # Errors
     /// [`Error::Unsupported`] on a device whose memory the host does not see.
@@ -55,8 +60,8 @@ impl Lease {
         match self.memory()? {
             Memory::Region(region) => region
                 .host()
-                .filter(|_| self.shared.device.info().topology.host_visible)
-                .and_then(|b| b.get(placed.at as usize..(placed.at + placed.meta.bytes()) as usize))
+                .filter(|_| self.shared.context().shares_memory())
+                .and_then(|b| b.get(placed.at as usize..(placed.at + placed.bytes()) as usize))
                 .ok_or_else(|| Error::Unsupported("the host does not see the device's memory".into())),
             Memory::Mapped { .. } => self.mapped(placed),
             Memory::Gone => Err(gone()),
@@ -79,9 +84,21 @@ impl Lease {
     /// Dtype of the `index`-th tensor as it is stored.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the layer has no such tensor.
+    /// [`Error::Shape`] if the layer has no such tensor, [`Error::Unsupported`] if it is in quantised blocks or
+    /// has scales: see [`encoding`](Lease::encoding).
     pub fn dtype(&self, index: usize) -> Result<DType, Error> {
-        Ok(self.placed(index)?.meta.dtype())
+        let encoding = self.encoding(index)?;
+        encoding
+            .dtype()
+            .ok_or_else(|| Error::Unsupported(format!("tensor {index} is {encoding}, which is no dtype")))
+    }
+
+    /// How the `index`-th tensor is stored.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the layer has no such tensor.
+    pub fn encoding(&self, index: usize) -> Result<Encoding, Error> {
+        Ok(self.placed(index)?.encoding)
     }
 
     /// Says that everything that reads the weights has been issued, up to `ticket`.
@@ -100,24 +117,37 @@ impl Lease {
         &self.plan.partition.units[self.tile.unit.0].members[self.tile.member]
     }
 
+    fn layer(&self) -> &Layer {
+        &self.shared.context().layers[self.member().layer.0]
+    }
+
+    fn view(&self, placed: &Placed, encoding: Encoding) -> Result<View<'_>, Error> {
+        let shape = placed.meta.shape().clone();
+        match self.memory()? {
+            Memory::Region(region) => Ok(View::encoded(region, placed.at, shape, encoding)?),
+            Memory::Mapped { .. } => Ok(View::encoded_host(self.mapped(placed)?, shape, encoding)?),
+            Memory::Gone => Err(gone()),
+        }
+    }
+
     fn placed(&self, index: usize) -> Result<&Placed, Error> {
         let member = self.member();
         member.tensors.get(index).ok_or_else(|| {
             Error::Shape(format!(
                 "layer {:?} has {} tensors, not one of index {index}",
-                self.shared.layers[member.layer.0].name,
+                self.layer().name,
                 member.tensors.len()
             ))
         })
     }
 
     fn memory(&self) -> Result<&Memory, Error> {
-        self.weights.as_ref().map(|w| &w.memory).ok_or_else(gone)
+        self.weights.as_ref().map(|w| w.memory()).ok_or_else(gone)
     }
 
     fn mapped(&self, placed: &Placed) -> Result<&[u8], Error> {
         let Memory::Mapped { windows, .. } = self.memory()? else { return Err(gone()) };
-        let bytes = placed.meta.bytes();
+        let bytes = placed.bytes();
         if bytes == 0 {
             return Ok(&[]);
         }

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::costs::Link;
+use crate::plan::costs::Link;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Less than this says nothing of a link.

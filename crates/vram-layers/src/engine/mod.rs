@@ -1,102 +1,109 @@
 //! The engine: residents and a ring of slots, filled by reader threads ahead of the computing layer and around the
 //! end of the pass. It hands out leased buffers and knows no tensor maths.
+//!
+//! Each file is a thing that owns its fields. From below:
+//!
+//! - `context` is what nobody changes: source, device, layers, options, meters. `guard` is every wait,
+//!   order, reservation and check that keeps the rest safe.
+//! - `slot` is the weights of a unit, coming or there. `reads`, `work`, `rows` and `job` are what brings
+//!   them, `staging` and `input` what they pass through.
+//! - `jobs`, `store`, `window`, `leases` and `states` are the `tables` under one lock: what readers have
+//!   to do, where weights are, what is fetched ahead, what is in use.
+//! - `shared` is how readers and the computing thread wait for each other over the tables; `reader` and
+//!   `lease` are the two sides.
+//! - `admission` decides which pass runs under which plan: `planner` knows what there is to plan with,
+//!   `terms` what the plan in force was made for, `handover` what one plan leaves to the next,
+//!   `calibration` what passes cost. `pass` and `session` are what it grants.
 
-mod acquire;
-mod admit;
-mod bring;
-mod fetch;
+mod admission;
+mod arena;
+mod calibration;
+mod context;
+mod guard;
+mod handover;
+mod input;
 mod job;
+mod jobs;
 mod lease;
-mod load;
+mod leases;
 mod meter;
+mod options;
 mod pass;
+mod planner;
 mod reader;
+mod reads;
+mod request;
+mod rows;
+mod session;
+mod shared;
 mod slot;
+mod staging;
+mod states;
+mod store;
+mod tables;
+mod terms;
+mod window;
+mod work;
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
-use vram_device::{Budget, Device, Lifetime, Staging, Tier};
+use vram_device::{Budget, Device, DeviceError, Memory, Staging};
 use vram_types::{FileRange, WeightSource};
 
-use crate::Error;
-use crate::costs::Costs;
-use crate::guard::{Guard, charged, guard};
-use crate::observe::{EvictionReason, Observer};
-use crate::pipeline::Stages;
-use crate::plan::Plan;
+use crate::error::Error;
+use crate::plan::compose::Plan;
+use crate::plan::costs::{Costs, LayerWork};
 use crate::spec::{Layer, LayerId, LayerSpec};
 use crate::state::State;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::JoinHandle;
-use crate::sync::{Mutex, MutexGuard};
-use admit::Admitted;
-pub use admit::{Setting, VramLimit};
-use fetch::Shared;
+use admission::Admission;
+pub(crate) use admission::Neighbours;
+pub(crate) use arena::ALIGN;
+use context::Context;
+use guard::{For, reserve};
+#[cfg(feature = "mutations")]
+pub use guard::{Guard, leave_out};
+pub(crate) use input::write_input;
 pub use lease::Lease;
-pub(crate) use pass::{ALIGN, after_kernels};
-pub use pass::{Pass, PassRequest};
-
-/// How an [`Engine`] is set up.
-#[derive(Clone, Debug)]
-pub struct EngineOptions {
-    /// Memory of the device that weights, activations and scratch may take together.
-    pub budget: Budget,
-    /// Memory of the host for staging, and for weights that wait there, on devices with memory of their own.
-    pub host_budget: Budget,
-    /// Whether weights wait in host memory as far as that budget allows; of no effect where the device's memory is the
-    /// host's.
-    pub host_weights: bool,
-    /// Bytes of the ring; the planner chooses if `None`.
-    pub ring: Option<u64>,
-    /// Threads that read. They wait for the disk most of the time. Fewer where the host budget would leave each of
-    /// them a few sectors of staging.
-    pub readers: usize,
-    /// Whether units may stay on the device between passes (the `Preparing` state).
-    pub residents: bool,
-    /// What the first plan reckons with; assumed if `None`.
-    pub costs: Option<Costs>,
-    /// Whether the first passes are measured, and the plan is made anew where that would pay.
-    pub calibrate: bool,
-    /// Is told what happens.
-    pub observer: Option<Arc<dyn Observer>>,
-}
-
-impl EngineOptions {
-    /// Readers, unless it is said how many. Each has one read under way, and waits for a processor behind kernels before it asks
-    /// for the next: with so many the disk has enough to do meanwhile.
-    pub const READERS: usize = 8;
-
-    /// Bytes of the largest single read, and about those of a reader's staging. Long enough for a disk's full speed beside kernels,
-    /// short enough that several readers share one layer.
-    pub const PIECE_BYTES: u64 = 2 << 20;
-
-    /// Under a device budget, with 64 MiB for staging, eight readers, and the planner's own ring.
-    pub fn new(budget: Budget) -> EngineOptions {
-        EngineOptions {
-            budget,
-            host_budget: Budget::new(Tier::Host, 64 << 20),
-            host_weights: false,
-            ring: None,
-            readers: EngineOptions::READERS,
-            residents: true,
-            costs: None,
-            calibrate: true,
-            observer: None,
-        }
-    }
-}
+pub use options::{EngineOptions, Setting, VramLimit};
+pub use pass::Pass;
+pub use request::PassRequest;
+pub use session::Session;
+use shared::Shared;
 
 /// Streams the weights of one model through one device.
 ///
-/// One pass at a time; everything else may be called from any thread.
+/// One pass at a time; everything else may be called from any thread. [`Managed`](crate::Managed) has one, and drives it
+/// with a model's forward; this is how it goes by hand:
+///
+/// ```
+/// use std::sync::Arc;
+/// use vram_device::{Budget, Device, Queue, Tier, cpu::Cpu};
+/// use vram_layers::{Engine, EngineOptions, LayerId, LayerSpec, PassRequest, Split};
+/// use vram_types::{DType, GeneratedSource, TensorMeta};
+///
+/// let metas = ["a", "b", "c"].map(|name| (name, TensorMeta::new(DType::F32, [32, 32]).unwrap()));
+/// let source = Arc::new(GeneratedSource::new(metas, |tensor, _, bytes| bytes.fill(tensor as u8))?);
+/// let layers = ["a", "b", "c"].map(|name| LayerSpec::new(name, vec![name.to_owned()], Split::Whole));
+/// let cpu = Arc::new(Cpu::new(Default::default())?);
+/// // Room for two of them.
+/// let options = EngineOptions::new(Budget::new(Tier::Device, 8 << 10));
+/// let engine = Engine::new(source, cpu.clone(), layers.into(), options)?;
+///
+/// let mut pass = engine.begin(PassRequest::default())?;
+/// for layer in 0..3 {
+///     // Waits for the weights and keeps them; the next are on their way meanwhile.
+///     let lease = pass.lease(LayerId(layer), 0)?;
+///     assert_eq!(lease.tensor(0)?.bytes().map(|bytes| bytes[0]), Some(layer as u8));
+///     // What was issued so far is all that uses them; without this they would stay until the pass ends.
+///     lease.finish(cpu.ticket(Queue::Compute)?);
+/// }
+/// assert_eq!(pass.finish()?.disk_bytes, 3 * 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Engine {
-    shared: Arc<Shared>,
-    options: EngineOptions,
+    admission: Admission,
     readers: Vec<JoinHandle<()>>,
-    busy: AtomicBool,
-    admitted: Mutex<Admitted>,
-    /// The pipeline that it is a stage of, and which.
-    pub(crate) pipeline: Mutex<Option<(Weak<Stages>, usize)>>,
 }
 
 impl Engine {
@@ -114,13 +121,13 @@ impl Engine {
     ) -> Result<Engine, Error> {
         let layers: Vec<Layer> =
             layers.into_iter().map(|spec| Layer::resolve(spec, &*source)).collect::<Result<_, Error>>()?;
-        let host_visible = device.info().topology.host_visible;
-        let mapped = host_visible && first_range(&layers).is_some_and(|r| source.map(r).is_some());
+        let shared = device.info().topology.memory == Memory::Shared;
+        let mapped = shared && first_range(&layers).is_some_and(|r| source.map(r).is_some());
         let mut readers = options.readers.max(1);
         let align = source.alignment();
         let mut piece = EngineOptions::PIECE_BYTES.next_multiple_of(align);
         let mut staging = Vec::new();
-        if !host_visible {
+        if !shared {
             // Half of it: inputs are staged as well. Fewer readers rather than reads of a few sectors.
             let half = options.host_budget.limit() / 2;
             readers = readers.min(usize::try_from(half / (16 * align)).unwrap_or(usize::MAX)).max(1);
@@ -136,92 +143,85 @@ impl Engine {
                 )));
             }
             for _ in 0..readers {
-                let room = charged(Guard::StagingBytes, &options.host_budget)
-                    .reserve(Lifetime::Weights, piece + 2 * align);
-                staging.push(device.stage(room.map_err(vram_device::DeviceError::from)?)?);
+                let room = reserve(For::Staging, &options.host_budget, piece + 2 * align);
+                staging.push(device.stage(room.map_err(DeviceError::from)?)?);
             }
         }
         let staging_bytes = staging.iter().map(Staging::bytes).sum();
-        let admitted = Admitted::new(&layers, options.costs.clone(), staging_bytes);
-        let shared = Arc::new(Shared::new(source, device, layers, (piece, mapped), &options));
+        let context = Context::new(source, device, layers, (piece, mapped), &options);
+        let shared = Arc::new(Shared::new(context));
         let mut staging = staging.into_iter();
         let readers = (0..readers)
             .map(|i| reader::spawn(i, Arc::clone(&shared), staging.next()))
             .collect::<Result<_, Error>>()?;
-        Ok(Engine {
-            shared,
-            options,
-            readers,
-            busy: AtomicBool::new(false),
-            admitted: Mutex::new(admitted),
-            pipeline: Mutex::new(None),
-        })
+        Ok(Engine { admission: Admission::new(shared, options, staging_bytes), readers })
     }
 
     /// Begins a pass: proves that it fits the budget and lets the readers go ahead.
+    ///
+    /// The plan in force stays if it will do: same order of layers, no larger workspace than it has
+    /// room for, and nothing in it that may no longer be held. A larger workspace makes a new plan
+    /// with an eighth to spare, so that one that grows does not make many.
     ///
     /// # Errors
     /// [`Error::BudgetTooSmall`] with the smallest budget that works; [`Error::Busy`] while another pass runs;
     /// [`Error::Offloaded`] after [`offload`](Engine::offload).
     pub fn begin(&self, request: PassRequest) -> Result<Pass<'_>, Error> {
-        Pass::begin(self, request)
+        Pass::begin(&self.admission, request)
     }
 
     /// Number of layers.
     pub fn layers(&self) -> usize {
-        self.shared.layers.len()
+        self.admission.context().layers.len()
     }
 
     /// Name of a layer.
     pub fn layer_name(&self, layer: LayerId) -> Option<&str> {
-        self.shared.layers.get(layer.0).map(Layer::name)
+        self.admission.context().layers.get(layer.0).map(Layer::name)
     }
 
     /// The plan in force; empty before the first pass.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.shared.lock().plan.data)
+        Arc::clone(&self.shared().lock().plan().data)
     }
 
     /// The state of every unit of the plan in force.
     pub fn states(&self) -> Vec<State> {
-        self.shared.lock().states().to_vec()
+        self.shared().lock().states().to_vec()
     }
 
     /// The device budget.
     pub fn budget(&self) -> &Budget {
-        &self.options.budget
+        self.admission.budget()
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.shared.device
+        &self.admission.context().device
     }
 
-    /// Bytes of all tensors of all layers.
+    /// Bytes of all tensors of all layers, as they are kept.
     pub fn weights_bytes(&self) -> u64 {
-        self.shared.layers.iter().map(Layer::bytes).sum()
+        self.admission.context().layers.iter().map(Layer::bytes).sum()
     }
 
     /// Bytes that the source has read so far.
     pub fn bytes_read(&self) -> u64 {
-        self.shared.source.bytes_read()
+        self.admission.context().source.bytes_read()
     }
 
     /// What plans reckon with: assumed or given at first, measured after the first passes.
     pub fn costs(&self) -> Costs {
-        self.admitted().costs.clone()
+        self.admission.costs()
     }
 
-    /// Puts the model away: everything it holds on the device is given back. Weights in host memory stay there if the
-    /// engine was told to keep them.
+    /// Puts the model away: everything it holds on the device is given back but for its [sessions](Session). Weights in
+    /// host memory stay there if the engine was told to keep them.
     ///
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
     pub fn offload(&self) -> Result<(), Error> {
-        let _pass = self.claim()?;
-        let mut admitted = self.admitted();
-        admitted.active = false;
-        self.release(&mut admitted, EvictionReason::Offload)
+        self.admission.offload()
     }
 
     /// Makes the model the active one again; its weights come with the next pass.
@@ -229,9 +229,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
     pub fn onload(&self) -> Result<(), Error> {
-        let _pass = self.claim()?;
-        self.admitted().active = true;
-        Ok(())
+        self.admission.onload()
     }
 
     /// Frees what units keep in host memory.
@@ -239,11 +237,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
     pub fn forget_host(&self) -> Result<(), Error> {
-        let _pass = self.claim()?;
-        let mut admitted = self.admitted();
-        self.release(&mut admitted, EvictionReason::Offload)?;
-        admitted.host.clear();
-        Ok(())
+        self.admission.forget_host()
     }
 
     /// Begins to fill the device for a pass that comes next: residents, then as much of the beginning as the ring
@@ -252,36 +246,84 @@ impl Engine {
     /// # Errors
     /// As [`begin`](Engine::begin).
     pub fn preload(&self, request: PassRequest) -> Result<(), Error> {
-        Pass::preload(self, request)
+        self.admission.preload(request)
     }
 
-    fn admitted(&self) -> MutexGuard<'_, Admitted> {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes how much memory the engine may take. What no longer fits is evicted now; more room is filled by the
+    /// passes to come.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a pass runs; [`Error::Device`] where free memory is to be left and the device cannot tell
+    /// what is free.
+    pub fn set_limit(&self, limit: VramLimit) -> Result<(), Error> {
+        self.admission.set_limit(limit)
     }
 
-    fn claim(&self) -> Result<Claim<'_>, Error> {
-        if self.busy.swap(true, Ordering::Acquire) && guard(Guard::Claim) {
-            return Err(Error::Busy);
-        }
-        Ok(Claim(&self.busy))
+    /// Takes device memory that outlives passes. Where the budget has no room for it, another plan is
+    /// put in force, which keeps fewer weights; what is given back is used by the next pass.
+    ///
+    /// While a pass runs it can be had only out of what is free.
+    ///
+    /// # Errors
+    /// [`Error::BudgetTooSmall`] if the passes that the plan is for would not run beside it, with the
+    /// budget that would do; [`Error::Busy`] if there is no room and a pass runs; [`Error::Device`].
+    pub fn session(&self, bytes: u64) -> Result<Session, Error> {
+        self.admission.session(bytes)
     }
-}
 
-/// The right to run; one at a time.
-struct Claim<'a>(&'a AtomicBool);
+    /// The smallest budget in bytes under which a pass with so much workspace runs.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the layers cannot be laid out.
+    pub fn minimum_budget(&self, workspace: u64, trace: &[LayerId]) -> Result<u64, Error> {
+        self.admission.minimum_budget(workspace, trace)
+    }
 
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+    /// The plan of such a pass on another machine, or on this one under other budgets.
+    ///
+    /// # Errors
+    /// [`Error::BudgetTooSmall`].
+    pub fn plan_for(
+        &self,
+        setting: &Setting,
+        costs: &Costs,
+        workspace: u64,
+        trace: &[LayerId],
+    ) -> Result<Plan, Error> {
+        self.admission.plan_for(setting, costs, workspace, trace)
+    }
+
+    /// What each layer does in a pass of this trace, each time it is used.
+    pub(crate) fn work(&self, trace: &[LayerId], flops: &[(LayerId, u64)]) -> Vec<LayerWork> {
+        let mut uses = vec![0u64; self.layers()];
+        trace.iter().for_each(|layer| uses[layer.0] += 1);
+        let layers = &self.admission.context().layers;
+        let mut work: Vec<LayerWork> =
+            layers.iter().map(|l| LayerWork { bytes: l.bytes(), flops: 0 }).collect();
+        flops.iter().for_each(|(layer, flops)| work[layer.0].flops += flops);
+        work.iter_mut().zip(uses).for_each(|(w, uses)| w.flops /= uses.max(1));
+        work
+    }
+
+    /// Makes room for other models, and with them, from now on.
+    pub(crate) fn join(&self, neighbours: Weak<dyn Neighbours>, stage: usize) {
+        self.admission.join(neighbours, stage);
+    }
+
+    /// Between passes: gives back what only a running pass needs, and of what stays all but the first
+    /// `keep` bytes in order of registration. What is kept then, in bytes.
+    pub(crate) fn park(&self, keep: u64) -> Result<u64, Error> {
+        self.admission.park(keep)
+    }
+
+    fn shared(&self) -> &Shared {
+        self.admission.shared()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let mut fetch = self.shared.drain();
-        fetch.stop = true;
-        drop(fetch);
-        self.shared.work.notify_all();
+        self.shared().stop();
         for reader in self.readers.drain(..) {
             // A reader that panicked has nothing more to give.
             let _ = reader.join();
@@ -294,11 +336,11 @@ impl std::fmt::Debug for Engine {
         f.debug_struct("Engine")
             .field("layers", &self.layers())
             .field("weights_bytes", &self.weights_bytes())
-            .field("budget", &self.options.budget)
+            .field("budget", self.budget())
             .finish_non_exhaustive()
     }
 }
 
 fn first_range(layers: &[Layer]) -> Option<FileRange> {
-    layers.iter().flat_map(|l| &l.tensors).find_map(|t| t.located.ranges.first().copied())
+    layers.iter().flat_map(|l| &l.tensors).find_map(|t| t.ranges.first().copied())
 }

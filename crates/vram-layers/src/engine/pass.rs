@@ -1,45 +1,33 @@
 //! One pass over the model.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use vram_device::{Device, DeviceError, Queue, Region};
+use vram_device::{DeviceError, Execution, Queue, Region};
 use vram_types::CancelToken;
 
-use super::acquire::Acquired;
-use super::admit::{Admitted, Measured};
-use super::job::{Job, Place, Reply, Rows, Work};
-use super::slot::Weights;
-use super::{Claim, Engine, Lease};
-use crate::guard::{Guard, guard};
-use crate::observe::{Event, Span, StallCause};
-use crate::plan::Planned;
-use crate::report::{PassReport, Stall};
+use super::admission::{Admission, Claim, Grant, Verdict};
+use super::arena::ALIGN;
+use super::calibration::Measured;
+use super::context::Context;
+use super::guard::{end_after_kernels, kernels_after_rows, kernels_after_weights, workspace_after_kernels};
+use super::lease::Lease;
+use super::request::PassRequest;
+use super::rows::{Rows, Table};
+use super::shared::{Acquired, Shared};
+use crate::error::Error;
+use crate::observe::event::{Event, Span, StallCause};
+use crate::observe::report::{PassReport, Stall};
+use crate::plan::compose::Planned;
+use crate::plan::partition::UnitId;
 use crate::spec::LayerId;
-use crate::sync::MutexGuard;
-use crate::{Error, UnitId};
-
-/// What a pass needs to be admitted.
-#[derive(Clone, Debug, Default)]
-pub struct PassRequest {
-    /// Bytes of activations and scratch that it will hold at once, at the most.
-    pub workspace: u64,
-    /// Layers in the order in which the pass will use them, if that is known; else as in the pass before, and in the
-    /// first pass as they were registered. A wrong order costs speed, never correctness; a layer that a given trace
-    /// has not at all is refused where the plan left no room for it.
-    pub trace: Option<Vec<LayerId>>,
-    /// Whether nothing follows: then the readers do not run around the end of the pass into the next one.
-    pub last: bool,
-    /// Ends the pass early, with [`Error::Cancelled`] from the next lease.
-    pub cancel: CancelToken,
-}
 
 /// A running pass. Weights come by [`lease`](Pass::lease), memory for activations by [`alloc`](Pass::alloc).
 ///
 /// Dropping it without [`finish`](Pass::finish) abandons the pass: everything that it took is freed, and the engine
 /// is ready for the next.
 pub struct Pass<'e> {
-    engine: &'e Engine,
+    admission: &'e Admission,
     plan: Arc<Planned>,
     workspace: vram_device::Arena,
     cancel: CancelToken,
@@ -49,8 +37,8 @@ pub struct Pass<'e> {
     device_bytes: u64,
     planned_bytes: u64,
     used: Vec<LayerId>,
-    leases: u64,
-    counted: Vec<bool>,
+    /// How many entries of the plan's trace have begun.
+    begun: usize,
     /// The unit that is being computed with, its layer, and since when.
     computing: Option<(Arc<str>, LayerId, Instant)>,
     measured: Option<Measured>,
@@ -59,62 +47,26 @@ pub struct Pass<'e> {
 }
 
 impl<'e> Pass<'e> {
-    pub(super) fn begin(engine: &'e Engine, request: PassRequest) -> Result<Pass<'e>, Error> {
-        let claim = engine.claim()?;
-        let started = Instant::now();
-        let passes = if request.last { 1 } else { 2 };
-        let cancel = request.cancel.clone();
-        let admitted = Pass::admit(engine, request)?;
-        if let Some((pipeline, stage)) = engine.pipeline() {
-            pipeline.count(stage);
-        }
-        let calibrating = engine.calibrating(&admitted);
-        let fetch = engine.shared.lock();
-        let (plan, counted) = (Arc::clone(&fetch.plan), fetch.counted());
-        let planned_bytes = fetch.planned_bytes();
-        drop(fetch);
-        engine.shared.open_until(plan.trace.len() as u64 * passes);
+    pub(super) fn begin(admission: &'e Admission, request: PassRequest) -> Result<Pass<'e>, Error> {
+        let (started, cancel) = (Instant::now(), request.cancel.clone());
+        let Grant { claim, plan, workspace, planned_bytes, uses, measured } = admission.begin(request)?;
         Ok(Pass {
-            engine,
-            workspace: admitted.workspace.clone(),
+            admission,
+            workspace,
             cancel,
             started,
             stalls: Vec::with_capacity(plan.trace.len()),
             disk_bytes: 0,
             device_bytes: 0,
             planned_bytes,
-            used: Vec::with_capacity(admitted.trace.len()),
-            leases: 0,
-            counted,
+            used: Vec::with_capacity(uses),
+            begun: 0,
             computing: None,
-            measured: calibrating.then(|| Measured { layers: vec![(0, 0); engine.layers()] }),
+            measured,
             plan,
             ended: false,
             _claim: claim,
         })
-    }
-
-    pub(super) fn preload(engine: &Engine, request: PassRequest) -> Result<(), Error> {
-        let _claim = engine.claim()?;
-        let admitted = Pass::admit(engine, request)?;
-        engine.calibrating(&admitted);
-        let positions = engine.shared.lock().plan.trace.len() as u64;
-        engine.shared.open_until(positions);
-        Ok(())
-    }
-
-    fn admit(engine: &'e Engine, request: PassRequest) -> Result<MutexGuard<'e, Admitted>, Error> {
-        let mut admitted = engine.admitted();
-        if !admitted.active {
-            return Err(Error::Offloaded);
-        }
-        let guessed = request.trace.is_none();
-        let trace = request.trace.unwrap_or_else(|| admitted.trace.clone());
-        if let Some(bad) = trace.iter().find(|l| l.0 >= engine.layers()) {
-            return Err(Error::Shape(format!("the trace names layer {}, of {}", bad.0, engine.layers())));
-        }
-        engine.admit(&mut admitted, request.workspace, trace, guessed)?;
-        Ok(admitted)
     }
 
     /// How many tiles a layer's weights come in.
@@ -128,7 +80,7 @@ impl<'e> Pass<'e> {
             .partition
             .tiles
             .get(layer.0)
-            .is_some_and(|tiles| tiles.iter().all(|t| self.plan.resident[t.unit.0]))
+            .is_some_and(|tiles| tiles.iter().all(|t| self.plan.is_resident(t.unit)))
     }
 
     /// Waits until a tile of a layer is on the device and keeps it there until the lease ends.
@@ -145,44 +97,56 @@ impl<'e> Pass<'e> {
             self.used.push(layer);
         }
         self.computed()?;
-        let name = &self.plan.partition.units[found.unit.0].name;
-        let Acquired { weights, stall, again } = self.engine.shared.acquire(found.unit)?;
+        let name = Arc::clone(&self.plan.partition.units[found.unit.0].name);
+        let Acquired { weights, stall, first } = self.shared().acquire(found.unit)?;
         // From here on, so that an error gives back what was acquired.
-        let (shared, plan) = (Arc::clone(&self.engine.shared), Arc::clone(&self.plan));
+        let (shared, plan) = (Arc::clone(self.shared()), Arc::clone(&self.plan));
         let lease = Lease::new(shared, plan, found, Arc::clone(&weights));
         if let Some((span, cause)) = stall {
-            self.engine.shared.tell(&Event::Stalled { unit: name, cause, span });
-            self.stalls.push((Arc::clone(name), cause, span));
+            self.context().tell(&Event::Stalled { unit: &name, cause, span });
+            self.stalls.push((Arc::clone(&name), cause, span));
         }
-        if let Some(ticket) = weights.uploaded
-            && guard(Guard::KernelAfterCopy)
-        {
-            self.engine.shared.device.order(Queue::Compute, ticket)?;
+        kernels_after_weights(self.device(), weights.uploaded())?;
+        let began = self.begin_unit(found.unit);
+        self.computing = Some((name, layer, Instant::now()));
+        if began {
+            let (done, total) = (self.begun as u64, self.plan.trace.len() as u64);
+            self.context().tell(&Event::Progress { done, total });
         }
-        self.leases += 1;
-        self.engine.shared.tell(&Event::Progress { done: self.leases, total: self.plan.trace.len() as u64 });
-        self.computing = Some((Arc::clone(name), layer, Instant::now()));
         if let (Some(measured), 0) = (&mut self.measured, tile) {
-            measured.layers[layer.0].1 += 1;
+            measured.count(layer.0);
         }
-        if !again {
-            self.count(found.unit, &weights);
+        if first {
+            self.disk_bytes += weights.disk_bytes();
+            self.device_bytes += weights.device_bytes();
         }
         Ok(lease)
+    }
+
+    /// Whether the pass goes on to another entry of the plan's trace. Layers that move as one are one entry, and what a
+    /// forward uses beyond the trace is none.
+    fn begin_unit(&mut self, unit: UnitId) -> bool {
+        let trace = &self.plan.trace;
+        if self.begun > 0 && trace[self.begun - 1] == unit {
+            return false;
+        }
+        let ahead = trace[self.begun..].iter().position(|next| *next == unit);
+        self.begun += ahead.map_or(0, |ahead| ahead + 1);
+        ahead.is_some()
     }
 
     /// What was computed with the last lease is done, or on its way.
     fn computed(&mut self) -> Result<(), Error> {
         let Some((unit, layer, since)) = self.computing.take() else { return Ok(()) };
         if let Some(measured) = &mut self.measured {
-            let device = &self.engine.shared.device;
-            if !device.info().topology.host_visible {
+            let device = &self.admission.context().device;
+            if device.info().topology.kernels == Execution::Queued {
                 // Only to know how long the kernels take, in the passes that are measured.
                 device.wait(device.ticket(Queue::Compute)?)?;
             }
-            measured.layers[layer.0].0 += u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            measured.add(layer.0, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
-        self.engine.shared.tell(&Event::Computed { unit: &unit, span: Span::since(since) });
+        self.context().tell(&Event::Computed { unit: &unit, span: Span::since(since) });
         Ok(())
     }
 
@@ -194,66 +158,48 @@ impl<'e> Pass<'e> {
     /// that [`is_oom`](Error::is_oom) if the workspace has no room for them.
     pub fn gather(&mut self, layer: LayerId, tensor: usize, ids: &[u32]) -> Result<Region, Error> {
         self.check_cancelled()?;
-        let shared = &self.engine.shared;
-        let found = shared.layers.get(layer.0).and_then(|l| l.tensors.get(tensor));
+        let context = self.context();
+        let found = context.layers.get(layer.0).and_then(|l| l.tensors.get(tensor));
         let found = found.ok_or_else(|| {
             Error::Shape(format!("layer {} has no tensor {tensor} to gather from", layer.0))
         })?;
-        let rows = found.located.meta.shape().first().copied().unwrap_or(0);
+        let rows = found.meta.shape().first().copied().unwrap_or(0);
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::Shape(format!("tensor {:?} has {rows} rows and no row {bad}", found.name)));
         }
-        let row_bytes = found.located.meta.row_bytes().unwrap_or(0);
+        let row_bytes = found.row_bytes().unwrap_or(0);
         let bytes = row_bytes * ids.len() as u64;
-        let reply = Arc::new(Reply::default());
         let region = self.alloc(bytes)?;
-        after_kernels(&*shared.device)?;
+        workspace_after_kernels(self.device())?;
         let part = region.into_parts(&[])?.pop();
         let part = part.ok_or_else(|| Error::Shape("no rows".into()))?;
-        let name = Arc::clone(&shared.layers[layer.0].name);
-        let rows = Rows {
-            part,
-            tensor: found.name.clone(),
-            row_bytes,
-            ids: ids.to_vec(),
-            reply: Arc::clone(&reply),
-        };
+        let name = Arc::clone(&context.layers[layer.0].name);
+        let (table, ids, reply) = (Table::of(found), ids.to_vec(), Arc::default());
         let since = Instant::now();
-        let mut f = shared.lock();
-        let (load, cancel) = (f.new_load(), f.cancel_token());
-        let work = Work::Rows(rows);
-        f.jobs.push_front(Job { place: Place::Stray, load, name: Arc::clone(&name), work, cancel });
-        shared.work.notify_one();
-        let result = loop {
-            if let Some(result) = reply.take() {
-                break result;
-            }
-            f = shared.ready.wait(f).unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(f);
+        let answer = self.shared().read_rows(&name, Rows { part, table, row_bytes, ids, reply });
         let (span, cause) = (Span::since(since), StallCause::Gather);
-        shared.tell(&Event::Stalled { unit: &name, cause, span });
+        context.tell(&Event::Stalled { unit: &name, cause, span });
         self.stalls.push((name, cause, span));
         self.disk_bytes += bytes;
         self.device_bytes += bytes;
-        let (region, uploaded) = result?;
-        if let Some(ticket) = uploaded
-            && guard(Guard::KernelAfterGather)
-        {
-            shared.device.order(Queue::Compute, ticket)?;
-        }
+        let (region, uploaded) = answer?;
+        kernels_after_rows(self.device(), uploaded)?;
         Ok(region)
     }
 
     /// Memory for an activation or for scratch, out of the workspace that was declared.
     ///
     /// # Errors
-    /// [`Error::Device`] if the pass declared less than it uses.
+    /// [`Error::Device`] if the workspace has no room for it.
     pub fn alloc(&self, bytes: u64) -> Result<Region, Error> {
         self.workspace.alloc(bytes, ALIGN).ok_or_else(|| {
             DeviceError::OutOfMemory {
                 bytes,
-                reason: format!("the pass declared a workspace of {} bytes", self.plan.data.workspace_bytes),
+                reason: format!(
+                    "the pass was prepared for {} bytes of activations and scratch, and asks for more: a forward must \
+                     do the same in its dry run as for real",
+                    self.plan.data.workspace_bytes
+                ),
             }
             .into()
         })
@@ -261,7 +207,7 @@ impl<'e> Pass<'e> {
 
     /// The device.
     pub fn device(&self) -> &dyn vram_device::Device {
-        &*self.engine.shared.device
+        &*self.context().device
     }
 
     /// Ends the pass and says what it did.
@@ -270,24 +216,13 @@ impl<'e> Pass<'e> {
     /// [`Error::Device`] if the device failed meanwhile.
     pub fn finish(mut self) -> Result<PassReport, Error> {
         self.ended = true;
-        self.engine.shared.end_pass()?;
-        let device = self.device();
-        if guard(Guard::PassWait) {
-            device.wait(device.ticket(Queue::Compute)?)?;
-        }
+        self.shared().end_pass()?;
+        end_after_kernels(self.device())?;
         let span = Span::since(self.started);
         self.computed()?;
-        self.engine.shared.tell(&Event::Passed { span });
-        let mut admitted = self.engine.admitted();
-        if admitted.trace != self.used && !self.used.is_empty() {
-            tracing::debug!("the order of this pass is the trace from now on");
-            admitted.trace.clone_from(&self.used);
-        }
-        let planned = (self.plan.data.pass_seconds, self.plan.data.bound_seconds);
-        let (predicted_seconds, bound_seconds) = admitted.forecast.unwrap_or(planned);
-        if let Some(measured) = self.measured.take() {
-            self.engine.learn(&mut admitted, &measured)?;
-        }
+        self.context().tell(&Event::Passed { span });
+        let Verdict { predicted_seconds, bound_seconds, evictions } =
+            self.admission.finish(&self.plan.data, &self.used, self.measured.as_ref())?;
         // Not `sum`, which makes -0.0 of nothing.
         let stall_seconds = self.stalls.iter().fold(0.0, |sum, (_, _, span)| sum + span.seconds());
         let stalls = self.stalls.drain(..);
@@ -306,21 +241,16 @@ impl<'e> Pass<'e> {
             predicted_seconds,
             bound_seconds,
             stalls: stalls.map(stall).collect(),
-            evictions: std::mem::take(&mut admitted.evictions),
+            evictions,
         })
     }
 
-    /// Bytes are of the pass that uses them first, whichever pass they were read in.
-    fn count(&mut self, unit: UnitId, weights: &Weights) {
-        let resident = self.plan.resident[unit.0];
-        if resident && std::mem::replace(&mut self.counted[unit.0], true) {
-            return;
-        }
-        if resident {
-            self.engine.shared.lock().mark_counted(unit);
-        }
-        self.disk_bytes += weights.disk_bytes;
-        self.device_bytes += weights.device_bytes;
+    fn shared(&self) -> &'e Arc<Shared> {
+        self.admission.shared()
+    }
+
+    fn context(&self) -> &'e Context {
+        self.admission.context()
     }
 
     fn check_cancelled(&self) -> Result<(), Error> {
@@ -328,24 +258,11 @@ impl<'e> Pass<'e> {
     }
 }
 
-/// Lets what is written next into the workspace come after all kernels so far: activations give their memory back
-/// without a ticket, so that a kernel may still use what was there before.
-pub(crate) fn after_kernels(device: &dyn Device) -> Result<(), DeviceError> {
-    if !guard(Guard::WorkspaceAfterKernels) {
-        return Ok(());
-    }
-    let issued = device.ticket(Queue::Compute)?;
-    if device.info().topology.host_visible { device.wait(issued) } else { device.order(Queue::Copy, issued) }
-}
-
-/// Alignment of activations in bytes: a cache line, and what BLAS libraries ask for.
-pub(crate) const ALIGN: u64 = 256;
-
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if !self.ended {
             // What the device says here has been said to the caller already, or will be at the next pass.
-            let _ = self.engine.shared.end_pass();
+            let _ = self.shared().end_pass();
         }
     }
 }

@@ -5,62 +5,61 @@ use std::sync::{Arc, PoisonError};
 
 use vram_device::{DeviceError, Staging};
 
-use super::bring::StagingSlot;
-use super::fetch::{Issued, Shared};
-use crate::Error;
+use super::shared::Shared;
+use super::staging::ReaderStaging;
+use super::tables::Issued;
+use crate::error::Error;
 use crate::sync::thread::{Builder, JoinHandle};
 
-pub(crate) fn spawn(
+pub(super) fn spawn(
     index: usize,
     shared: Arc<Shared>,
     staging: Option<Staging>,
 ) -> Result<JoinHandle<()>, Error> {
     Builder::new()
         .name(format!("vram-reader-{index}"))
-        .spawn(move || run(&shared, staging.map(StagingSlot::new)))
+        .spawn(move || run(&shared, staging.map(ReaderStaging::new)))
         .map_err(|e| {
             DeviceError::Unavailable { what: "a reader thread".into(), reason: e.to_string() }.into()
         })
 }
 
-fn run(shared: &Shared, mut staging: Option<StagingSlot>) {
-    let mut f = shared.lock();
+fn run(shared: &Shared, mut staging: Option<ReaderStaging>) {
+    let context = shared.context();
+    let mut tables = shared.lock();
     loop {
-        if f.stop {
-            drop(f);
+        if tables.is_stopped() {
+            drop(tables);
             if let Some(mut last) = staging {
                 // Its memory goes now. A device that fails here has said so to who computes.
-                let _ = last.settle(shared);
+                let _ = last.settle(context);
             }
             return;
         }
-        if shared.issue_wanted(&mut f) {
+        if tables.issue_wanted(context) {
             continue;
         }
-        if let Some(job) = f.jobs.pop_front() {
-            f.busy += 1;
-            let priority = f.priority(job.place);
-            drop(f);
-            let (place, load, origin) = (job.place, job.load, job.origin());
-            let read = || job.run(shared, staging.as_mut(), priority);
+        if let Some((job, priority)) = tables.take_job() {
+            drop(tables);
+            let (place, load, traces) = (job.place, job.load, job.traces());
+            let read = || job.run(context, staging.as_mut(), priority);
             let result = catch_unwind(AssertUnwindSafe(read))
-                .unwrap_or_else(|_| Err(origin.panicked(&*shared.source)));
-            f = shared.lock();
-            f.busy -= 1;
-            shared.complete(&mut f, place, load, result);
-            shared.ready.notify_all();
+                .unwrap_or_else(|_| Err(traces.panicked(&*context.source)));
+            tables = shared.lock();
+            tables.complete(place, load, result);
+            context.ready.notify_all();
             continue;
         }
-        match shared.issue_next(&mut f) {
+        match tables.issue_next(context) {
             Issued::Yes => {
-                if f.jobs.len() > 1 {
-                    shared.work.notify_all();
+                if tables.has_jobs_for_others() {
+                    context.work.notify_all();
                 }
                 // A unit without bytes, or one that failed at once, is ready as it is issued.
-                shared.ready.notify_all();
+                context.ready.notify_all();
             }
             Issued::NoRoom | Issued::Enough => {
-                f = shared.work.wait(f).unwrap_or_else(PoisonError::into_inner);
+                tables = context.work.wait(tables).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }

@@ -1,23 +1,20 @@
 //! The weights of one unit on their way to the device, and there.
 
+use std::mem;
 use std::sync::Arc;
 
-use vram_device::{Region, Ticket};
+use vram_device::{Region, Staging, Ticket};
 use vram_types::HostBytes;
 
-use super::job::Fetched;
-use crate::Error;
-use crate::guard::{Guard, guard};
+use crate::error::Error;
+use crate::plan::partition::UnitId;
 
 /// The weights of one unit, on the device.
 pub(crate) struct Weights {
-    pub(crate) memory: Memory,
-    /// Bytes that were read from the source for them.
-    pub(crate) disk_bytes: u64,
-    /// Bytes that were put on the device.
-    pub(crate) device_bytes: u64,
-    /// The last copy that brought them, if copies were needed.
-    pub(crate) uploaded: Option<Ticket>,
+    memory: Memory,
+    disk_bytes: u64,
+    device_bytes: u64,
+    uploaded: Option<Ticket>,
 }
 
 pub(crate) enum Memory {
@@ -30,10 +27,33 @@ pub(crate) enum Memory {
 }
 
 impl Weights {
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Bytes that were read from the source for them.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    /// Bytes that were put on the device.
+    pub(super) fn device_bytes(&self) -> u64 {
+        self.device_bytes
+    }
+
+    /// The last copy that brought them, if copies were needed.
+    pub(super) fn uploaded(&self) -> Option<Ticket> {
+        self.uploaded
+    }
+
     /// Gives the memory back; kernels up to `done` may still read it.
-    fn retire(mut self, done: Ticket) {
-        if let Memory::Region(region) = std::mem::replace(&mut self.memory, Memory::Gone) {
-            region.retire(done);
+    pub(super) fn retire(mut self, done: Ticket) {
+        self.give_back(done);
+    }
+
+    fn give_back(&mut self, used_until: Ticket) {
+        if let Memory::Region(region) = mem::replace(&mut self.memory, Memory::Gone) {
+            region.retire(used_until);
         }
     }
 }
@@ -41,57 +61,117 @@ impl Weights {
 impl Drop for Weights {
     fn drop(&mut self) {
         // Never used, so that the copy that brought them may still be under way.
-        if let (Memory::Region(_), Some(uploaded)) = (&self.memory, self.uploaded)
-            && let Memory::Region(region) = std::mem::replace(&mut self.memory, Memory::Gone)
-        {
-            region.retire(uploaded);
+        if let (Memory::Region(_), Some(uploaded)) = (&self.memory, self.uploaded) {
+            self.give_back(uploaded);
+        }
+    }
+}
+
+/// What a job brought.
+#[derive(Default)]
+pub(super) struct Fetched {
+    /// The region, if the job was the last of its load.
+    pub(super) region: Option<Region>,
+    /// The copy that has to be waited for.
+    pub(super) uploaded: Option<Ticket>,
+    /// A unit that is in host memory from now on.
+    pub(super) to_host: Option<(UnitId, Staging)>,
+}
+
+impl Fetched {
+    /// Gives back what nobody waits for any more. A copy under way still writes the region, so it goes
+    /// with its ticket.
+    pub(super) fn discard(self) {
+        if let (Some(region), Some(ticket)) = (self.region, self.uploaded) {
+            region.retire(ticket);
         }
     }
 }
 
 /// What a place of weights holds: a load in progress, its outcome, or its failure.
+pub(super) struct Slot(Progress);
+
 #[cfg_attr(feature = "shuttle", allow(clippy::large_enum_variant))] // locks of shuttle are large
-pub(super) enum Slot {
-    Loading {
-        load: u64,
-        left: usize,
-        memory: Option<Memory>,
-        disk_bytes: u64,
-        device_bytes: u64,
-        uploaded: Option<Ticket>,
-    },
+enum Progress {
+    // Invariant: `left` jobs of this load are queued or at readers.
+    Loading { load: u64, left: usize, memory: Option<Memory>, brings: Brings, uploaded: Option<Ticket> },
     Ready(Arc<Weights>),
     Failed(Error),
 }
 
+/// How many bytes a load brings from disk, and to the device.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Brings {
+    pub(super) disk_bytes: u64,
+    pub(super) device_bytes: u64,
+}
+
+/// What is seen of a slot from outside.
+pub(super) enum Seen<'a> {
+    Loading { from_disk: bool },
+    Ready(&'a Arc<Weights>),
+    Failed,
+}
+
 impl Slot {
-    /// `left` jobs to come, which bring so many bytes from disk and to the device.
-    pub(super) fn loading(
-        load: u64,
-        left: usize,
-        memory: Option<Memory>,
-        (disk_bytes, device_bytes): (u64, u64),
-    ) -> Slot {
-        let mut slot = Slot::Loading { load, left, memory, disk_bytes, device_bytes, uploaded: None };
+    /// With `left` jobs to come.
+    pub(super) fn loading(load: u64, left: usize, memory: Option<Memory>, brings: Brings) -> Slot {
+        let mut slot = Slot(Progress::Loading { load, left, memory, brings, uploaded: None });
         slot.settle();
         slot
     }
 
-    pub(super) fn loading_id(&self) -> Option<u64> {
-        match self {
-            Slot::Loading { load, .. } => Some(*load),
-            Slot::Ready(_) | Slot::Failed(_) => None,
+    pub(super) fn ready(weights: Arc<Weights>) -> Slot {
+        Slot(Progress::Ready(weights))
+    }
+
+    pub(super) fn failed(error: impl Into<Error>) -> Slot {
+        Slot(Progress::Failed(error.into()))
+    }
+
+    pub(super) fn look(&self) -> Seen<'_> {
+        match &self.0 {
+            Progress::Loading { brings, .. } => Seen::Loading { from_disk: brings.disk_bytes > 0 },
+            Progress::Ready(weights) => Seen::Ready(weights),
+            Progress::Failed(_) => Seen::Failed,
+        }
+    }
+
+    /// The load in progress.
+    pub(super) fn load(&self) -> Option<u64> {
+        match &self.0 {
+            Progress::Loading { load, .. } => Some(*load),
+            Progress::Ready(_) | Progress::Failed(_) => None,
         }
     }
 
     pub(super) fn is_load(&self, id: u64) -> bool {
-        self.loading_id() == Some(id)
+        self.load() == Some(id)
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.0, Progress::Ready(_))
+    }
+
+    pub(super) fn into_ready(self) -> Option<Arc<Weights>> {
+        match self.0 {
+            Progress::Ready(weights) => Some(weights),
+            Progress::Loading { .. } | Progress::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn into_failure(self) -> Option<Error> {
+        match self.0 {
+            Progress::Failed(e) => Some(e),
+            Progress::Loading { .. } | Progress::Ready(_) => None,
+        }
+    }
+
+    /// Books what one job of the load brought.
     pub(super) fn advance(&mut self, result: Result<Fetched, Error>) {
-        let Slot::Loading { left, memory, uploaded, .. } = self else { return };
+        let Progress::Loading { left, memory, uploaded, .. } = &mut self.0 else { return };
         match result {
-            Err(e) => *self = Slot::Failed(e),
+            Err(e) => self.0 = Progress::Failed(e),
             Ok(fetched) => {
                 *left -= 1;
                 *uploaded = (*uploaded).max(fetched.uploaded);
@@ -104,25 +184,14 @@ impl Slot {
     }
 
     fn settle(&mut self) {
-        if let Slot::Loading { left: 0, memory, disk_bytes, device_bytes, uploaded, .. } = self {
-            *self = match memory.take() {
-                Some(memory) => Slot::Ready(Arc::new(Weights {
-                    memory,
-                    disk_bytes: *disk_bytes,
-                    device_bytes: *device_bytes,
-                    uploaded: *uploaded,
-                })),
-                None => Slot::Failed(Error::Model("a load ended without its memory".into())),
+        if let Progress::Loading { left: 0, memory, brings, uploaded, .. } = &mut self.0 {
+            let (uploaded, Brings { disk_bytes, device_bytes }) = (*uploaded, *brings);
+            self.0 = match memory.take() {
+                Some(memory) => {
+                    Progress::Ready(Arc::new(Weights { memory, disk_bytes, device_bytes, uploaded }))
+                }
+                None => Progress::Failed(Error::Model("a load ended without its memory".into())),
             };
         }
-    }
-}
-
-/// Gives a slot back; kernels up to `done` may still read it.
-pub(super) fn retire(weights: Arc<Weights>, done: Ticket) {
-    if let Some(weights) = Arc::into_inner(weights)
-        && guard(Guard::TicketOfLease)
-    {
-        weights.retire(done);
     }
 }

@@ -3,8 +3,10 @@
 use vram_alloc::{AllocError, Init, Parameter, module};
 use vram_types::{DType, TensorMeta};
 
-use crate::Error;
-use crate::forward::{Forward, Tensor};
+use crate::error::Error;
+use crate::layers::linear::matrix;
+use crate::model::forward::Forward;
+use crate::model::tensor::Tensor;
 
 /// A table `[rows, width]`, initialised as PyTorch's `nn.Embedding`. Where it is not resident, only the rows that
 /// are asked for are read.
@@ -25,6 +27,20 @@ impl Embedding {
         Ok(Embedding { weight: Parameter::new(meta, Init::Normal { std: 1.0 })? })
     }
 
+    /// A table that is this parameter `[rows, width]`, which may be [tied](Parameter::tie) to another.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is not a matrix.
+    pub fn from_parameter(weight: Parameter) -> Result<Embedding, Error> {
+        matrix("an embedding", &weight)?;
+        Ok(Embedding { weight })
+    }
+
+    /// The table, to tie a head to it.
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
     /// Number of vectors.
     pub fn rows(&self) -> usize {
         self.weight.meta().shape().first().copied().unwrap_or(0)
@@ -39,7 +55,7 @@ impl Embedding {
     ///
     /// # Errors
     /// [`Error::Shape`] for an id that is no row; see [`Forward::gather`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, ids: &[u32]) -> Result<Tensor, Error> {
+    pub fn forward(&self, fwd: &mut Forward<'_>, ids: &[u32]) -> Result<Tensor, Error> {
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= self.rows()) {
             return Err(Error::Shape(format!("an embedding of {} rows has no row {bad}", self.rows())));
         }

@@ -1,11 +1,12 @@
 //! `y = x W^T + b`.
 
 use vram_alloc::{AllocError, Init, Parameter, module};
-use vram_device::{LinearArgs, ScratchFor};
+use vram_device::ops;
 use vram_types::{DType, TensorMeta};
 
-use crate::Error;
-use crate::forward::{Forward, Tensor};
+use crate::error::Error;
+use crate::model::forward::Forward;
+use crate::model::tensor::Tensor;
 
 /// A linear layer with a weight `[out, in]` and a bias `[out]`, initialised as PyTorch's `nn.Linear`.
 ///
@@ -31,6 +32,29 @@ impl Linear {
         })
     }
 
+    /// A layer with these parameters: a weight `[out, in]`, which may be [tied](Parameter::tie) to a table, and a bias
+    /// `[out]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not fit together.
+    pub fn from_parameters(weight: Parameter, bias: Option<Parameter>) -> Result<Linear, Error> {
+        let outputs = matrix("a linear layer", &weight)?;
+        if let Some(bias) = &bias
+            && bias.meta().shape().dims() != [outputs]
+        {
+            let is = bias.meta().shape();
+            return Err(Error::Shape(format!(
+                "a linear layer of {outputs} outputs has a bias of shape {is}"
+            )));
+        }
+        Ok(Linear { weight, bias })
+    }
+
+    /// The weight, to tie a table to it.
+    pub fn weight(&self) -> &Parameter {
+        &self.weight
+    }
+
     /// Extent of the last dimension that comes in.
     pub fn inputs(&self) -> usize {
         self.weight.meta().shape().last()
@@ -44,8 +68,8 @@ impl Linear {
     /// `[.., inputs] -> [.., outputs]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `x` has another last extent; see [`Forward::with_weights`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor) -> Result<Tensor, Error> {
+    /// [`Error::Shape`] if `x` has another last extent; see [`Forward::run_with`].
+    pub fn forward(&self, fwd: &mut Forward<'_>, x: &Tensor) -> Result<Tensor, Error> {
         if x.shape().last() != self.inputs() {
             return Err(Error::Shape(format!(
                 "a linear layer of {} inputs is given {}",
@@ -53,24 +77,33 @@ impl Linear {
                 x.shape()
             )));
         }
+        // A weight that is tied may be another layer's, and the bias is added then.
+        let (beside, apart) = match &self.bias {
+            Some(bias) if fwd.together(&self.weight, bias)? => (Some(bias), None),
+            bias => (None, bias.as_ref()),
+        };
         let mut y = fwd.tensor(x.shape().with_last(self.outputs()))?;
-        let mut packed = fwd.scratch(ScratchFor::Linear { x: x.meta() })?;
-        fwd.kernel(|k| Ok(k.linear_pack(&x.view()?, &mut packed.view_mut()?)?))?;
-        let weight = fwd.index(&self.weight)?;
-        let bias = self.bias.as_ref().map(|b| fwd.index(b)).transpose()?;
-        fwd.with_weights(&self.weight, |k, lease| {
-            let args = LinearArgs {
-                x: x.view()?,
-                packed: packed.view()?,
-                weight: lease.tensor(weight)?,
-                bias: bias.map(|b| lease.tensor(b)).transpose()?,
-                first_output: lease.rows().map_or(0, |rows| rows.start),
-            };
-            Ok(k.linear(&args, &mut y.view_mut()?)?)
+        fwd.run_with(&self.weight, |tile| {
+            let first_output = tile.rows().map_or(0, |rows| rows.start);
+            let bias = beside.map(|bias| tile.tensor(bias)).transpose()?;
+            let op = ops::Linear::new(x.view(), tile.tensor(&self.weight)?, y.view_mut());
+            tile.run(op.with_bias(bias).at_output(first_output))
         })?;
-        // A multiplication and an addition for each weight and row.
-        let outputs = y.shape().elements().unwrap_or(u64::MAX);
-        fwd.declare_flops(outputs.saturating_mul(2 * self.inputs() as u64));
+        if let Some(bias) = apart {
+            let bias = fwd.parameter(bias)?;
+            fwd.add(&mut y, &bias)?;
+        }
         Ok(y)
+    }
+}
+
+/// Rows of a weight that has to be a matrix.
+pub(super) fn matrix(what: &str, weight: &Parameter) -> Result<usize, Error> {
+    match weight.meta().shape().dims() {
+        &[rows, _] => Ok(rows),
+        _ => Err(Error::Shape(format!(
+            "{what} needs a matrix, and has a weight of shape {}",
+            weight.meta().shape()
+        ))),
     }
 }

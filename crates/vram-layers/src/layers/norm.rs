@@ -1,10 +1,12 @@
 //! Normalisation over the last extent.
 
 use vram_alloc::{AllocError, Init, Parameter, module};
+use vram_device::ops;
 use vram_types::{DType, TensorMeta};
 
-use crate::Error;
-use crate::forward::{Forward, Tensor};
+use crate::error::Error;
+use crate::model::forward::Forward;
+use crate::model::tensor::Tensor;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias`, as PyTorch's `nn.LayerNorm`.
 #[derive(Debug)]
@@ -14,7 +16,7 @@ pub struct LayerNorm {
     eps: f32,
 }
 
-module! { LayerNorm { weight, bias } }
+module! { LayerNorm { weight, bias, eps as _ } }
 
 impl LayerNorm {
     /// Over a last extent of `width`.
@@ -32,13 +34,12 @@ impl LayerNorm {
     /// `[.., width] -> [.., width]`.
     ///
     /// # Errors
-    /// See [`Forward::with_weights`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor) -> Result<Tensor, Error> {
+    /// See [`Forward::run_with`].
+    pub fn forward(&self, fwd: &mut Forward<'_>, x: &Tensor) -> Result<Tensor, Error> {
         let mut y = fwd.tensor(x.shape().clone())?;
-        let (weight, bias) = (fwd.index(&self.weight)?, fwd.index(&self.bias)?);
-        fwd.with_weights(&self.weight, |k, lease| {
-            let (weight, bias) = (lease.tensor(weight)?, lease.tensor(bias)?);
-            Ok(k.layer_norm(&x.view()?, &weight, &bias, self.eps, &mut y.view_mut()?)?)
+        fwd.run_with(&self.weight, |tile| {
+            let (weight, bias) = (tile.tensor(&self.weight)?, tile.tensor(&self.bias)?);
+            tile.run(ops::LayerNorm::new(x.view(), weight, bias, self.eps, y.view_mut()))
         })?;
         Ok(y)
     }
@@ -52,7 +53,7 @@ pub struct RmsNorm {
     eps: f32,
 }
 
-module! { RmsNorm { weight } }
+module! { RmsNorm { weight, eps as _ } }
 
 impl RmsNorm {
     /// Over a last extent of `width`.
@@ -66,12 +67,12 @@ impl RmsNorm {
     /// `[.., width] -> [.., width]`.
     ///
     /// # Errors
-    /// See [`Forward::with_weights`].
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor) -> Result<Tensor, Error> {
+    /// See [`Forward::run_with`].
+    pub fn forward(&self, fwd: &mut Forward<'_>, x: &Tensor) -> Result<Tensor, Error> {
         let mut y = fwd.tensor(x.shape().clone())?;
-        let weight = fwd.index(&self.weight)?;
-        fwd.with_weights(&self.weight, |k, lease| {
-            Ok(k.rms_norm(&x.view()?, &lease.tensor(weight)?, self.eps, &mut y.view_mut()?)?)
+        fwd.run_with(&self.weight, |tile| {
+            let weight = tile.tensor(&self.weight)?;
+            tile.run(ops::RmsNorm::new(x.view(), weight, self.eps, y.view_mut()))
         })?;
         Ok(y)
     }

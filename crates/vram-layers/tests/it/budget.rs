@@ -1,13 +1,14 @@
 //! The property that everything else serves: the budget is hard, exact, and never changes the answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use vram_device::{Budget, Kernels, ScratchFor, Tier};
-use vram_layers::schedule::Kept;
+use vram_device::{Budget, Kernels, Tier, View, ViewMut, ops};
+use vram_layers::schedule::Residency;
 use vram_layers::{
-    Error, Managed, ModuleMap, RunOptions, Split, TILE_ROWS, Uncovered, VramConfig, enable_vram_management,
+    Error, Event, Managed, ModuleMap, Observer, RunOptions, Split, TILE_ROWS, Uncovered, VramConfig,
+    enable_vram_management,
 };
 use vram_types::{TensorMeta, WeightSource};
 
@@ -67,6 +68,19 @@ struct Run {
     source: Arc<MemorySource>,
     budget: Budget,
     host: Budget,
+    steps: Arc<Steps>,
+}
+
+/// How far the last pass said that it was, each time.
+#[derive(Debug, Default)]
+struct Steps(Mutex<Vec<(u64, u64)>>);
+
+impl Observer for Steps {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::Progress { done, total } = *event {
+            self.0.lock().unwrap().push((done, total));
+        }
+    }
 }
 
 impl Case {
@@ -91,11 +105,13 @@ impl Case {
         config.ring = self.ring;
         config.readers = self.readers;
         config.calibrate = calibrate;
+        let steps = Arc::<Steps>::default();
+        config.observer = Some(Arc::<Steps>::clone(&steps));
         let from: Arc<dyn WeightSource> = Arc::<MemorySource>::clone(&source);
         let device = cpu(self.threads, discrete);
         let model = Chain::build(&self.model);
         let managed = enable_vram_management(model, from, device, map, config).unwrap();
-        Run { managed, source, budget, host }
+        Run { managed, source, budget, host, steps }
     }
 
     /// Bytes of every slot that the finest cut makes, and of all weights at once; tables apart.
@@ -154,7 +170,7 @@ impl Case {
                 }
                 take(&mut live, meta(width).bytes());
                 if let StepCase::Linear { .. } = step {
-                    take(&mut live, kernels.scratch_bytes(ScratchFor::Linear { x: &x }));
+                    take(&mut live, linear_scratch(kernels, &x, &meta(width)));
                     live.pop();
                 }
                 live.remove(0);
@@ -205,6 +221,7 @@ fn slot(mut pieces: Vec<Piece>, sector: u64) -> u64 {
 impl Run {
     fn pass(&self, case: &Case, last: bool) -> Result<Vec<u8>, Error> {
         let options = RunOptions { last, ..RunOptions::default() };
+        self.steps.0.lock().unwrap().clear();
         self.managed.run_with(options, |m, fwd| m.forward(fwd, &case.model))
     }
 
@@ -218,6 +235,9 @@ impl Run {
             let output = self.pass(case, pass == 2).map_err(|e| fail(format!("pass {pass}: {e}")))?;
             prop_assert!(output == expected, "pass {} has other bits", pass);
             prop_assert!(self.budget.used() <= self.budget.limit());
+            let steps = self.steps.0.lock().unwrap().clone();
+            let total = steps.last().map_or(0, |step| step.1);
+            prop_assert!(steps.iter().copied().eq((1..=total).map(|done| (done, total))), "{:?}", steps);
         }
         let report = self.managed.report();
         prop_assert!(report.peak_bytes <= self.budget.limit(), "{:?}", report);
@@ -227,7 +247,7 @@ impl Run {
         prop_assert!(bytes[0] - bytes[1] <= report.resident_bytes, "{:?}", report);
         prop_assert_eq!(report.resident_bytes > 0, bytes[1] < bytes[0], "{:?}", report);
         prop_assert_eq!(self.source.bytes_read(), report.passes.iter().map(|p| p.disk_bytes).sum::<u64>());
-        let everything = self.managed.engine().plan().units.iter().all(|u| u.kept == Kept::Device);
+        let everything = self.managed.engine().plan().units.iter().all(|u| u.kept == Residency::Device);
         prop_assert!(!everything || bytes[1] == 0, "{:?}", report);
         drop(self.managed);
         prop_assert_eq!((self.budget.used(), self.host.used()), (0, 0));
@@ -293,7 +313,7 @@ fn oracle(case: &Case, source: &MemorySource, kernels: &dyn Kernels) -> u64 {
     let (mut workspace, mut tile, mut everything) = (live[0].1, 0, 0);
     for (layer, metas) in case.model.layers() {
         let (rows, inputs) = (metas[0].shape()[0], metas[0].shape()[1]);
-        let scratch = kernels.scratch_bytes(ScratchFor::Linear { x: &meta(inputs) });
+        let scratch = linear_scratch(kernels, &meta(inputs), &meta(rows));
         for bytes in [meta(rows).bytes(), scratch] {
             let free = |at: &u64| live.iter().all(|l: &(u64, u64)| at + bytes <= l.0 || l.1 <= *at);
             let at = live.iter().map(|l| l.1.next_multiple_of(256)).chain([0]).filter(free).min().unwrap();
@@ -347,4 +367,11 @@ fn a_thousand_models_are_accepted_at_n_bytes_and_refused_at_one_less() {
         Ok(())
     });
     result.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Scratch of a linear layer from `x` to `y`.
+fn linear_scratch(kernels: &dyn Kernels, x: &TensorMeta, y: &TensorMeta) -> u64 {
+    let weight = TensorMeta::new(x.dtype(), [y.shape().last(), x.shape().last()]).unwrap();
+    let (x, weight) = (View::absent(x.clone()), View::absent(weight));
+    kernels.scratch(&ops::Linear::new(x, weight, ViewMut::absent(y.clone())).into())
 }

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use vram_device::{Budget, Queue, Tier};
-use vram_layers::schedule::Kept;
+use vram_layers::schedule::Residency;
 use vram_layers::{
     Costs, Engine, EngineOptions, EvictionReason, LayerId, LayerSpec, Link, PassReport, PassRequest, Split,
 };
@@ -63,7 +63,7 @@ fn pass(engine: &Engine) -> PassReport {
 
 /// Whether each layer stays on the device.
 fn stays(engine: &Engine) -> Vec<bool> {
-    engine.plan().units.iter().map(|unit| unit.kept == Kept::Device).collect()
+    engine.plan().units.iter().map(|unit| unit.kept == Residency::Device).collect()
 }
 
 fn count(layers: impl IntoIterator<Item = bool>) -> usize {

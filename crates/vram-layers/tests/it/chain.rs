@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use vram_alloc::{Init, Parameter, module, skip_init};
+use vram_device::ops;
 use vram_layers::layers::{Embedding, LayerNorm, Linear, RmsNorm};
 use vram_layers::{Error, Forward, Split, Tensor};
 use vram_types::cast::cast;
@@ -101,7 +102,7 @@ impl Chain {
     }
 
     /// The last activation in the compute dtype.
-    pub fn forward(&self, fwd: &mut Forward<'_, '_>, case: &ModelCase) -> Result<Vec<u8>, Error> {
+    pub fn forward(&self, fwd: &mut Forward<'_>, case: &ModelCase) -> Result<Vec<u8>, Error> {
         let mut x = match &self.table {
             Some(table) => table.forward(fwd, &case.ids())?,
             None => {
@@ -121,12 +122,9 @@ impl Chain {
     }
 }
 
-fn norm_by(fwd: &mut Forward<'_, '_>, gain: &Parameter, x: &Tensor) -> Result<Tensor, Error> {
+fn norm_by(fwd: &mut Forward<'_>, gain: &Parameter, x: &Tensor) -> Result<Tensor, Error> {
     let mut y = fwd.tensor(x.shape().clone())?;
-    let index = fwd.index(gain)?;
-    fwd.with_weights(gain, |k, lease| {
-        Ok(k.rms_norm(&x.view()?, &lease.tensor(index)?, EPS, &mut y.view_mut()?)?)
-    })?;
+    fwd.run_with(gain, |tile| tile.run(ops::RmsNorm::new(x.view(), tile.tensor(gain)?, EPS, y.view_mut())))?;
     Ok(y)
 }
 
@@ -152,7 +150,7 @@ impl Step {
         step
     }
 
-    fn forward(&self, fwd: &mut Forward<'_, '_>, x: &Tensor) -> Result<Tensor, Error> {
+    fn forward(&self, fwd: &mut Forward<'_>, x: &Tensor) -> Result<Tensor, Error> {
         match (&self.linear, &self.layer_norm, &self.rms_norm) {
             (Some(linear), _, _) => linear.forward(fwd, x),
             (_, Some(norm), _) => norm.forward(fwd, x),

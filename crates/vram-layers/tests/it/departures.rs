@@ -234,11 +234,11 @@ fn another_workspace_is_admitted_anew() {
                 drop(own.unwrap());
                 pass.finish().unwrap();
             }
-            assert!(budget.used() <= 10_000 && budget.usage().pass == workspace);
+            assert!(budget.used() <= 10_000 && budget.usage().pass >= workspace);
         }
         let request = PassRequest { workspace: 9001, ..PassRequest::default() };
         match engine.begin(request).map(drop) {
-            Err(Error::BudgetTooSmall { needed, given, workspace, weights }) => {
+            Err(Error::BudgetTooSmall { needed, given, workspace, weights, .. }) => {
                 assert_eq!((needed, given, workspace, weights), (10_001, 10_000, 9001, 1000));
             }
             other => panic!("{other:?}"),

@@ -1,7 +1,6 @@
 //! Faults by wrapping the source: an error that says where, an engine that goes on, and no byte left behind.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,7 @@ use vram_device::Queue;
 use vram_layers::{
     Engine, Error, LayerId, ModuleMap, PassRequest, Split, VramConfig, enable_vram_management,
 };
-use vram_types::{CancelToken, DType, ReadRequest, ReadTarget, SourceError, SourceErrorKind, WeightSource};
+use vram_types::{DType, ReadOptions, ReadRequest, ReadTarget, SourceError, SourceErrorKind, WeightSource};
 
 use crate::chain::{BlockCase, Chain, ModelCase, StepCase};
 use crate::common::{Raw, bytes, cpu, in_time, options, source_error};
@@ -32,7 +31,7 @@ fn error(inner: &MemorySource, kind: SourceErrorKind, request: &ReadRequest<'_>)
     match request.target {
         ReadTarget::Tensor { name, offset } => e.at_tensor(name).at_offset(offset),
         ReadTarget::File { file, offset } => e
-            .at_path(inner.file(file).unwrap())
+            .at_path(&*inner.describe(file).unwrap())
             .at_tensor(inner.tensor_at(file, offset).unwrap())
             .at_offset(offset),
     }
@@ -41,7 +40,7 @@ fn error(inner: &MemorySource, kind: SourceErrorKind, request: &ReadRequest<'_>)
 /// A source whose `at`-th read goes wrong, once.
 fn faulty(inner: &Arc<MemorySource>, at: i64, fault: Fault) -> Arc<dyn WeightSource> {
     let (left, of) = (AtomicI64::new(at), Arc::clone(inner));
-    let before = move |requests: &mut [ReadRequest<'_>], cancel: &CancelToken| {
+    let before = move |requests: &mut [ReadRequest<'_>], options: &ReadOptions| {
         let now = left.fetch_sub(1, Ordering::SeqCst) == 0;
         match &fault {
             Fault::Slow => (0..100).for_each(|_| std::thread::yield_now()),
@@ -57,7 +56,7 @@ fn faulty(inner: &Arc<MemorySource>, at: i64, fault: Fault) -> Arc<dyn WeightSou
                 here.send(()).unwrap();
                 let go = go.lock().unwrap();
                 while go.try_recv().is_err() {
-                    cancel.check()?;
+                    options.check()?;
                     std::thread::yield_now();
                 }
             }
@@ -113,7 +112,7 @@ fn every_read_may_fail_once() {
                     if let Some(e) = failed.as_ref().map(source_error) {
                         assert_eq!(e.kind(), kind);
                         assert!(e.offset().is_some(), "{e}");
-                        assert_eq!(e.path(), Some(Path::new("memory-0.bin")));
+                        assert_eq!(e.file().as_deref(), Some("memory-0.bin"));
                         if !matches!(fault(), Fault::Panic) {
                             assert!(e.tensor().unwrap().starts_with("layer."), "{e}");
                         }

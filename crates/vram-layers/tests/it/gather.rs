@@ -41,7 +41,7 @@ fn rows_are_the_same_streamed_or_resident_and_nothing_else_is_read() {
                     let map = ModuleMap::standard();
                     let model = enable_vram_management(model, from, cpu(2, discrete), &map, config).unwrap();
                     let before = source.bytes_read();
-                    let forward = |m: &Embedding, fwd: &mut vram_layers::Forward<'_, '_>| {
+                    let forward = |m: &Embedding, fwd: &mut vram_layers::Forward<'_>| {
                         let y = m.forward(fwd, ids)?;
                         fwd.download(&y)
                     };

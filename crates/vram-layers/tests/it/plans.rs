@@ -1,7 +1,7 @@
 //! Plans are proved by a checker that knows nothing of the planner, and the checker is shown to see.
 
-use vram_device::Topology;
-use vram_layers::schedule::Kept;
+use vram_device::{Execution, Memory, Topology};
+use vram_layers::schedule::Residency;
 use vram_layers::{Costs, Error, LayerId, Link, Plan, Setting, Split, Violation, check};
 
 use crate::common::{Random, Raw, options};
@@ -34,7 +34,8 @@ fn plans(seed: u64, settings: usize) -> (Vec<Plan>, usize) {
         let all = engine.weights_bytes();
         let setting = Setting {
             topology: Topology {
-                host_visible: random.below(2) == 0,
+                memory: if random.below(2) == 0 { Memory::Shared } else { Memory::Discrete },
+                kernels: Execution::Queued,
                 separate_copy_queue: random.below(2) == 0,
             },
             budget: 2000 + random.next() % (all * 3 / 2 + 4000),
@@ -136,7 +137,7 @@ fn a_wrong_plan_is_caught() {
             let v = change(3, "a fetch of another unit", &|p| p.fetches[at].unit += 1);
             assert!(matches!(v, Violation::Unasked { .. } | Violation::UnknownUnit { .. }), "{v}");
             let v = change(4, "a resident that is none", &|p| {
-                p.units[p.fetches[at].unit].kept = Kept::Device;
+                p.units[p.fetches[at].unit].kept = Residency::Device;
             });
             assert!(matches!(v, Violation::Miscounted { .. }), "{v}");
             change(5, "one byte more than the budget", &|p| {
@@ -184,7 +185,8 @@ fn a_wrong_plan_is_caught() {
 fn numbers_from_a_file_are_only_numbers() {
     let raw = Raw::plain(3);
     let engine = raw.engine(options(0, None, 1), false);
-    let topology = Topology { host_visible: true, separate_copy_queue: false };
+    let topology =
+        Topology { memory: Memory::Shared, kernels: Execution::Inline, separate_copy_queue: false };
     let trace: Vec<LayerId> = (0..8).map(LayerId).collect();
     let plan = |budget| {
         let setting = Setting { topology, budget, host_budget: 0, staging: 0, host_weights: false };

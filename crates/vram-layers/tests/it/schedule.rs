@@ -1,6 +1,6 @@
 //! Schedules simulated against their bound: equal and unequal units, one queue, two links, and every choice there is.
 
-use vram_layers::schedule::{Choice, Kept, Machine, Problem, Room, UnitCost, choose, simulate};
+use vram_layers::schedule::{Choice, Machine, Problem, Residency, Room, UnitCost, choose, simulate};
 
 use crate::common::Random;
 
@@ -10,14 +10,14 @@ fn ratio(time: u64, bound: u64) -> f64 {
     time as f64 / bound as f64
 }
 
-fn kept(residents: impl Fn(usize) -> bool, units: usize) -> Vec<Kept> {
-    (0..units).map(|u| if residents(u) { Kept::Device } else { Kept::Nowhere }).collect()
+fn kept(residents: impl Fn(usize) -> bool, units: usize) -> Vec<Residency> {
+    (0..units).map(|u| if residents(u) { Residency::Device } else { Residency::Source }).collect()
 }
 
 /// Equal units of `bytes` on a machine, a pass of 1 us each in kernels.
 fn equal(units: usize, machine: Machine, copy: f64) -> Problem {
     let link = (copy * MICRO as f64) as u64;
-    let cost = match machine.host_visible {
+    let cost = match machine.shares_memory {
         true => UnitCost { bytes: 64, compute: MICRO, disk: link, bus: 0 },
         false => UnitCost { bytes: 64, compute: MICRO, disk: 0, bus: link },
     };
@@ -44,7 +44,7 @@ fn bound_of_share(problem: &Problem, share: usize) -> u64 {
 #[test]
 fn equal_units_come_within_three_hundredths_of_the_bound() {
     let machines = [
-        ("copies into the slot", Machine::host_visible()),
+        ("copies into the slot", Machine::shared()),
         ("a copy queue", Machine::discrete(u64::MAX, u64::MAX)),
         ("one queue", Machine { one_queue: true, ..Machine::discrete(u64::MAX, u64::MAX) }),
     ];
@@ -61,7 +61,7 @@ fn equal_units_come_within_three_hundredths_of_the_bound() {
                     let residents = units * share / 100;
                     let even = |u: usize| (u + 1) * residents / units > u * residents / units;
                     let prefix = |u: usize| u < residents;
-                    let time = |kept: &[Kept], slots: u64| {
+                    let time = |kept: &[Residency], slots: u64| {
                         ratio(simulate(&problem, kept, slots * 64, 12).unwrap().steady(), bound)
                     };
                     let synchronous =
@@ -95,10 +95,11 @@ fn the_table_of_the_literature_comes_out() {
         (8.0, 36, [64, 54, 40, 40]),
     ];
     for (copy, residents, expected) in rows {
-        let problem = equal(40, Machine::host_visible(), copy);
+        let problem = equal(40, Machine::shared(), copy);
         let even = |u: usize| (u + 1) * residents / 40 > u * residents / 40;
-        let time =
-            |kept: &[Kept], slots: u64| simulate(&problem, kept, slots * 64, 40).unwrap().steady() / MICRO;
+        let time = |kept: &[Residency], slots: u64| {
+            simulate(&problem, kept, slots * 64, 40).unwrap().steady() / MICRO
+        };
         let got = [
             time(&kept(|u| u < residents, 40), 1),
             time(&kept(|u| u < residents, 40), 2),
@@ -120,7 +121,7 @@ fn unequal(seed: u64, machine: Machine, units: usize) -> Problem {
             let size = [1, 1, 4, 9, 16][rng.below(5)];
             let compute = if proportional { size * MICRO } else { (1 + rng.below(12) as u64) * MICRO };
             let link = (size as f64 * copy * MICRO as f64) as u64;
-            let (disk, bus) = if machine.host_visible { (link, 0) } else { (0, link) };
+            let (disk, bus) = if machine.shares_memory { (link, 0) } else { (0, link) };
             UnitCost { bytes: size * 64, compute, disk, bus }
         })
         .collect::<Vec<_>>();
@@ -131,7 +132,7 @@ fn unequal(seed: u64, machine: Machine, units: usize) -> Problem {
 /// The bound of keeping a share of all bytes: the link carries the rest, whichever units these are.
 fn bound_of_bytes(problem: &Problem, room: u64) -> u64 {
     let all: u64 = problem.units.iter().map(|u| u.bytes).sum();
-    let nothing = vec![Kept::Nowhere; problem.units.len()];
+    let nothing = vec![Residency::Source; problem.units.len()];
     let compute: u64 = problem.units.iter().map(|u| u.compute).sum();
     let link: u64 = problem.units.iter().map(|u| u.disk.max(u.bus)).sum();
     let link = (u128::from(link) * u128::from(all - room) / u128::from(all)) as u64;
@@ -141,7 +142,7 @@ fn bound_of_bytes(problem: &Problem, room: u64) -> u64 {
 
 /// First in, first out over a ring in which each unit lies in one piece, written without a look at ours: a map of the
 /// bytes, and the times of every use.
-fn fifo(problem: &Problem, kept: &[Kept], ring: u64, passes: usize) -> Vec<u64> {
+fn fifo(problem: &Problem, kept: &[Residency], ring: u64, passes: usize) -> Vec<u64> {
     let len = problem.trace.len();
     let uses: Vec<usize> = (0..len * passes).map(|p| problem.trace[p % len]).collect();
     let mut live: Vec<(usize, u64, u64)> = Vec::new();
@@ -152,7 +153,7 @@ fn fifo(problem: &Problem, kept: &[Kept], ring: u64, passes: usize) -> Vec<u64> 
     for (position, &unit) in uses.iter().enumerate() {
         while next < uses.len() {
             let bytes = problem.units[uses[next]].bytes;
-            if kept[uses[next]] == Kept::Device {
+            if kept[uses[next]] == Residency::Device {
                 next += 1;
                 continue;
             }
@@ -207,7 +208,7 @@ fn near_the_bound(name: &str, machine: Machine) {
 
 #[test]
 fn unequal_units_come_near_the_bound() {
-    near_the_bound("copies into the slot", Machine::host_visible());
+    near_the_bound("copies into the slot", Machine::shared());
 }
 
 #[test]
@@ -223,9 +224,9 @@ fn unequal_units_on_one_queue_come_near_the_bound() {
 #[test]
 fn with_nothing_kept_it_is_first_in_first_out() {
     for seed in 0..500 {
-        let problem = unequal(seed, Machine::host_visible(), 12 + (seed as usize * 7) % 49);
+        let problem = unequal(seed, Machine::shared(), 12 + (seed as usize * 7) % 49);
         let largest = problem.units.iter().map(|u| u.bytes).max().unwrap();
-        let nothing = vec![Kept::Nowhere; problem.units.len()];
+        let nothing = vec![Residency::Source; problem.units.len()];
         let ring = largest * (1 + seed % 4) + seed % 64;
         let ours = simulate(&problem, &nothing, ring, 6).unwrap();
         assert_eq!(ours.ends, fifo(&problem, &nothing, ring, 6), "seed {seed}");
@@ -241,7 +242,7 @@ fn few_units_are_as_good_as_every_choice() {
     let mut worst = (1.0f64, 0);
     let cases = std::env::var("VRAM_CASES").ok().map_or(240, |cases| cases.parse().unwrap());
     for seed in 0..cases {
-        let problem = unequal(seed, Machine::host_visible(), 5 + seed as usize % 8);
+        let problem = unequal(seed, Machine::shared(), 5 + seed as usize % 8);
         let all: u64 = problem.units.iter().map(|u| u.bytes).sum();
         let largest = problem.units.iter().map(|u| u.bytes).max().unwrap();
         let budget = (all * [0, 25, 50, 75][seed as usize % 4] / 100 + 2 * largest).min(all - 1);
@@ -281,8 +282,8 @@ fn two_links_in_series_come_near_the_slower() {
                 let problem = Problem { units: vec![cost; 40], trace: (0..40).collect(), machine };
                 let room = Room { host: host * 64, ring: Some(3 * 64), ..problem.room((device + 3) * 64) };
                 let choice = choose(&problem, &room);
-                let count = |k: Kept| choice.kept.iter().filter(|x| **x == k).count() as u64;
-                assert_eq!((count(Kept::Device), count(Kept::Host)), (device, host));
+                let count = |k: Residency| choice.kept.iter().filter(|x| **x == k).count() as u64;
+                assert_eq!((count(Residency::Device), count(Residency::Host)), (device, host));
                 let over = ratio(choice.pass, problem.bound(&choice.kept).nanos);
                 println!("{disk:4}  {bus:3}  {device:9}  {host:7}  {over:.3}");
                 worst = worst.max(over);

@@ -99,8 +99,10 @@ fn a_device_lost_at_a_lease_leaves_nothing_behind() {
         assert!(is_lost(&outputs.check(&rig.held.sim).unwrap_err()));
         assert!(is_lost(&pass.lease(LayerId(0), 0).unwrap_err()));
         drop(pass);
-        for workspace in 3990..4000 {
-            let request = PassRequest { workspace, ..PassRequest::default() };
+        for uses in 2..12 {
+            // Another order of use makes another plan each time.
+            let trace = Some(vec![LayerId(0); uses]);
+            let request = PassRequest { workspace: 4000, trace, ..PassRequest::default() };
             let e = rig.engine.begin(request).unwrap_err();
             assert!(is_lost(&e), "{e}");
         }

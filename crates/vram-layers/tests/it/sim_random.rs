@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use vram_device::{Device, Queue};
-use vram_layers::{Error, LayerId, Lease, Pass, PassRequest, Split};
-use vram_types::CancelToken;
+use vram_device::sim::Cost;
+use vram_device::{Device, Queue, Region, ViewMut};
+use vram_layers::{Error, LayerId, Lease, Pass, PassRequest, Session, Split};
+use vram_types::{CancelToken, DType, TensorMeta};
 
 use crate::common::{Random, in_time};
 use crate::sim_common::{Held, Outputs, Rig, name_on_panic, number};
@@ -26,6 +27,14 @@ struct Run {
     late: Vec<Open>,
     /// What was read from such leases and is looked at later.
     unseen: Vec<Outputs>,
+    sessions: Vec<Filled>,
+}
+
+/// Memory that outlives passes, and what a kernel wrote there.
+struct Filled {
+    region: Region,
+    bytes: Vec<u8>,
+    _session: Session,
 }
 
 /// What happened in one pass that makes some errors right.
@@ -60,6 +69,11 @@ impl Run {
             }
             2 => self.read_late(),
             3 if self.late.is_empty() => self.change_budget(),
+            4 => self.take_session(),
+            5 if !self.sessions.is_empty() => {
+                let which = self.random.below(self.sessions.len());
+                drop(self.sessions.swap_remove(which));
+            }
             _ => self.pass(),
         }
         self.rig.held.check_ledger(self.unseen.iter().map(Outputs::bytes).sum());
@@ -71,6 +85,33 @@ impl Run {
         let limit = smallest + self.random.below(30_000) as u64;
         self.rig.engine.set_limit(vram_layers::VramLimit::Bytes(limit)).unwrap();
         assert!(self.rig.held.budget.used() <= limit);
+    }
+
+    fn take_session(&mut self) {
+        let bytes = 1 + self.random.below(6000) as u64;
+        let session = match self.rig.engine.session(bytes) {
+            Ok(session) => session,
+            Err(Error::BudgetTooSmall { needed, given, .. }) => return assert!(needed > given),
+            Err(e) if e.is_oom() && !self.late.is_empty() => return,
+            Err(e) => panic!("{e:?}"),
+        };
+        let bytes = self.random.bytes(bytes as usize);
+        let mut region = session.alloc(bytes.len() as u64).unwrap();
+        let meta = TensorMeta::new(DType::U8, [bytes.len()]).unwrap();
+        let to = ViewMut::new(&mut region, 0, meta).unwrap();
+        let cost = Cost::Flops(bytes.len() as f64);
+        let (sim, what) = (&self.rig.held.sim, bytes.clone());
+        sim.launch("write", cost, &[], &mut [to], move |_, to| to[0].copy_from_slice(&what)).unwrap();
+        self.sessions.push(Filled { region, bytes, _session: session });
+    }
+
+    /// What was written to sessions is still there.
+    fn check_sessions(&self) {
+        for filled in &self.sessions {
+            let mut bytes = vec![0; filled.bytes.len()];
+            self.rig.held.sim.download(&filled.region, 0, &mut bytes).unwrap();
+            assert!(bytes == filled.bytes, "the bytes of a session have changed");
+        }
     }
 
     fn leasable(&self) -> Vec<usize> {
@@ -118,6 +159,10 @@ impl Run {
             Ok(pass) => pass,
             Err(Error::Offloaded) if !self.active => return,
             Err(e) if e.is_oom() && !self.late.is_empty() => return self.late.clear(),
+            // Sessions may be taken that leave no room for the passes to come.
+            Err(Error::BudgetTooSmall { needed, given, session: 1.., .. }) if needed > given => {
+                return self.sessions.clear();
+            }
             Err(e) => panic!("{e:?}"),
         };
         let mut outputs = Outputs::new(&self.rig.held.sim, 200_000).unwrap();
@@ -202,7 +247,8 @@ pub fn run(seed: u64) {
     let mut random = Random::new(seed);
     let rig = Rig::any(&mut random, |_, _| {}).unwrap();
     let held: Arc<Held> = Arc::clone(&rig.held);
-    let mut run = Run { rig: Arc::new(rig), random, active: true, late: Vec::new(), unseen: Vec::new() };
+    let (late, unseen, sessions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut run = Run { rig: Arc::new(rig), random, active: true, late, unseen, sessions };
     for _ in 0..10 {
         run.step();
     }
@@ -210,9 +256,10 @@ pub fn run(seed: u64) {
         run.late.clear();
     }
     run.look();
-    let Run { rig, late, .. } = run;
+    run.check_sessions();
+    let Run { rig, late, sessions, .. } = run;
     drop(rig);
-    drop(late);
+    drop((late, sessions));
     held.check_empty();
 }
 

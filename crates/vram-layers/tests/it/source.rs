@@ -1,5 +1,6 @@
 //! Weights in memory, laid out as unkindly as the trait permits.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 use vram_types::{
-    CancelToken, FileId, FileRange, HostBytes, Located, Priority, ReadRequest, ReadTarget, SourceError,
-    SourceErrorKind, StorageId, TensorMeta, WeightSource,
+    BlockType, DType, Encoded, FileId, FileRange, HostBytes, Located, ReadOptions, ReadRequest, ReadTarget,
+    SourceError, SourceErrorKind, StorageId, TensorMeta, WeightSource,
 };
 
 use crate::common::Random;
@@ -80,7 +81,21 @@ impl MemorySource {
             _ => SmallVec::new(),
         };
         self.files[file].extend(&bytes);
-        let located = Located { meta, storage: StorageId { file: id, offset }, ranges };
+        let located = Located::new(meta, StorageId { file: id, offset }, ranges);
+        self.names.push(name.to_owned());
+        self.tensors.insert(name.to_owned(), Tensor { located, bytes });
+    }
+
+    /// A tensor in quantised blocks, in one run of a file: by name it is decoded.
+    pub fn add_blocks(&mut self, name: &str, block: BlockType, shape: [usize; 2], stored: &[u8]) {
+        let meta = TensorMeta::new(DType::F32, shape).unwrap();
+        let mut bytes = vec![0; meta.bytes() as usize];
+        block.decode(stored, &mut bytes).unwrap();
+        let (file, offset) = (FileId(0), self.files[0].len() as u64);
+        self.files[0].extend(stored);
+        let range = FileRange { file, offset, bytes: stored.len() as u64 };
+        let encoded = Encoded { encoding: block.into(), ranges: [range].into() };
+        let located = Located::new(meta, StorageId { file, offset }, []).with_encoded(encoded);
         self.names.push(name.to_owned());
         self.tensors.insert(name.to_owned(), Tensor { located, bytes });
     }
@@ -97,6 +112,10 @@ impl MemorySource {
             located.storage.file == file && offset < located.storage.offset + located.meta.bytes()
         };
         self.names.iter().find(name).map(String::as_str)
+    }
+
+    fn path(&self, file: FileId) -> Option<&Path> {
+        self.paths.get(file.0 as usize).map(PathBuf::as_path)
     }
 
     fn outside(&self, path: Option<&Path>, tensor: Option<&str>, offset: u64) -> SourceError {
@@ -123,25 +142,20 @@ impl WeightSource for MemorySource {
         self.tensors.get(name).map(|t| t.located.clone())
     }
 
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.paths.get(file.0 as usize).map(PathBuf::as_path)
+    fn describe(&self, file: FileId) -> Option<Cow<'_, str>> {
+        Some(self.path(file)?.to_string_lossy())
     }
 
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        _priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         for request in requests {
-            cancel.check()?;
+            options.check()?;
             let (bytes, target) = (request.bytes as usize, request.target);
             let from = match target {
                 ReadTarget::File { file, offset } => self
                     .shared
                     .get(file.0 as usize)
                     .and_then(|f| f.get(offset as usize..offset as usize + bytes))
-                    .ok_or_else(|| self.outside(self.file(file), None, offset))?,
+                    .ok_or_else(|| self.outside(self.path(file), None, offset))?,
                 ReadTarget::Tensor { name, offset } => self
                     .tensors
                     .get(name)
@@ -171,7 +185,7 @@ impl WeightSource for MemorySource {
         }
         let file = Arc::clone(&self.shared[range.file.0 as usize]);
         if range.end() > file.len() as u64 {
-            return Some(Err(self.outside(self.file(range.file), None, range.offset)));
+            return Some(Err(self.outside(self.path(range.file), None, range.offset)));
         }
         Some(Ok(Arc::new(Window { file, range, read: Arc::clone(&self.read) })))
     }
@@ -210,7 +224,7 @@ pub struct Before<F> {
 
 impl<F> WeightSource for Before<F>
 where
-    F: Fn(&mut [ReadRequest<'_>], &CancelToken) -> Result<(), SourceError> + Send + Sync,
+    F: Fn(&mut [ReadRequest<'_>], &ReadOptions) -> Result<(), SourceError> + Send + Sync,
 {
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         self.inner.names()
@@ -218,17 +232,12 @@ where
     fn locate(&self, name: &str) -> Option<Located> {
         self.inner.locate(name)
     }
-    fn file(&self, file: FileId) -> Option<&Path> {
-        self.inner.file(file)
+    fn describe(&self, file: FileId) -> Option<Cow<'_, str>> {
+        self.inner.describe(file)
     }
-    fn read_many(
-        &self,
-        requests: &mut [ReadRequest<'_>],
-        priority: Priority,
-        cancel: &CancelToken,
-    ) -> Result<(), SourceError> {
-        (self.before)(requests, cancel)?;
-        self.inner.read_many(requests, priority, cancel)
+    fn read_many(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
+        (self.before)(requests, options)?;
+        self.inner.read_many(requests, options)
     }
     fn map(&self, range: FileRange) -> Option<Result<Arc<dyn HostBytes>, SourceError>> {
         self.inner.map(range)

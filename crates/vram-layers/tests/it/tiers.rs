@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use vram_device::{Budget, DeviceError, Queue, Tier};
-use vram_layers::schedule::Kept;
+use vram_layers::schedule::Residency;
 use vram_layers::state::Placement;
 use vram_layers::{
-    EngineOptions, Error, EvictionReason, LayerId, ModuleMap, PassReport, PassRequest, StallCause,
-    StorageDtypes, VramConfig, VramLimit, enable_vram_management,
+    Engine, EngineOptions, Error, EvictionReason, LayerId, LayerSpec, ModuleMap, PassReport, PassRequest,
+    Split, StallCause, StorageDtypes, VramConfig, VramLimit, enable_vram_management,
 };
 use vram_types::{DType, WeightSource};
 
@@ -44,8 +44,9 @@ fn what_waits_on_the_host_is_read_once() {
             let engine = raw.engine(options, true);
             let first = pass(&raw, &engine);
             let plan = engine.plan();
-            let bytes_of =
-                |which: Kept| -> u64 { plan.units.iter().filter(|u| u.kept == which).map(|u| u.bytes).sum() };
+            let bytes_of = |which: Residency| -> u64 {
+                plan.units.iter().filter(|u| u.kept == which).map(|u| u.bytes).sum()
+            };
             println!("host {host}: {} there, {} resident", plan.host_bytes, plan.resident_bytes);
             assert!(plan.host_bytes > 0);
             assert_eq!(first.disk_bytes, 8000);
@@ -53,10 +54,10 @@ fn what_waits_on_the_host_is_read_once() {
                 let next = pass(&raw, &engine);
                 assert_eq!(
                     next.disk_bytes,
-                    bytes_of(Kept::Nowhere),
+                    bytes_of(Residency::Source),
                     "what is in neither place is read again"
                 );
-                assert_eq!(next.device_bytes, 8000 - bytes_of(Kept::Device));
+                assert_eq!(next.device_bytes, 8000 - bytes_of(Residency::Device));
             }
             assert!(host_budget.peak() <= host && host_budget.used() >= plan.host_bytes);
 
@@ -73,6 +74,35 @@ fn what_waits_on_the_host_is_read_once() {
             drop(engine);
             assert_eq!((device_budget.used(), host_budget.used()), (0, 0));
         }
+    });
+}
+
+/// A unit whose tensors are far apart comes in several reads. On its way into host memory each read was once given all of
+/// the unit's memory, and a source that spoils the slack, as it may, spoilt what the read before had brought.
+#[test]
+fn reads_of_one_unit_into_host_memory_leave_each_other_alone() {
+    in_time("a unit of several reads", || {
+        let layout = Layout { gaps: vec![5000], ..Layout::plain() };
+        let raw = Raw::new(&[(10, 100, Split::Whole); 8], &layout, 1);
+        let source: Arc<dyn WeightSource> = Arc::<MemorySource>::clone(&raw.source);
+        let pair = |i: usize| {
+            let tensors = [2 * i, 2 * i + 1].map(|tensor| format!("layer.{tensor}"));
+            LayerSpec::new(format!("pair {i}"), tensors, Split::Whole)
+        };
+        let pairs = (0..4).map(pair).collect();
+        let engine = Engine::new(source, cpu(2, true), pairs, kept_on_host(5000, 60_000)).unwrap();
+        for disk_bytes in [8000, 0] {
+            let mut pass = engine.begin(PassRequest::default()).unwrap();
+            for i in 0..4 {
+                let lease = pass.lease(LayerId(i), 0).unwrap();
+                for (index, expected) in raw.layers[2 * i..2 * i + 2].iter().enumerate() {
+                    assert!(lease.tensor(index).unwrap().bytes().unwrap() == expected, "pair {i}");
+                }
+                lease.finish(pass.device().ticket(Queue::Compute).unwrap());
+            }
+            assert_eq!(pass.finish().unwrap().disk_bytes, disk_bytes);
+        }
+        assert!(engine.plan().host_bytes > 0);
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use vram_device::sim::Lateness;
 use vram_device::{Budget, Device, Queue, Tier};
 use vram_layers::{Engine, LayerId, Lease, PassRequest, Split};
-use vram_types::{CancelToken, ReadRequest, SourceError, SourceErrorKind, WeightSource};
+use vram_types::{ReadOptions, ReadRequest, SourceError, SourceErrorKind, WeightSource};
 
 use crate::common::{Raw, options};
 use crate::sim_bugs::rig;
@@ -68,9 +68,9 @@ pub fn put_away_while_it_reads(_seed: u64) {
     (options.calibrate, options.residents) = (false, false);
     let budget = options.budget.clone();
     // The second read ends some time after it was cancelled, and not before.
-    let (source, begun) = scripted(&raw, |_, read, cancel| {
+    let (source, begun) = scripted(&raw, |_, read, options| {
         if read == 2 {
-            while !cancel.is_cancelled() {
+            while options.check().is_ok() {
                 std::thread::yield_now();
             }
             linger();
@@ -137,12 +137,12 @@ impl Begun {
 /// A source whose reads do as the script has it: it is told the number of each.
 fn scripted(
     raw: &Raw,
-    script: impl Fn(&Begun, u32, &CancelToken) -> Result<(), SourceError> + Send + Sync + 'static,
+    script: impl Fn(&Begun, u32, &ReadOptions) -> Result<(), SourceError> + Send + Sync + 'static,
 ) -> (Arc<dyn WeightSource>, Arc<Begun>) {
     let begun = Arc::new(Begun::default());
     let reads = Arc::clone(&begun);
     let before =
-        move |_: &mut [ReadRequest<'_>], cancel: &CancelToken| script(&reads, reads.another(), cancel);
+        move |_: &mut [ReadRequest<'_>], options: &ReadOptions| script(&reads, reads.another(), options);
     (Arc::new(Before { inner: Arc::clone(&raw.source), before }), begun)
 }
 

@@ -7,7 +7,7 @@ use shuttle::sync::atomic::{AtomicU64, Ordering};
 use shuttle::thread;
 use vram_device::{Budget, Tier};
 use vram_layers::{Engine, Error, LayerId, PassRequest, Split, VramLimit};
-use vram_types::{CancelToken, ReadRequest, SourceError, SourceErrorKind, WeightSource};
+use vram_types::{CancelToken, ReadOptions, ReadRequest, SourceError, SourceErrorKind, WeightSource};
 
 use crate::common::{Raw, options};
 use crate::source::{Before, Layout};
@@ -20,7 +20,7 @@ const ORDER: [usize; 4] = [0, 1, 2, 3];
 /// Weights in memory; while they are read, others may go on. One read fails, if asked to.
 fn source(fails: Option<u64>) -> Arc<dyn WeightSource> {
     let (reads, half) = (AtomicU64::new(0), AtomicU64::new(0));
-    let before = move |requests: &mut [ReadRequest<'_>], _: &CancelToken| {
+    let before = move |requests: &mut [ReadRequest<'_>], _: &ReadOptions| {
         let read = reads.fetch_add(1, Ordering::SeqCst);
         for request in requests.iter_mut() {
             // Who leases too early finds this.

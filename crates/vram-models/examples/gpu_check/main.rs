@@ -65,10 +65,15 @@ fn suite(device: &dyn Kernels) -> (Value, bool) {
     let mut all = Vec::new();
     let mut passed = true;
     for case in conformance::cases() {
-        let failure = case.run(device).err().map(|failure| failure.message);
-        eprintln!("{}: {}", case.name(), failure.as_deref().unwrap_or("ok"));
+        let (failure, gap) = match case.run(device) {
+            Ok(conformance::Outcome::Passed) => (None, None),
+            Ok(conformance::Outcome::Gap(why)) => (None, Some(why)),
+            Err(failure) => (Some(failure.message), None),
+        };
+        let gap_text = gap.as_ref().map_or("ok".to_owned(), |why| format!("not supported: {why}"));
+        eprintln!("{}: {}", case.name(), failure.as_ref().unwrap_or(&gap_text));
         passed &= failure.is_none();
-        all.push(json!({ "case": case.name(), "failure": failure }));
+        all.push(json!({ "case": case.name(), "failure": failure, "gap": gap }));
     }
     (Value::Array(all), passed)
 }

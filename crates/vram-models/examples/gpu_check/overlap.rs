@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vram_device::{Budget, Kernels, Lifetime, LinearArgs, Part, Queue, Region, Staging, Tier, View, ViewMut};
+use vram_device::{
+    Budget, Kernels, KernelsExt, Lifetime, Part, Queue, Region, Staging, Tier, View, ViewMut, ops,
+};
 use vram_types::{DType, TensorMeta};
 
 use crate::Outcome;
@@ -22,7 +24,7 @@ struct Work<'a> {
     target: Part,
     x: Region,
     weight: Region,
-    packed: Region,
+    scratch: Region,
     y: Region,
 }
 
@@ -37,19 +39,12 @@ impl Work<'_> {
     fn kernels(&mut self, count: usize) -> Outcome<()> {
         let [rows, inputs, outputs] = EXTENTS;
         for _ in 0..count {
-            let args = LinearArgs {
-                x: View::new(&self.x, 0, TensorMeta::new(DType::BF16, [rows, inputs])?)?,
-                packed: View::new(
-                    &self.packed,
-                    0,
-                    TensorMeta::new(DType::U8, [self.packed.bytes() as usize])?,
-                )?,
-                weight: View::new(&self.weight, 0, TensorMeta::new(DType::BF16, [outputs, inputs])?)?,
-                bias: None,
-                first_output: 0,
-            };
-            let mut y = ViewMut::new(&mut self.y, 0, TensorMeta::new(DType::BF16, [rows, outputs])?)?;
-            self.device.linear(&args, &mut y)?;
+            let x = View::new(&self.x, 0, TensorMeta::new(DType::BF16, [rows, inputs])?)?;
+            let weight = View::new(&self.weight, 0, TensorMeta::new(DType::BF16, [outputs, inputs])?)?;
+            let y = ViewMut::new(&mut self.y, 0, TensorMeta::new(DType::BF16, [rows, outputs])?)?;
+            let room = TensorMeta::new(DType::U8, [self.scratch.bytes() as usize])?;
+            let mut scratch = ViewMut::new(&mut self.scratch, 0, room)?;
+            self.device.call(ops::Linear::new(x, weight, y), Some(&mut scratch))?;
         }
         Ok(())
     }
@@ -91,13 +86,17 @@ pub(crate) fn measure(device: &dyn Kernels) -> Outcome<(Value, bool)> {
     staging.host_mut().fill(1);
     let target = device.allocate(far.reserve(Lifetime::Pass, PIECE)?)?.into_region();
     let target = target.into_parts(&[])?.pop().ok_or("a region without parts")?;
+    let bf16 = |extents: [usize; 2]| TensorMeta::new(DType::BF16, extents);
+    let [x, weight, y] = [[rows, inputs], [outputs, inputs], [rows, outputs]].map(bf16);
+    let room = device
+        .scratch(&ops::Linear::new(View::absent(x?), View::absent(weight?), ViewMut::absent(y?)).into());
     let mut work = Work {
         device,
         staging,
         target,
         x: zeroed(device, region(rows * inputs)?)?,
         weight: zeroed(device, region(outputs * inputs)?)?,
-        packed: region(rows * inputs)?,
+        scratch: device.allocate(far.reserve(Lifetime::Pass, room)?)?.into_region(),
         y: region(rows * outputs)?,
     };
     let copies = work.best(true, 0)?;

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use vram_alloc::skip_init;
 use vram_device::{Budget, Kernels, Tier};
 use vram_diskmap::DiskMap;
-use vram_layers::{Managed, ModuleMap, VramConfig, enable_vram_management};
-use vram_models::bert::{self, Bert};
+use vram_layers::{Managed, ModuleMap, VramConfig};
+use vram_models::bert::Bert;
 use vram_models::controlnet::ControlNet;
 use vram_types::{DType, WeightSource};
 
 use crate::common::{config, golden, read_f32, relative_l2};
 use crate::controlnet::{managed, output, widen, with_inputs};
-use crate::minilm::{folder, golden_ids};
+use crate::minilm::MiniLm;
+use crate::smollm2::{END, SmolLm2, greedy};
 
 /// The smallest budget for the golden inputs, in bytes.
 pub(crate) fn smallest(model: &Managed<ControlNet>) -> u64 {
@@ -69,32 +69,21 @@ pub(crate) fn minilm_equals_pytorch_and_no_budget_changes_a_bit(device: &Arc<dyn
     assert!(model.report().peak_bytes <= smallest);
 }
 
-/// The real model, and token ids of the sentences whose embeddings are known.
-pub(crate) struct MiniLm {
-    pub(crate) source: Arc<dyn WeightSource>,
-    json: String,
-    pub(crate) ids: Vec<Vec<u32>>,
-}
-
-impl MiniLm {
-    pub(crate) fn open() -> Option<MiniLm> {
-        let Some(folder) = folder() else {
-            println!(
-                "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
-            );
-            return None;
-        };
-        Some(MiniLm {
-            source: Arc::new(DiskMap::open(folder.join("model.safetensors")).unwrap()),
-            json: std::fs::read_to_string(folder.join("config.json")).unwrap(),
-            ids: golden_ids(),
-        })
-    }
-
-    pub(crate) fn on(&self, device: Arc<dyn Kernels>, config: VramConfig) -> Managed<Bert> {
-        let bert = bert::Config::read(&*self.source, &self.json).unwrap();
-        let model = skip_init(|| Bert::new(&bert).unwrap());
-        let source = Arc::clone(&self.source);
-        enable_vram_management(model, source, device, &ModuleMap::standard(), config).unwrap()
-    }
+pub(crate) fn smollm2_says_what_pytorch_says_and_no_budget_changes_a_bit(device: &Arc<dyn Kernels>) {
+    let Some(smollm2) = SmolLm2::open() else { return };
+    // A few tokens: adapters and drivers that are software are slow.
+    let (case, tokens) = (&smollm2.cases[0], 3);
+    let on = |budget| smollm2.on(Arc::clone(device), config(DType::F32, budget));
+    let resident = on(2 << 30);
+    let (logits, ids) = greedy(&resident, &case.prompt_ids, tokens, END);
+    assert_eq!(ids, case.greedy_ids[..tokens]);
+    let difference = |(id, expected): (&usize, &f32)| (logits[*id] - expected).abs();
+    let worst = case.first_top5_ids.iter().zip(&case.first_top5_logits).map(difference).fold(0f32, f32::max);
+    println!("SmolLM2 on {}, f32: largest difference of five logits {worst:.2e}", device.info().name);
+    assert!(worst < 1e-2, "{worst}");
+    let budget = resident.engine().weights_bytes() / 4;
+    drop(resident);
+    let small = on(budget);
+    assert!(greedy(&small, &case.prompt_ids, 1, END).0 == logits, "budget {budget}");
+    assert!(small.report().peak_bytes <= budget);
 }

@@ -5,7 +5,7 @@ use vram_device::Kernels;
 use vram_device::cpu::{Cpu, CpuOptions};
 use vram_diskmap::{DiskMap, SafetensorsWriter};
 use vram_layers::{Managed, ModuleMap, Split, VramConfig, enable_vram_management};
-use vram_models::controlnet::{Block, Config, ControlNet, Inputs};
+use vram_models::controlnet::{Block, Config, ControlNet, Guidance, Inputs};
 use vram_types::cast::cast;
 use vram_types::{DType, WeightSource};
 
@@ -133,4 +133,39 @@ fn a_budget_below_the_minimum_says_what_would_do() {
     let error = with_inputs(|inputs| model.run(|m, fwd| m.forward(fwd, inputs)).unwrap_err());
     assert!(error.is_oom());
     assert!(error.to_string().contains(&format!("the smallest that works is {minimum} bytes")), "{error}");
+}
+
+#[test]
+fn blocks_called_one_by_one_are_the_chained_pass_and_a_scale_scales_what_they_add() {
+    let source: Arc<dyn WeightSource> =
+        Arc::new(DiskMap::open(golden("controlnet_small.safetensors")).unwrap());
+    let model = managed(source, cpu(), &ModuleMap::standard(), config(DType::F32, 1 << 20));
+    let guided = |scale: f32, blocks: usize| -> Vec<f32> {
+        let guidance = Guidance { scale, ..Guidance::default() };
+        let run = |inputs: &Inputs<'_>| {
+            model.run(|model, fwd| {
+                let conditioning = fwd.input(inputs.conditioning.0, &inputs.conditioning.1)?;
+                let y = model.condition(fwd, &conditioning)?;
+                let mut z = fwd.input(inputs.img.0, &inputs.img.1)?;
+                for index in 0..blocks {
+                    model.guide(fwd, &guidance, index, &mut z, &y)?;
+                }
+                fwd.download(&z)
+            })
+        };
+        f32s(&with_inputs(run).unwrap())
+    };
+    let blocks = model.model().blocks();
+    assert!(guided(1.0, blocks) == f32s(&output(&model)));
+    let (none, half, whole) = (guided(1.0, 0), guided(0.5, 1), guided(1.0, 1));
+    for ((none, half), whole) in none.iter().zip(&half).zip(&whole) {
+        assert!((half - none - (whole - none) / 2.0).abs() <= 1e-6 * (1.0 + whole.abs()), "{half}");
+    }
+    let beyond = with_inputs(|inputs| {
+        model.run(|model, fwd| {
+            let z = fwd.input(inputs.img.0, &inputs.img.1)?;
+            model.block(fwd, blocks, &z, &z).map(drop)
+        })
+    });
+    assert!(beyond.unwrap_err().to_string().contains("has no block"));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vram_device::cuda::{Cuda, CudaOptions};
 use vram_device::{DeviceError, Kernels};
 
-use crate::card;
+use crate::{bits, card};
 
 fn device() -> Option<Arc<dyn Kernels>> {
     match Cuda::new(CudaOptions::default()) {
@@ -30,5 +30,19 @@ fn the_controlnet_equals_pytorch_and_no_budget_changes_a_bit() {
 fn minilm_equals_pytorch_and_no_budget_changes_a_bit() {
     if let Some(cuda) = device() {
         card::minilm_equals_pytorch_and_no_budget_changes_a_bit(&cuda);
+    }
+}
+
+#[test]
+fn smollm2_says_what_pytorch_says_and_no_budget_changes_a_bit() {
+    if let Some(cuda) = device() {
+        card::smollm2_says_what_pytorch_says_and_no_budget_changes_a_bit(&cuda);
+    }
+}
+
+#[test]
+fn the_bits_are_those_that_are_known() {
+    if let Some(cuda) = device() {
+        bits::check(&format!("cuda {}", cuda.info().name), &cuda);
     }
 }

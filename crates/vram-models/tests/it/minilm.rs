@@ -2,15 +2,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use vram_alloc::skip_init;
+use vram_device::Kernels;
 use vram_diskmap::DiskMap;
-use vram_layers::{Managed, ModuleMap, enable_vram_management};
+use vram_layers::{Managed, ModuleMap, VramConfig, enable_vram_management};
 use vram_models::bert::{Bert, Config};
 use vram_types::{DType, WeightSource};
 
 use crate::common::{config, cpu, golden, read_f32};
 
 /// The folder with the real model, if `cargo xtask models` has fetched it.
-pub(crate) fn folder() -> Option<PathBuf> {
+fn folder() -> Option<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let places =
         [std::env::var_os("VRAM_MINILM").map(PathBuf::from), Some(root.join("target/models/minilm"))];
@@ -18,38 +19,54 @@ pub(crate) fn folder() -> Option<PathBuf> {
 }
 
 /// Token ids of the sentences whose embeddings are known.
-pub(crate) fn golden_ids() -> Vec<Vec<u32>> {
+fn golden_ids() -> Vec<Vec<u32>> {
     let json = std::fs::read_to_string(golden("minilm.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     serde_json::from_value(json["token_ids"].clone()).unwrap()
 }
 
-fn managed(source: &Arc<DiskMap>, folder: &std::path::Path, budget: u64) -> Managed<Bert> {
-    let json = std::fs::read_to_string(folder.join("config.json")).unwrap();
-    let source: Arc<dyn WeightSource> = Arc::<DiskMap>::clone(source);
-    let bert = Config::read(&*source, &json).unwrap();
-    let model = skip_init(|| Bert::new(&bert).unwrap());
-    enable_vram_management(model, source, cpu(), &ModuleMap::standard(), config(DType::F32, budget)).unwrap()
+/// The real model, and token ids of the sentences whose embeddings are known.
+pub(crate) struct MiniLm {
+    source: Arc<dyn WeightSource>,
+    json: String,
+    pub(crate) ids: Vec<Vec<u32>>,
+}
+
+impl MiniLm {
+    pub(crate) fn open() -> Option<MiniLm> {
+        let Some(folder) = folder() else {
+            println!(
+                "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
+            );
+            return None;
+        };
+        Some(MiniLm {
+            source: Arc::new(DiskMap::open(folder.join("model.safetensors")).unwrap()),
+            json: std::fs::read_to_string(folder.join("config.json")).unwrap(),
+            ids: golden_ids(),
+        })
+    }
+
+    pub(crate) fn on(&self, device: Arc<dyn Kernels>, config: VramConfig) -> Managed<Bert> {
+        let bert = Config::read(&*self.source, &self.json).unwrap();
+        let model = skip_init(|| Bert::new(&bert).unwrap());
+        let source = Arc::clone(&self.source);
+        enable_vram_management(model, source, device, &ModuleMap::standard(), config).unwrap()
+    }
 }
 
 #[test]
 fn equals_pytorch_at_every_budget() {
-    let Some(folder) = folder() else {
-        println!(
-            "skipped: MiniLM is not here; `cargo xtask models` fetches it, or VRAM_MINILM names its folder"
-        );
-        return;
-    };
-    let ids = golden_ids();
-    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let Some(minilm) = MiniLm::open() else { return };
+    let ids: Vec<&[u32]> = minilm.ids.iter().map(Vec::as_slice).collect();
     let expected = read_f32(&DiskMap::open(golden("minilm_embeddings.safetensors")).unwrap(), "embeddings");
 
-    let source = Arc::new(DiskMap::open(folder.join("model.safetensors")).unwrap());
+    let managed = |budget| minilm.on(cpu(), config(DType::F32, budget));
     let embed = |model: &Managed<Bert>| model.run(|m, fwd| m.embed(fwd, &ids)).unwrap();
-    let weights = managed(&source, &folder, 0).engine().weights_bytes();
-    let minimum = managed(&source, &folder, 0).minimum_budget(|m, fwd| m.embed(fwd, &ids)).unwrap();
+    let weights = managed(0).engine().weights_bytes();
+    let minimum = managed(0).minimum_budget(|m, fwd| m.embed(fwd, &ids)).unwrap();
 
-    let unlimited = managed(&source, &folder, u64::MAX);
+    let unlimited = managed(u64::MAX);
     let reference = embed(&unlimited);
     let worst = reference.iter().flatten().zip(&expected).map(|(a, e)| (a - e).abs()).fold(0f32, f32::max);
     println!("MiniLM, f32: largest error {worst:.2e}; smallest budget {minimum} bytes of {weights}");
@@ -59,7 +76,7 @@ fn equals_pytorch_at_every_budget() {
     assert!(minimum <= workspace + (8 << 20), "{minimum} with {workspace} of activations");
 
     for budget in [minimum, weights / 4, weights / 2] {
-        let model = managed(&source, &folder, budget);
+        let model = managed(budget);
         for pass in 0..2 {
             assert!(embed(&model) == reference, "budget {budget}, pass {pass}");
         }

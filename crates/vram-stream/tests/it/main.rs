@@ -1,4 +1,4 @@
-//! A whole checkpoint on a device, against what the disk map reads.
+//! Loads whole checkpoints onto a device and compares them with what the disk map reads.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use vram_stream::{
     Budget, Cpu, CpuOptions, DType, Device, DiskMap, Error, TensorMeta, Tier, View, load_to_device,
 };
 
-/// Tensors of several dtypes: empty, a scalar, odd lengths, and one larger than a piece of staging.
+/// Tensors of several dtypes: an empty one, a scalar, odd lengths, and one larger than a staging
+/// piece.
 fn checkpoint(folder: &Path) -> PathBuf {
     let path = folder.join("model.safetensors");
     let meta = |dtype, shape: &[usize]| TensorMeta::new(dtype, shape).unwrap();
@@ -103,7 +104,7 @@ fn a_fault_is_typed_and_gives_everything_back() {
         let error = load_to_device(folder.path().join("nowhere"), &cpu, None, &room).unwrap_err();
         assert!(matches!(error, Error::Source(_)) && error.to_string().contains("nowhere"), "{error}");
         let map = DiskMap::open(&path).unwrap();
-        // The file loses its end after its header was read.
+        // The file is truncated after its header was read.
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
         let error = vram_stream::DeviceMap::load(&map, &cpu, &room).unwrap_err();
         assert!(
@@ -115,4 +116,27 @@ fn a_fault_is_typed_and_gives_everything_back() {
     }
     let error = Error::from(DeviceError::Lost { reason: "gone".into() });
     assert!(!error.is_oom());
+}
+
+/// `?` on a layer's error once did not compile beside `?` on a loader's.
+#[test]
+fn one_error_takes_those_of_every_crate() {
+    fn of<E: Into<Error>>(error: E) -> Error {
+        error.into()
+    }
+    let small = vram_stream::layers::Error::Offloaded;
+    let types = TensorMeta::new(DType::F64, [usize::MAX, 2]).unwrap_err();
+    let source = DiskMap::open("nowhere.safetensors").unwrap_err();
+    let alloc = vram_stream::alloc::AllocError::OutOfMemory { bytes: 1 };
+    let model = vram_stream::models::ModelError::Config("no heads".into());
+    for (error, text, oom) in [
+        (of(small), "offloaded", false),
+        (of(types), "overflows", false),
+        (of(source), "nowhere.safetensors", false),
+        (of(alloc), "1", true),
+        (of(model), "no heads", false),
+    ] {
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(error.is_oom(), oom, "{error}");
+    }
 }

@@ -4,3 +4,4 @@
 
 mod casts;
 mod golden;
+mod sources;

@@ -1,6 +1,6 @@
-// A group for each row.
+// A group for each row. `first` and `second` are where those of a weight and a bias begin that there are.
 
-struct Parameters { rows: u32, width: u32, x: u32, weight: u32, bias: u32, y: u32, eps: f32 }
+struct Parameters { rows: u32, width: u32, x: u32, first: u32, second: u32, y: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
 
 @compute @workgroup_size(64)

@@ -1,5 +1,7 @@
 @group(0) @binding(BINDING) var<storage, read_write> result: array<atomic<u32>>;
 
+fn old(i: u32) -> f32 { return FORMAT_value((atomicLoad(&result[i >> 1u]) >> ((i & 1u) * 16u)) & 0xffffu); }
+
 fn put(i: u32, v: f32) {
     let shift = (i & 1u) * 16u;
     atomicAnd(&result[i >> 1u], 0xffff0000u >> shift);

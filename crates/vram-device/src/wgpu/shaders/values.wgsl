@@ -112,3 +112,29 @@ fn gelu(v: f32) -> f32 {
     let tail = 0.5 * t * exp_of(-0.5 * high * high, e - 0.5 * low);
     return v * select(1.0 - tail, tail, v < 0.0);
 }
+
+fn sigmoid(v: f32) -> f32 { return 1.0 / (1.0 + exp_of(-v, 0.0)); }
+
+fn silu(v: f32) -> f32 { return v / (1.0 + exp_of(-v, 0.0)); }
+
+// (1 + tanh u) / 2 is sigmoid(2 u), which keeps its digits where 1 + tanh has lost them.
+fn gelu_tanh(v: f32) -> f32 {
+    let x = clamp(v, -1e6, 1e6);
+    return v / (1.0 + exp_of(-1.59576912 * x * fma(0.044715 * x, x, 1.0), 0.0));
+}
+
+fn gelu_sigmoid(v: f32) -> f32 { return v / (1.0 + exp_of(-1.702 * v, 0.0)); }
+
+// Near zero by the polynomial of Cephes (tanhf), as on the CPU; what adapters have overflows.
+fn tanh_of(v: f32) -> f32 {
+    let x = abs(v);
+    let far = 1.0 - 2.0 / (1.0 + exp_of(2.0 * x, 0.0));
+    let z = x * x;
+    var e = fma(z, -5.70498872745e-3, 2.06390887954e-2);
+    e = fma(e, z, -5.37397155531e-2);
+    e = fma(e, z, 1.33314422036e-1);
+    e = fma(e, z, -3.33332819422e-1);
+    let near = fma(e * z, x, x);
+    let y = bitcast<u32>(select(far, near, x < 0.625));
+    return bitcast<f32>(y | (bitcast<u32>(v) & 0x80000000u));
+}

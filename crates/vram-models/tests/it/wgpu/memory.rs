@@ -11,9 +11,10 @@ use vram_types::{DType, WeightSource};
 
 use super::device;
 use super::watched::{Most, Watched};
-use crate::card::{MiniLm, smallest};
+use crate::card::smallest;
 use crate::common::{config, golden};
 use crate::controlnet::{managed, output, with_inputs};
+use crate::minilm::MiniLm;
 
 /// Buffers beside those that the budgets count: 4 MiB through which results come back, 0.3 MiB of parameters and of what
 /// copies are shifted in, and what wgpu has of its own: 0.5 MiB of zeros, and the parameters that are on their way.

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use vram_device::ops::{Checked, Op};
 use vram_device::wgpu::{Wgpu, WgpuUsage};
 use vram_device::{
-    Activation, AttentionArgs, Binary, Buffer, Device, DeviceError, DeviceInfo, Kernels, LinearArgs,
-    MemoryInfo, Part, Queue, Region, Reservation, ScratchFor, Staging, Ticket, View, ViewMut,
+    Buffer, Device, DeviceError, DeviceInfo, Kernels, MemoryInfo, Part, Queue, Region, Reservation, Staging,
+    Ticket, ViewMut,
 };
 
 /// Passes each call on, and then asks the allocator of the device what it holds.
@@ -119,61 +120,15 @@ impl Device for Watched {
 }
 
 impl Kernels for Watched {
-    fn scratch_bytes(&self, kernel: ScratchFor<'_>) -> u64 {
-        self.wgpu.scratch_bytes(kernel)
+    fn scratch(&self, op: &Op<'_>) -> u64 {
+        self.wgpu.scratch(op)
     }
 
-    fn linear_pack(&self, x: &View<'_>, packed: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.linear_pack(x, packed))
+    fn takes(&self, op: &Op<'_>) -> Result<(), DeviceError> {
+        self.wgpu.takes(op)
     }
 
-    fn linear(&self, args: &LinearArgs<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.linear(args, y))
-    }
-
-    fn rms_norm(
-        &self,
-        x: &View<'_>,
-        weight: &View<'_>,
-        eps: f32,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        self.look(self.wgpu.rms_norm(x, weight, eps, y))
-    }
-
-    fn layer_norm(
-        &self,
-        x: &View<'_>,
-        weight: &View<'_>,
-        bias: &View<'_>,
-        eps: f32,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        self.look(self.wgpu.layer_norm(x, weight, bias, eps, y))
-    }
-
-    fn activate(&self, f: Activation, x: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.activate(f, x))
-    }
-
-    fn binary(&self, op: Binary, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.binary(op, x, y))
-    }
-
-    fn attention(
-        &self,
-        args: &AttentionArgs<'_>,
-        scratch: &mut ViewMut<'_>,
-        y: &mut ViewMut<'_>,
-    ) -> Result<(), DeviceError> {
-        self.look(self.wgpu.attention(args, scratch, y))
-    }
-
-    fn gather(&self, table: &View<'_>, ids: &[u32], y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.gather(table, ids, y))
-    }
-
-    fn cast(&self, x: &View<'_>, y: &mut ViewMut<'_>) -> Result<(), DeviceError> {
-        self.look(self.wgpu.cast(x, y))
+    fn run(&self, op: Checked<'_>, scratch: Option<&mut ViewMut<'_>>) -> Result<(), DeviceError> {
+        self.look(self.wgpu.run(op, scratch))
     }
 }
