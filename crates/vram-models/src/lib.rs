@@ -3,6 +3,7 @@
 //!
 //! - [`controlnet`]: the Qwen-Image blockwise ControlNet.
 //! - [`bert`]: BERT encoders, with the mean pooling of sentence embeddings.
+//! - [`llama`]: decoders of the Llama family; [`sampling`] chooses their tokens.
 //!
 //! A model is built without weights and put under management, which finds them in a checkpoint:
 //!
@@ -25,5 +26,7 @@
 pub mod bert;
 pub mod controlnet;
 mod error;
+pub mod llama;
+pub mod sampling;
 
 pub use error::ModelError;

@@ -9,5 +9,6 @@ mod controlnet;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod minilm;
+mod smollm2;
 #[cfg(feature = "wgpu")]
 mod wgpu;
