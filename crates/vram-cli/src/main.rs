@@ -16,6 +16,7 @@ mod embed;
 mod engine;
 mod extract;
 mod forward;
+mod generate;
 mod inputs;
 mod inspect;
 mod output;
@@ -83,6 +84,7 @@ enum Command {
     Plan(Box<plan::Args>),
     Forward(Box<forward::Args>),
     Embed(Box<embed::Args>),
+    Generate(Box<generate::Args>),
     Tokenize(tokenize::Args),
     Completions(completions::Args),
     Man(completions::Man),
@@ -100,6 +102,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Plan(command) => plan::run(command, json),
         Command::Forward(command) => forward::run(command, json),
         Command::Embed(command) => embed::run(command, json),
+        Command::Generate(command) => generate::run(command, json),
         Command::Tokenize(command) => tokenize::run(command, json),
         Command::Completions(command) => completions::run(command),
         Command::Man(command) => completions::man(command),

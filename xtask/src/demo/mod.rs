@@ -2,6 +2,8 @@
 //! of a quarter of them, and compares the answers: the text of a language model, and the embeddings of
 //! a sentence encoder bit for bit.
 
+mod speak;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,9 +58,16 @@ pub(crate) fn run(given: Option<&Path>) -> Result<()> {
         }
         None => models::MINILM.ensure()?,
     };
+    let language = match given {
+        Some(_) => None,
+        None => Some(models::SMOLLM2.ensure()?.join(models::SMOLLM2.files[0].0)),
+    };
     let weights = model.join("model.safetensors");
     let bytes = fs::metadata(&weights).with_context(|| weights.display().to_string())?.len();
     let vram = build()?;
+    if let Some(language) = language {
+        print!("\n{}", speak::run(&vram, &language)?);
+    }
     let resident = embed(&vram, &model, "auto")?;
     let streamed = embed(&vram, &model, &(bytes / 4).to_string())?;
     print!("\n{}", similarities(&resident));

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::engine::{FORWARD, minilm, with_bert, with_golden};
 use crate::{SMALL, folder, json, run, vram};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "inspect",
     "extract",
     "diff",
@@ -20,6 +20,7 @@ const COMMANDS: [&str; 11] = [
     "plan",
     "forward",
     "embed",
+    "generate",
     "tokenize",
     "completions",
     "man",

@@ -7,6 +7,7 @@ mod daily;
 mod device;
 mod engine;
 mod files;
+mod generate;
 mod outputs;
 mod plan;
 
