@@ -6,7 +6,7 @@ use vram_types::{BlockType, DType, TensorMeta};
 use super::case::{Case, Fault, ensure, refused};
 use super::suite::{ACTS, Draws, Suite, Variant, WEIGHTS, below, extent};
 use super::tensors::{POISON, Random, Tensor, near, rounded, same};
-use crate::ops::{Linear, Op};
+use crate::ops::{Activations, Linear, Op};
 use crate::{DeviceError, Kernels, KernelsExt};
 
 pub(super) const SUITE: Suite = Suite {
@@ -27,7 +27,16 @@ pub(super) const SUITE: Suite = Suite {
             Draws::ForActs(|device, random, act| {
                 let block = BlockType::ALL[below(random, BlockType::ALL.len())];
                 let shape = (extent(random, 40), extent(random, 4), extent(random, 150));
-                linear_of_blocks(device, random, (act, block), shape)
+                linear_of_blocks(device, random, (act, block, Activations::Exact), shape)
+            }),
+        ),
+        Variant::optional(
+            "linear: quantised blocks, x in 8 bits",
+            blocks_by_bytes,
+            Draws::ForActs(|device, random, act| {
+                let block = BlockType::ALL[below(random, BlockType::ALL.len())];
+                let shape = (extent(random, 40), extent(random, 4), extent(random, 150));
+                linear_of_blocks(device, random, (act, block, Activations::Q8), shape)
             }),
         ),
         Variant::optional(
@@ -50,7 +59,7 @@ const FP8: [DType; 2] = [DType::F8_E4M3, DType::F8_E5M2];
 /// Rows `rows` of the output, with the weight in pieces that end at `cuts`.
 fn linear_in_pieces(
     device: &dyn Kernels,
-    (x, rows): (&Tensor, (usize, usize)),
+    (x, activations, rows): (&Tensor, Activations, (usize, usize)),
     (weight, bias): (&Tensor, Option<&Tensor>),
     cuts: &[usize],
 ) -> Result<Vec<u8>, Fault> {
@@ -58,13 +67,15 @@ fn linear_in_pieces(
     let outputs = weight.meta.shape()[0];
     let mut y = Tensor::poison(device, x.dtype(), [rows.1 - rows.0, outputs])?;
     // Of any piece: what is packed has nothing to do with the weight's rows.
-    let whole = Op::from(Linear::new(x.clone(), weight.view()?, y.view_mut()?));
+    let whole = Linear::new(x.clone(), weight.view()?, y.view_mut()?).with_activations(activations);
+    let whole = Op::from(whole);
     let mut scratch = Tensor::poison(device, U8, [device.scratch(&whole) as usize])?;
     let size = x.dtype().bits() as usize / 8;
     let mut first = 0;
     for &end in cuts.iter().chain([&outputs]) {
         let op = Linear::new(x.clone(), weight.rows(first, end)?, y.view_mut()?)
             .with_bias(bias.map(|b| b.rows(first, end)).transpose()?)
+            .with_activations(activations)
             .at_output(first);
         let op = if first > 0 { op.reusing_scratch() } else { op };
         device.call(op, Some(&mut scratch.view_mut()?))?;
@@ -94,7 +105,20 @@ fn blocks(device: &dyn Kernels) -> Result<(), Fault> {
     for act in ACTS {
         for block in BlockType::ALL {
             for shape in [(1, 1, 1), (17, 3, 47), (35, 2, 70)] {
-                linear_of_blocks(device, &mut random, (act, block), shape)?;
+                linear_of_blocks(device, &mut random, (act, block, Activations::Exact), shape)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same with an input that is rounded to 8 bits, in all numbers of rows that kernels take at once.
+fn blocks_by_bytes(device: &dyn Kernels) -> Result<(), Fault> {
+    let mut random = Random::new(13);
+    for act in ACTS {
+        for block in BlockType::ALL {
+            for shape in [(1, 1, 1), (15, 3, 47), (130, 9, 40)] {
+                linear_of_blocks(device, &mut random, (act, block, Activations::Q8), shape)?;
             }
         }
     }
@@ -132,14 +156,14 @@ fn linear_with_scales(
         [1, 0].map(|at| Tensor::scaled(device, &mut Random::new(seed), dtype, ([n, k], scales), at));
     let bias = Tensor::random(device, random, act, [n], 2)?;
     let what = format!("linear {act} by {dtype} with scales {scales:?}, {m} rows, {k} to {n}");
-    agrees(device, &what, &x, (&odd?, &even?), &bias)
+    agrees(device, &what, (&x, Activations::Exact), (&odd?, &even?), &bias)
 }
 
 /// `m` rows of so many blocks to `n` outputs.
 fn linear_of_blocks(
     device: &dyn Kernels,
     random: &mut Random,
-    (act, block): (DType, BlockType),
+    (act, block, activations): (DType, BlockType, Activations),
     (m, blocks, n): (usize, usize, usize),
 ) -> Result<(), Fault> {
     let k = blocks * block.block_elements() as usize;
@@ -148,8 +172,8 @@ fn linear_of_blocks(
     let seed = random.next();
     let [odd, even] = [1, 0].map(|at| Tensor::blocks(device, &mut Random::new(seed), block, [n, k], at));
     let bias = Tensor::random(device, random, act, [n], 2)?;
-    let what = format!("linear {act} by {block}, {m} rows, {k} to {n}");
-    agrees(device, &what, &x, (&odd?, &even?), &bias)
+    let what = format!("linear {act} by {block}, {activations:?}, {m} rows, {k} to {n}");
+    agrees(device, &what, (&x, activations), (&odd?, &even?), &bias)
 }
 
 /// `m` rows of `k` elements to `n` outputs.
@@ -164,7 +188,7 @@ fn linear_of(
     let weight = Tensor::random(device, random, stored, [n, k], 1)?;
     let bias = Tensor::random(device, random, stored, [n], 3)?;
     let even = Tensor::of(device, weight.bytes.clone(), weight.meta.clone(), 0)?;
-    agrees(device, &what, &x, (&weight, &even), &bias)
+    agrees(device, &what, (&x, Activations::Exact), (&weight, &even), &bias)
 }
 
 /// With sums in f64, and with itself however the weight is split and wherever it lies: `even` is the same weight at another
@@ -172,35 +196,49 @@ fn linear_of(
 fn agrees(
     device: &dyn Kernels,
     what: &str,
-    x: &Tensor,
+    (x, activations): (&Tensor, Activations),
     (weight, even): (&Tensor, &Tensor),
     bias: &Tensor,
 ) -> Result<(), Fault> {
     let act = x.meta.dtype();
     let (m, k, n) = (x.meta.shape()[0], x.meta.shape()[1], weight.meta.shape()[0]);
-    let (w, b) = (rounded(&weight.values, act)?, rounded(&bias.values, act)?);
+    let b = rounded(&bias.values, act)?;
+    let (values, w) = match activations.applies_to(weight.view()?.encoding()) {
+        true => (x.values.chunks(32).flat_map(in_bytes).collect(), weight.values.clone()),
+        false => (x.values.clone(), rounded(&weight.values, act)?),
+    };
     let mut expected = Vec::new();
-    for row in x.values.chunks_exact(k) {
+    for row in values.chunks_exact(k) {
         for (w, b) in w.chunks_exact(k).zip(&b) {
             let terms = row.iter().zip(w).map(|(x, w)| x * w);
             let size: f64 = terms.clone().map(f64::abs).sum();
             expected.push((terms.sum::<f64>() + b, size + b.abs()));
         }
     }
-    let whole = linear_in_pieces(device, (x, (0, m)), (weight, Some(bias)), &[])?;
+    let whole = linear_in_pieces(device, (x, activations, (0, m)), (weight, Some(bias)), &[])?;
     near(what, &whole, act, &expected)?;
     let cuts: Vec<usize> = (1..n.div_ceil(16)).map(|i| i * 16).collect();
-    let split = linear_in_pieces(device, (x, (0, m)), (weight, Some(bias)), &cuts)?;
+    let split = linear_in_pieces(device, (x, activations, (0, m)), (weight, Some(bias)), &cuts)?;
     same(&format!("{what}, the weight in {} pieces", cuts.len() + 1), &split, &whole)?;
     let row = whole.len() / m;
-    let alone = linear_in_pieces(device, (x, (m - 1, m)), (weight, Some(bias)), &[])?;
+    let alone = linear_in_pieces(device, (x, activations, (m - 1, m)), (weight, Some(bias)), &[])?;
     same(&format!("{what}, a row alone"), &alone, &whole[(m - 1) * row..])?;
-    let aligned = linear_in_pieces(device, (x, (0, m)), (even, Some(bias)), &[])?;
+    let aligned = linear_in_pieces(device, (x, activations, (0, m)), (even, Some(bias)), &[])?;
     same(&format!("{what}, the weight aligned"), &aligned, &whole)?;
-    let plain = linear_in_pieces(device, (x, (0, m)), (weight, None), &[])?;
+    let plain = linear_in_pieces(device, (x, activations, (0, m)), (weight, None), &[])?;
     let without: Vec<_> =
         expected.iter().zip(b.iter().cycle()).map(|((e, size), b)| (e - b, *size)).collect();
     near(&format!("{what}, without bias"), &plain, act, &without)
+}
+
+/// Columns that share a scale, rounded to 8 bits.
+fn in_bytes(values: &[f64]) -> Vec<f64> {
+    let most = values.iter().fold(0f64, |most, v| most.max(v.abs())) as f32;
+    if most == 0.0 {
+        return vec![0.0; values.len()];
+    }
+    let (scale, inverse) = (most / 127.0, 127.0 / most);
+    values.iter().map(|&v| f64::from(scale) * f64::from((v as f32 * inverse).round_ties_even())).collect()
 }
 
 fn refusals(device: &dyn Kernels) -> Result<(), Fault> {

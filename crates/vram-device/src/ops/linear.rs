@@ -1,8 +1,39 @@
 //! `y = x W^T + b`.
 
 use super::check::vector;
-use super::operation::{Operation, operation};
+use super::operation::{Operation, operation, parameters};
 use crate::{DeviceError, View, ViewMut};
+use vram_types::{BlockType, Encoding};
+
+parameters!(Activations);
+
+/// What a product with a weight in quantised blocks makes of its input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// It is read in the compute dtype. The result is that of the decoded weight.
+    #[default]
+    Exact,
+    /// It is rounded to 8 bits with a scale for each 32 columns, the largest magnitude among them by 127, and multiplied
+    /// with the blocks' own whole numbers, as `llama.cpp` does: several times as fast, at an error of about half a percent.
+    ///
+    /// This is for the block types that [`applies_to`](Activations::applies_to) names. With all other weights the input
+    /// is read as it is.
+    Q8,
+}
+
+impl Activations {
+    /// Whether the input of a product with such a weight is rounded.
+    pub fn applies_to(self, weight: Encoding) -> bool {
+        use BlockType::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+        match (self, weight) {
+            (Activations::Q8, Encoding::Blocks(block)) => matches!(
+                block,
+                Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_NL | IQ4_XS | MXFP4
+            ),
+            _ => false,
+        }
+    }
+}
 
 operation! {
     /// `y = x W^T + b`, all of it or the columns that some rows of the weight give.
@@ -24,6 +55,8 @@ operation! {
         pub first_output: usize,
         /// The scratch holds what an operation on the same `x` left in it.
         pub packed: bool,
+        /// Whether `x` is rounded to 8 bits.
+        pub activations: Activations,
         /// Result `[.., out]` in the compute dtype. Columns that the rows of the weight do not give stay as they are.
         pub y: ViewMut<'a>,
     }
@@ -32,7 +65,7 @@ operation! {
 impl<'a> Linear<'a> {
     /// The product without a bias, from the first output on.
     pub fn new(x: View<'a>, weight: View<'a>, y: ViewMut<'a>) -> Linear<'a> {
-        Linear { x, weight, bias: None, first_output: 0, packed: false, y }
+        Linear { x, weight, bias: None, first_output: 0, packed: false, activations: Activations::Exact, y }
     }
 
     /// With a bias, if there is one.
@@ -45,6 +78,12 @@ impl<'a> Linear<'a> {
     #[must_use]
     pub fn at_output(self, first_output: usize) -> Linear<'a> {
         Linear { first_output, ..self }
+    }
+
+    /// With `x` as it is or rounded to 8 bits.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Linear<'a> {
+        Linear { activations, ..self }
     }
 
     /// The scratch is that of the operation before, which had the same `x`, and nothing has written to either since.

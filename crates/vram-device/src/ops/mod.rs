@@ -45,6 +45,7 @@ mod upsample;
 pub use binary::{BinaryKind, Broadcast};
 pub use custom::CustomOp;
 pub use im2col::Window;
+pub use linear::Activations;
 pub use operation::{Operation, Places};
 pub use rotary::RotaryForm;
 pub use strided_copy::{Axes, Axis};

@@ -112,6 +112,7 @@ fn a_device_decodes_nothing_unless_it_says_so() {
         gaps,
         [
             "linear: quantised blocks",
+            "linear: quantised blocks, x in 8 bits",
             "linear: fp8 with scales",
             "gather: quantised blocks",
             "cast: quantised blocks",
@@ -193,6 +194,7 @@ impl Broken {
         }
         let mut same = ops::Linear::new(op.x.clone(), op.weight.clone(), op.y.reborrow());
         (same.first_output, same.packed) = (op.first_output, op.packed);
+        same.activations = op.activations;
         if self.1 != Flaw::NoBias {
             same.bias = op.bias.clone();
         }

@@ -7,6 +7,7 @@ mod blocked;
 mod few;
 pub(crate) mod micro;
 pub(crate) mod pack;
+mod q8;
 #[cfg(target_arch = "x86_64")]
 mod quants;
 #[cfg(target_arch = "x86_64")]
@@ -19,7 +20,7 @@ pub(crate) mod x86;
 
 use std::marker::PhantomData;
 
-use vram_types::{DType, Encoding};
+use vram_types::{BlockType, DType, Encoding};
 
 pub use args::LinearArgs;
 use blocked::Blocked;
@@ -104,17 +105,10 @@ pub fn linear(isa: Isa, args: &LinearArgs<'_>, y: &mut [u8], pool: Pool<'_>) -> 
     let act_size = act_bytes("act", act)?;
     check_len("packed x", args.packed.len(), &[linear_scratch_bytes(isa, m, k, act)])?;
     check_len("w", args.w.len(), &[n, row_bytes("w", args.w_encoding, k)?])?;
-    if let Some((bias, dtype)) = args.bias {
-        check_len("bias", bias.len(), &[n, weight_bytes("bias", dtype)?])?;
-    }
-    if args.n0.checked_add(n).is_none_or(|end| end > args.ldy) {
-        return Err(KernelError::Shape { what: "the columns of a linear layer do not fit the rows of y" });
-    }
+    check_output(args, y.len(), act_size)?;
     if m == 0 || n == 0 {
         return Ok(());
     }
-    // The last row may end with its last column.
-    check_len("y", y.len().saturating_add((args.ldy - args.n0 - n) * act_size), &[m, args.ldy, act_size])?;
     let pool = par::worth(pool, args.w.len().saturating_add(m.saturating_mul(n).saturating_mul(k) / 64));
     let out = Shared::new(y);
     let w = args.w_encoding;
@@ -146,6 +140,22 @@ pub fn linear(isa: Isa, args: &LinearArgs<'_>, y: &mut [u8], pool: Pool<'_>) -> 
     Ok(())
 }
 
+/// Whether a product's bias and columns of y are there.
+fn check_output(args: &LinearArgs<'_>, y: usize, act_size: usize) -> Result<(), KernelError> {
+    let LinearArgs { m, n, n0, ldy, .. } = *args;
+    if let Some((bias, dtype)) = args.bias {
+        check_len("bias", bias.len(), &[n, weight_bytes("bias", dtype)?])?;
+    }
+    if n0.checked_add(n).is_none_or(|end| end > ldy) {
+        return Err(KernelError::Shape { what: "the columns of a linear layer do not fit the rows of y" });
+    }
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    // The last row may end with its last column.
+    check_len("y", y.saturating_add((ldy - n0 - n) * act_size), &[m, ldy, act_size])
+}
+
 /// The numbers and scales of a weight that has scales.
 fn scaled<'a>(args: &LinearArgs<'a>) -> Result<Option<Scaled<'a>>, KernelError> {
     match (args.w_encoding, args.scales) {
@@ -172,10 +182,21 @@ fn untiled<A: Act, S: Few>(isa: Isa, args: &LinearArgs<'_>, source: S, y: &Share
     }
 }
 
+/// The blocks of the weight, if x is rounded to 8 bits for them.
+fn q8_block(op: &Linear<'_>) -> Option<BlockType> {
+    match op.weight.encoding() {
+        Encoding::Blocks(block) if op.activations.applies_to(Encoding::Blocks(block)) => Some(block),
+        _ => None,
+    }
+}
+
 impl Cpu {
     pub(in crate::cpu) fn linear_scratch(&self, op: &Linear<'_>) -> u64 {
         let (rows, inner) = (op.x.shape().rows(), op.x.shape().last());
-        linear_scratch_bytes(self.isa, rows, inner, op.x.dtype()) as u64
+        match q8_block(op) {
+            Some(_) => q8::scratch_bytes(rows, inner) as u64,
+            None => linear_scratch_bytes(self.isa, rows, inner, op.x.dtype()) as u64,
+        }
     }
 
     pub(in crate::cpu) fn linear(
@@ -183,13 +204,17 @@ impl Cpu {
         op: Linear<'_>,
         scratch: Option<&mut ViewMut<'_>>,
     ) -> Result<(), DeviceError> {
-        let name = op.name();
-        let Linear { x, weight, bias, first_output, packed, mut y } = op;
+        let (name, block) = (op.name(), q8_block(&op));
+        let Linear { x, weight, bias, first_output, packed, mut y, .. } = op;
         let (m, k, act) = (x.shape().rows(), x.shape().last(), x.dtype());
         let scratch = room(name, scratch)?;
         if !packed {
-            linear_pack(self.isa, read(name, &x)?, m, k, act, scratch, Some(&self.pool))
-                .map_err(|e| refused(name, e))?;
+            let (x, pool): (_, Pool<'_>) = (read(name, &x)?, Some(&self.pool));
+            match block {
+                Some(block) => q8::pack(self.isa, block, (x, m, k, act), scratch, pool),
+                None => linear_pack(self.isa, x, m, k, act, scratch, pool),
+            }
+            .map_err(|e| refused(name, e))?;
         }
         let args = LinearArgs {
             packed: scratch,
@@ -204,6 +229,11 @@ impl Cpu {
             n0: first_output,
             act,
         };
-        linear(self.isa, &args, write(name, &mut y)?, Some(&self.pool)).map_err(|e| refused(name, e))
+        let (y, pool): (_, Pool<'_>) = (write(name, &mut y)?, Some(&self.pool));
+        match block {
+            Some(block) => q8::linear(self.isa, block, &args, y, pool),
+            None => linear(self.isa, &args, y, pool),
+        }
+        .map_err(|e| refused(name, e))
     }
 }
