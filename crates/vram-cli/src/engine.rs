@@ -37,6 +37,7 @@ impl Engine {
             }
         };
         config.computation = Placement { tier: Tier::Device, dtype: self.dtype.map(DType::from) };
+        config.activations = self.activations.into();
         config.observer = Some(Arc::clone(watch) as Arc<dyn Observer>);
         Ok(config)
     }

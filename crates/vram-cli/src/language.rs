@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use vram_diskmap::{Conversion, DiskMap};
-use vram_stream::WeightSource;
-use vram_stream::models::llama::{Config, from_gguf_name};
+use vram_stream::models::llama::{Config, Llama, from_gguf_name};
+use vram_stream::{Kernels, Managed, ModuleMap, VramConfig, WeightSource, enable_vram_management, skip_init};
 use vram_text::{ChatTemplate, Settings, Tokenizer};
 use vram_types::FileId;
 
-use crate::args::Engine;
+use crate::args::{Budget, Engine};
 use crate::checkpoint::Checkpoint;
+use crate::engine::{explain, leave_free};
 use crate::outputs::Outputs;
 
 /// What a folder has beside its weights; only the first two must be there.
@@ -24,15 +25,15 @@ const FILES: [&str; 5] = [
 ];
 
 /// A language model that was opened, and nothing of its weights read.
-pub(super) struct Language {
-    pub(super) source: Arc<dyn WeightSource>,
-    pub(super) config: Config,
-    pub(super) tokenizer: Tokenizer,
+pub(crate) struct Language {
+    pub(crate) source: Arc<dyn WeightSource>,
+    pub(crate) config: Config,
+    pub(crate) tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
 }
 
 impl Language {
-    pub(super) fn open(path: &Path, engine: &Engine, outputs: &mut Outputs) -> Result<Language> {
+    pub(crate) fn open(path: &Path, engine: &Engine, outputs: &mut Outputs) -> Result<Language> {
         let checkpoint = Checkpoint::open(DiskMap::options(), path, engine.read, engine.convert.as_deref())?;
         outputs.reads_checkpoint(path, checkpoint.map());
         if let Some(rules) = &engine.convert {
@@ -102,8 +103,23 @@ impl Language {
         Ok(self)
     }
 
+    /// The model, under management.
+    pub(crate) fn manage(
+        &self,
+        device: Arc<dyn Kernels>,
+        config: VramConfig,
+        budget: Budget,
+    ) -> Result<Managed<Llama>> {
+        let model = skip_init(|| Llama::new(&self.config))?;
+        let source = Arc::clone(&self.source);
+        let map = ModuleMap::standard();
+        let model = enable_vram_management(model, source, device, &map, config).map_err(explain)?;
+        leave_free(budget, model.engine())?;
+        Ok(model)
+    }
+
     /// The chat template.
-    pub(super) fn template(&self) -> Result<&ChatTemplate> {
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
         self.template
             .as_ref()
             .context("this model comes without a chat template; use --prompt without --chat")

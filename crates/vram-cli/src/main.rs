@@ -8,6 +8,7 @@
 
 mod arch;
 mod args;
+mod bench_model;
 mod checkpoint;
 mod completions;
 mod devices;
@@ -19,6 +20,7 @@ mod forward;
 mod generate;
 mod inputs;
 mod inspect;
+mod language;
 mod output;
 mod outputs;
 mod plan;
@@ -85,6 +87,7 @@ enum Command {
     Forward(Box<forward::Args>),
     Embed(Box<embed::Args>),
     Generate(Box<generate::Args>),
+    BenchModel(Box<bench_model::Args>),
     Tokenize(tokenize::Args),
     Completions(completions::Args),
     Man(completions::Man),
@@ -103,6 +106,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Forward(command) => forward::run(command, json),
         Command::Embed(command) => embed::run(command, json),
         Command::Generate(command) => generate::run(command, json),
+        Command::BenchModel(command) => bench_model::run(command, json),
         Command::Tokenize(command) => tokenize::run(command, json),
         Command::Completions(command) => completions::run(command),
         Command::Man(command) => completions::man(command),

@@ -69,6 +69,23 @@ fn any_text_survives_the_way_there_and_back() {
     }
 }
 
+/// `golden/README.md` says how these came about: code, many scripts, emoji, control characters, and tokens as text.
+#[test]
+fn a_thousand_mixed_texts_become_the_ids_of_llama_cpp() {
+    let Some(pairs) = smollm2() else { return };
+    let tokenizer = Tokenizer::from_gguf(|key: &str| pairs.get(key).cloned()).unwrap();
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2_tokens.json");
+    let golden: Vec<(String, Vec<u32>)> =
+        serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    assert_eq!(golden.len(), 1000);
+    let wrong: Vec<_> = golden
+        .iter()
+        .map(|(text, ids)| (text, ids, tokenizer.encode(text).unwrap()))
+        .filter(|(_, ids, ours)| *ids != ours)
+        .collect();
+    assert!(wrong.is_empty(), "{} differ, such as {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+}
+
 fn pairs(of: &[(&str, &str)]) -> HashMap<String, String> {
     of.iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), (*value).to_owned())).collect()
 }

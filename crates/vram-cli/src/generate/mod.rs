@@ -1,29 +1,28 @@
 //! `vram generate`: text from a language model.
 
-mod open;
 mod text;
 
 use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use vram_stream::layers::Error;
 use vram_stream::models::llama::{Batch, BatchSize, Cache, Llama};
 use vram_stream::models::sampling::{Sampler, Sampling};
-use vram_stream::{Managed, ModuleMap, RunOptions, enable_vram_management, skip_init};
+use vram_stream::{Managed, RunOptions};
 use vram_text::Message;
 use vram_types::ByteSize;
 
 use crate::args::{Engine, at_least_one};
-use crate::engine::{explain, leave_free};
+use crate::engine::explain;
+use crate::language::Language;
 use crate::outputs::{Kind, Outputs};
 use crate::report::RunReport;
 use crate::watch::Watch;
 use crate::{output, terminal};
 
-use open::Language;
 use text::Text;
 
 /// A heading in the help.
@@ -85,6 +84,9 @@ pub(crate) struct Args {
     /// Make the last 64 tokens less likely by this factor
     #[arg(long, value_name = "X", default_value = "1", help_heading = SAMPLING)]
     pub(crate) repetition_penalty: f32,
+    /// For each token, list the N most likely ones with their log-probabilities; needs --json
+    #[arg(long, value_name = "N", default_value = "0", help_heading = SAMPLING)]
+    pub(crate) logprobs: usize,
     /// What chances depend on: the same seed gives the same text
     #[arg(long, value_name = "N", default_value = "0", help_heading = SAMPLING)]
     pub(crate) seed: u64,
@@ -109,6 +111,9 @@ struct Document {
     ids: Vec<u32>,
     text: String,
     finish: Finish,
+    /// For each id what was most likely in its place, if it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Vec<Likely>>,
     prompt_seconds: f64,
     /// Of all tokens but the first, which the prompt's pass gives.
     decode_seconds: f64,
@@ -118,7 +123,31 @@ struct Document {
     report: RunReport,
 }
 
+/// A token that could come next.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Likely {
+    id: u32,
+    logprob: f32,
+}
+
+/// The most likely tokens, the most likely first.
+fn most_likely(logits: &[f32], count: usize) -> Vec<Likely> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - most).exp()).sum();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let count = count.min(order.len());
+    if count < order.len() {
+        order.select_nth_unstable_by(count, better);
+        order.truncate(count);
+    }
+    order.sort_by(better);
+    let of = |id: u32| Likely { id, logprob: (f64::from(logits[id as usize] - most) - sum.ln()) as f32 };
+    order.into_iter().map(of).collect()
+}
+
 pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
+    ensure!(json || args.logprobs == 0, "--logprobs needs --json");
     ensure!(
         args.engine.passes == 1,
         "--passes is not for generate: it runs as many passes as there are tokens"
@@ -146,11 +175,9 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let config = args.engine.config(&*device, &watch)?;
     let host = config.host_limit.clone();
     let at_model = |error| explain(error).context(args.model.display().to_string());
-    let model = skip_init(|| Llama::new(&language.config))?;
-    let source = language.source.clone();
-    let model =
-        enable_vram_management(model, source, device, &ModuleMap::standard(), config).map_err(at_model)?;
-    leave_free(args.engine.budget, model.engine())?;
+    let model = language
+        .manage(device, config, args.engine.budget)
+        .with_context(|| args.model.display().to_string())?;
     let minimum = Batch::minimum_budget(&model, size).map_err(at_model)?;
     let mut batch = Batch::new(&model, size).map_err(|error| too_small(error, &model, size))?;
 
@@ -165,12 +192,13 @@ pub(crate) fn run(args: &Args, json: bool) -> Result<()> {
     let answer = answer(args, &language, &mut batch, &mut sampler, &prompt, &mut show)?;
     let report = RunReport::new(model.report(), minimum, &host, &args.engine);
     let cache_bytes = Cache::bytes(&language.config, size.context, model.dtype()).map_err(explain)?;
-    let Answer { ids, text, finish, prompt_seconds, decode_seconds } = answer;
+    let Answer { ids, text, finish, logprobs, prompt_seconds, decode_seconds } = answer;
     let document = Document {
         prompt_ids: prompt,
         ids,
         text,
         finish,
+        logprobs,
         prompt_seconds,
         decode_seconds,
         cache_bytes,
@@ -229,7 +257,7 @@ fn size(args: &Args, prompt: &[u32]) -> Result<BatchSize> {
 }
 
 /// Says which context would fit, where one does.
-fn too_small(error: Error, model: &Managed<Llama>, size: BatchSize) -> anyhow::Error {
+pub(crate) fn too_small(error: Error, model: &Managed<Llama>, size: BatchSize) -> anyhow::Error {
     let fits = match error {
         Error::BudgetTooSmall { .. } => Batch::largest_context(model, size).ok().flatten(),
         _ => None,
@@ -247,6 +275,7 @@ struct Answer {
     ids: Vec<u32>,
     text: String,
     finish: Finish,
+    logprobs: Vec<Vec<Likely>>,
     prompt_seconds: f64,
     decode_seconds: f64,
 }
@@ -272,8 +301,11 @@ fn answer(
         args.context.map_or(args.max_tokens, |context| args.max_tokens.min(context - prompt.len() + 1));
     let mut tokens = prompt.to_vec();
     let (mut stream, mut text) = (language.tokenizer.stream(), Text::default());
-    let mut finish = Finish::Length;
+    let (mut finish, mut logprobs) = (Finish::Length, Vec::new());
     while tokens.len() - prompt.len() < room {
+        if args.logprobs > 0 {
+            logprobs.push(most_likely(&logits, args.logprobs));
+        }
         let id = sampler.choose(&logits, &tokens)?;
         tokens.push(id);
         if language.tokenizer.ends().contains(&id) {
@@ -296,7 +328,7 @@ fn answer(
     show(text.show(&args.stop, true))?;
     let decode_seconds = started.elapsed().as_secs_f64();
     let ids = tokens.split_off(prompt.len());
-    Ok(Answer { ids, text: text.into_string(), finish, prompt_seconds, decode_seconds })
+    Ok(Answer { ids, text: text.into_string(), finish, logprobs, prompt_seconds, decode_seconds })
 }
 
 /// Says on stderr what the text took.

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::engine::{FORWARD, minilm, with_bert, with_golden};
 use crate::{SMALL, folder, json, run, vram};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "inspect",
     "extract",
     "diff",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 12] = [
     "forward",
     "embed",
     "generate",
+    "bench-model",
     "tokenize",
     "completions",
     "man",

@@ -110,3 +110,48 @@ fn what_cannot_be_is_said() {
         );
     }
 }
+
+#[test]
+fn activations_of_8_bits_answer_alike_in_any_memory() {
+    let Some(model) = smollm2() else { return };
+    let ask = ["--chat", QUESTION, "--activations", "q8", "--logprobs", "2"];
+    let resident = document(&model, &ask);
+    assert_eq!(resident["text"], ANSWER);
+    let likely = resident["logprobs"].as_array().unwrap();
+    assert_eq!(likely.len(), resident["ids"].as_array().unwrap().len());
+    for (likely, id) in likely.iter().zip(resident["ids"].as_array().unwrap()) {
+        assert_eq!(&likely[0]["id"], id, "the most likely token is taken");
+        let of = |at: usize| likely[at]["logprob"].as_f64().unwrap();
+        assert!(of(1) <= of(0) && of(0) <= 0.0 && likely.as_array().unwrap().len() == 2, "{likely}");
+    }
+    let smallest = resident["smallest_budget_bytes"].to_string();
+    let streamed = document(&model, &[&ask[..], &["--budget", &smallest, "--threads", "1"]].concat());
+    assert_eq!((&streamed["ids"], &streamed["logprobs"]), (&resident["ids"], &resident["logprobs"]));
+    // Rounded inputs are not the exact ones.
+    let exact = document(&model, &["--chat", QUESTION, "--logprobs", "2"]);
+    assert_eq!(exact["ids"], resident["ids"]);
+    assert_ne!(exact["logprobs"], resident["logprobs"]);
+    let (code, _, stderr) = generate(&model, &["--prompt", "a", "--logprobs", "2"]);
+    assert!(code == 1 && stderr.contains("--logprobs needs --json"), "{stderr}");
+}
+
+#[test]
+fn a_model_is_measured() {
+    let Some(model) = smollm2() else { return };
+    let sizes = ["--prompt-tokens", "8", "--tokens", "2", "--sequences", "2", "--repetitions", "2"];
+    let command = [&["bench-model", "--model", &model, "--budget", "40MiB"], &sizes[..]].concat();
+    let out = vram(&[&command[..], &["--json"]].concat(), folder().path());
+    let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let rows = document["rows"].as_array().unwrap();
+    assert_eq!([&rows[0]["test"], &rows[1]["test"]], ["prompt", "decode"]);
+    assert_eq!([&rows[0]["tokens"], &rows[1]["tokens"]], [8, 4]);
+    for row in rows {
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["seconds"].as_array().unwrap().len(), 2);
+        assert!(row["disk_bytes_per_token"].as_u64().unwrap() > 1 << 20, "it streams: {row}");
+    }
+    let text = String::from_utf8(vram(&command, folder().path()).stdout).unwrap();
+    assert!(text.starts_with("test    tokens  tokens/s") && text.contains("from disk per token"), "{text}");
+    let out = vram(&[&command[..], &["--passes", "2"]].concat(), folder().path());
+    assert!(String::from_utf8(out.stderr).unwrap().contains("see --repetitions"));
+}

@@ -83,11 +83,12 @@ impl Linear {
             bias => (None, bias.as_ref()),
         };
         let mut y = fwd.tensor(x.shape().with_last(self.outputs()))?;
+        let activations = fwd.activations();
         fwd.run_with(&self.weight, |tile| {
             let first_output = tile.rows().map_or(0, |rows| rows.start);
             let bias = beside.map(|bias| tile.tensor(bias)).transpose()?;
             let op = ops::Linear::new(x.view(), tile.tensor(&self.weight)?, y.view_mut());
-            tile.run(op.with_bias(bias).at_output(first_output))
+            tile.run(op.with_bias(bias).at_output(first_output).with_activations(activations))
         })?;
         if let Some(bias) = apart {
             let bias = fwd.parameter(bias)?;

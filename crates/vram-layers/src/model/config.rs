@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use vram_device::ops::Activations;
 use vram_device::{Budget, Kernels, Memory, Tier};
 use vram_types::DType;
 
@@ -39,6 +40,9 @@ pub struct VramConfig {
     pub preparing: Placement,
     /// While a layer computes. Its dtype is the compute dtype; the checkpoint's if `None`.
     pub computation: Placement,
+    /// Whether the inputs of products with quantised blocks are rounded to 8 bits. Where it is asked for and no weight
+    /// stays in such blocks, the model is refused.
+    pub activations: Activations,
     /// The device budget: weights, activations and scratch together.
     pub vram_limit: Budget,
     /// The host budget: staging, and weights that wait on the host.
@@ -78,6 +82,7 @@ impl VramConfig {
             onload: Placement::on(Tier::Disk),
             preparing: Placement::on(Tier::Device),
             computation: Placement { tier: Tier::Device, dtype: Some(dtype) },
+            activations: Activations::Exact,
             vram_limit,
             host_limit: Budget::new(Tier::Host, 64 << 20),
             dtypes: StorageDtypes::checkpoint(),

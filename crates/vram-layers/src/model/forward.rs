@@ -1,7 +1,7 @@
 //! What a forward is written against: memory for activations, operations, and the weights of one layer at a time.
 
 use vram_alloc::{BufferKind, Parameter, Role};
-use vram_device::ops::{self, Op};
+use vram_device::ops::{self, Activations, Op};
 use vram_device::{Budget, Kernels, View};
 use vram_types::{DType, Shape, TensorMeta};
 
@@ -65,6 +65,7 @@ pub struct Forward<'p> {
     run: &'p mut (dyn Run + 'p),
     kernels: &'p dyn Kernels,
     dtype: DType,
+    activations: Activations,
     bindings: &'p Bindings,
     host_budget: &'p Budget,
 }
@@ -74,19 +75,25 @@ pub struct Forward<'p> {
 pub(crate) struct Surroundings<'p> {
     pub(crate) kernels: &'p dyn Kernels,
     pub(crate) dtype: DType,
+    pub(crate) activations: Activations,
     pub(crate) bindings: &'p Bindings,
     pub(crate) host_budget: &'p Budget,
 }
 
 impl<'p> Forward<'p> {
     pub(crate) fn new(run: &'p mut (dyn Run + 'p), of: Surroundings<'p>) -> Forward<'p> {
-        let Surroundings { kernels, dtype, bindings, host_budget } = of;
-        Forward { run, kernels, dtype, bindings, host_budget }
+        let Surroundings { kernels, dtype, activations, bindings, host_budget } = of;
+        Forward { run, kernels, dtype, activations, bindings, host_budget }
     }
 
     /// The compute dtype: of all activations unless said otherwise.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Whether the inputs of products with quantised blocks are rounded to 8 bits.
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     /// Whether this is the dry run: shapes are real, bytes are not.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vram_alloc::Module;
+use vram_device::ops::Activations;
 use vram_device::{Arena, Budget, Device, Kernels, Tier};
 use vram_types::{CancelToken, DType, WeightSource};
 
@@ -60,6 +61,14 @@ pub fn enable_vram_management<M: Module>(
     }
     let Collected { layers, bindings, encoded, .. } = &mut collected;
     let decoded_on_host = keep_encoded(std::mem::take(encoded), layers, bindings, &*device, dtype)?;
+    let applies = |encoding| config.activations.applies_to(encoding);
+    if config.activations != Activations::Exact && !bindings.values().any(|b| applies(b.encoding)) {
+        return Err(Error::Unsupported(format!(
+            "activations of 8 bits are for weights in quantised blocks: {} computes with none of this model's weights in \
+             blocks of a type that has them",
+            device.info().name
+        )));
+    }
     let options = EngineOptions {
         host_budget: config.host_limit.clone(),
         ring: config.ring,
@@ -78,6 +87,7 @@ pub fn enable_vram_management<M: Module>(
         engine,
         device,
         dtype,
+        activations: config.activations,
         bindings: collected.bindings,
         host_limit: config.host_limit,
         offload_to_disk: config.offload.tier == Tier::Disk,
@@ -131,6 +141,7 @@ pub struct Managed<M> {
     engine: Arc<Engine>,
     device: Arc<dyn Kernels>,
     dtype: DType,
+    activations: Activations,
     bindings: Bindings,
     host_limit: Budget,
     /// Whether weights leave host memory with their model.
@@ -335,6 +346,7 @@ impl<M: Module> Managed<M> {
         Surroundings {
             kernels: &*self.device,
             dtype: self.dtype,
+            activations: self.activations,
             bindings: &self.bindings,
             host_budget: &self.host_limit,
         }
