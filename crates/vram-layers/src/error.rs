@@ -23,7 +23,7 @@ pub enum Error {
         workspace: u64,
         /// Of `needed`: the largest piece of weights that must be on the device at once.
         weights: u64,
-        /// Of `needed`: memory that outlives passes, the session that was asked for included.
+        /// Of `needed`: memory that outlives passes, including the session that was asked for.
         session: u64,
     },
     /// A weight could not be read.
@@ -32,9 +32,9 @@ pub enum Error {
     Device(Arc<DeviceError>),
     /// Another pass of the same engine is running.
     Busy,
-    /// The model is offloaded; `onload()` comes first.
+    /// The model is offloaded; call `onload()` first.
     Offloaded,
-    /// A change of state that the table does not have.
+    /// A state transition that the table does not allow.
     State(ForbiddenTransition),
     /// The checkpoint does not have what the model needs.
     Incompatible(Box<Incompatible>),
@@ -54,9 +54,9 @@ pub enum Error {
     },
     /// The model or its map is not what the engine can manage.
     Model(String),
-    /// What was asked for cannot be done on this device.
+    /// The device cannot do what was asked for.
     Unsupported(String),
-    /// Tensors that do not fit together, or a layer that was not registered.
+    /// Tensors whose shapes do not fit together, or a layer that was not registered.
     Shape(String),
     /// The profile does not exist or is invalid.
     Profile {
@@ -69,24 +69,24 @@ pub enum Error {
     Cancelled,
 }
 
-/// What a checkpoint lacks of a model, all of it at once.
+/// Everything that a checkpoint lacks for a model, collected in one error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Incompatible {
-    /// What the names in the checkpoint were taken to begin with.
+    /// The prefix that names in the checkpoint were assumed to have.
     pub prefix: String,
-    /// Names of tensors that are not there.
+    /// Names of missing tensors.
     pub missing: Vec<String>,
-    /// Tensors of another shape than the model's.
+    /// Tensors whose shape differs from the model's.
     pub mismatched: Vec<WrongShape>,
-    /// A prefix under which the checkpoint has all that is missing.
+    /// A prefix under which the checkpoint has everything that is missing.
     pub found_under: Option<String>,
-    /// A tensor with the older name of one that is missing: `LayerNorm.gamma` for
-    /// `LayerNorm.weight`, `LayerNorm.beta` for `LayerNorm.bias`.
+    /// A tensor that has the older name of a missing one: `LayerNorm.gamma` for `LayerNorm.weight`,
+    /// `LayerNorm.beta` for `LayerNorm.bias`.
     pub older_name: Option<String>,
 }
 
-/// A tensor of another shape than its parameter's.
+/// A tensor whose shape differs from its parameter's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongShape {
     /// Name in the checkpoint.
@@ -106,8 +106,8 @@ impl Incompatible {
         self.missing.is_empty() && self.mismatched.is_empty()
     }
 
-    /// Looks for what is missing under other names: all of it under another prefix, or norms under
-    /// the names that BERT first had.
+    /// Looks for the missing tensors under other names: all of them under another prefix, or norms under
+    /// BERT's original names.
     pub(crate) fn find_names(&mut self, source: &dyn WeightSource) {
         let older = |name: &String| {
             let (stem, new) = name.rsplit_once('.').filter(|(stem, _)| stem.ends_with("LayerNorm"))?;
@@ -176,14 +176,14 @@ impl fmt::Display for Incompatible {
     }
 }
 
-/// Names that a message lists before it counts.
+/// How many names a message lists before it only counts the rest.
 const NAMES: usize = 5;
 
 fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// The first few names, and how many there are besides.
+/// The first few names, and how many more there are.
 fn some(names: &[String]) -> String {
     let mut text = names.iter().take(NAMES).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     if names.len() > NAMES {
@@ -218,14 +218,12 @@ impl fmt::Display for Error {
             }
             Error::Source(e) => e.fmt(f),
             Error::Device(e) => e.fmt(f),
-            Error::Busy => {
-                f.write_str("another pass of this engine is running; passes come one after the other")
-            }
+            Error::Busy => f.write_str("another pass of this engine is running; only one can run at a time"),
             Error::Offloaded => f.write_str("the model is offloaded; call onload() first"),
             Error::State(e) => e.fmt(f),
             Error::Incompatible(e) => e.fmt(f),
             Error::Companions { weight, found, why } => {
-                write!(f, "{weight:?} cannot be used with {found:?} beside it: {why}")
+                write!(f, "{weight:?} cannot be used because of {found:?}: {why}")
             }
             Error::Uncovered { parameters } => write!(
                 f,
@@ -288,8 +286,8 @@ mod tests {
 
     #[test]
     fn norms_under_their_older_names_are_hinted_at() {
-        // The story: a checkpoint of 2018 was said to lack fifty tensors, which it has as gamma and
-        // beta.
+        // The story: a checkpoint of 2018 was reported to lack fifty tensors, which it has under the names
+        // gamma and beta.
         let meta = || TensorMeta::new(DType::F32, [2]).unwrap();
         let tensors = [("bert.LayerNorm.gamma", meta()), ("bert.LayerNorm.beta", meta()), ("bert.w", meta())];
         let source = GeneratedSource::new(tensors, |_, _, _| {}).unwrap();

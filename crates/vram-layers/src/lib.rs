@@ -1,17 +1,19 @@
-//! Neural networks larger than the memory of the device that runs them: layers whose weights come when they are
-//! needed and stay where there is room, under a hard byte budget that never changes the answer.
+//! Neural networks larger than the memory of the device that runs them. Weights come when they are needed and
+//! stay where there is room, under a hard byte budget that never changes the answer.
 //!
 //! There are two ways in.
 //!
 //! - A model written with [`layers`] and [`Forward`], put under management by [`enable_vram_management`]. A
 //!   [`ModuleMap`] says what moves together, a [`VramConfig`] where weights are in each of the four [states](state).
-//! - A compute loop of one's own over an [`Engine`]: name the layers in [`LayerSpec`]s, [`begin`](Engine::begin) a
-//!   [`Pass`], and take a [`Lease`] for each layer. The example `own_kernels` needs nothing else of this crate.
+//! - Your own compute loop over an [`Engine`]: name the layers in [`LayerSpec`]s, [`begin`](Engine::begin) a
+//!   [`Pass`], and take a [`Lease`] for each layer. The example `own_kernels` needs nothing else from this
+//!   crate.
 //!
-//! Either way a pass is admitted only after its [`Plan`] proves that it fits; else [`Error::BudgetTooSmall`] says what
-//! would do. Units that stay are spread through the depth, the others pass through a ring that reader threads fill
-//! ahead of the computing layer and around the end of the pass into the next. A layer that is larger than the ring
-//! comes in tiles of its rows, and of a table that is not resident only the rows that are asked for are read.
+//! Either way a pass is admitted only after its [`Plan`] proves that it fits; otherwise
+//! [`Error::BudgetTooSmall`] says what budget would do. The units that stay on the device are spread through
+//! the depth of the model. The others pass through a ring, which reader threads fill ahead of the computing
+//! layer and across the end of one pass into the next. A layer that is larger than the ring comes in tiles of
+//! its rows. Of a table that is not resident, only the rows that are asked for are read.
 //!
 //! ```
 //! # mod memory {
@@ -61,13 +63,13 @@
 //!
 //! let input: Vec<u8> = (0..64).flat_map(|i| (i as f32).to_le_bytes()).collect();
 //! let mut outputs = Vec::new();
-//! // All three layers of 16 KiB; one at a time; 16 rows at a time.
+//! // All three layers of 16 KiB at once; one at a time; 16 rows at a time.
 //! for budget in [64 << 10, 24 << 10, 9 << 10] {
 //!     // No weight is allocated here.
 //!     let build = || (0..3).map(|_| Linear::new(64, 64, false, DType::F32)).collect::<Result<_, AllocError>>();
 //!     let net = Net { layers: skip_init(build)? };
 //!     let config = VramConfig::disk(DType::F32, Budget::new(Tier::Device, budget));
-//!     // In earnest, a `DiskMap` over checkpoints.
+//!     // In a real program, a `DiskMap` over checkpoints.
 //!     let source = Arc::new(memory::Memory);
 //!     let cpu = Arc::new(Cpu::new(Default::default())?);
 //!     let net = enable_vram_management(net, source, cpu, &ModuleMap::standard(), config)?;

@@ -1,4 +1,4 @@
-//! What the engine is told of a model: layers and the tensors that each computes with.
+//! How a model is described to the engine: layers, and the tensors that each computes with.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,20 +9,21 @@ use vram_types::{Encoding, FileRange, Located, TensorMeta, WeightSource, WeightS
 
 use crate::error::Error;
 
-/// Names a layer of an [`Engine`](crate::Engine): the order in which it was registered.
+/// Identifies a layer of an [`Engine`](crate::Engine) by its place in the order of registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerId(pub usize);
 
 /// Whether a layer can compute with less than all of its weights at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// Only with all of them.
+    /// No: it needs all of them.
     #[default]
     Whole,
-    /// With any rows of them: all its tensors have the same outermost extent, and each row gives its own outputs.
+    /// Yes, with any rows: all its tensors have the same outermost extent, and each row gives its own
+    /// outputs.
     Rows,
-    /// Only a few rows are needed, known when the layer runs: an embedding. Where the table is not resident, these
-    /// rows alone are read.
+    /// It needs only a few rows, known when the layer runs: an embedding. If the table is not resident, only
+    /// these rows are read.
     Gather,
 }
 
@@ -40,14 +41,14 @@ pub struct LayerSpec {
 /// The scales of a weight.
 #[derive(Clone, Debug)]
 pub(crate) struct Scales {
-    /// The name of the tensor that they are.
+    /// The name of the tensor that holds them.
     pub(crate) name: String,
-    /// Which element has which.
+    /// Which scale applies to which element.
     pub(crate) blocks: ScaleBlocks,
 }
 
 impl LayerSpec {
-    /// A layer that computes with the named tensors of the source.
+    /// A layer that computes with these tensors of the source.
     pub fn new<S: Into<String>>(
         name: impl Into<String>,
         tensors: impl IntoIterator<Item = S>,
@@ -63,24 +64,24 @@ impl LayerSpec {
         }
     }
 
-    /// Layers of one group, registered one after the other, move together where they fit.
+    /// Layers of one group that are registered one after the other move together if they fit.
     #[must_use]
     pub fn in_group(mut self, group: usize) -> LayerSpec {
         self.group = Some(group);
         self
     }
 
-    /// One of the tensors stays as it is stored, in quantised blocks that lie in one run of a file: it is read, kept and
-    /// [leased](crate::Lease::tensor) encoded. Whoever computes with it decodes it.
+    /// Keeps one of the tensors in its quantised blocks, which must lie in one run of a file: it is read,
+    /// kept and [leased](crate::Lease::tensor) encoded. The code that computes with it decodes it.
     #[must_use]
     pub fn keep_encoded(mut self, tensor: impl Into<String>) -> LayerSpec {
         self.add_encoded(tensor.into());
         self
     }
 
-    /// The numbers of one of the tensors, a matrix, are to be multiplied with those of another tensor: `blocks` says which
-    /// element has which scale. Both are leased as [one view](crate::Lease::tensor), the scales cut by rows as the numbers
-    /// are. Whoever computes with it multiplies.
+    /// Declares another tensor as the scales of one of the tensors, a matrix; `blocks` says which scale
+    /// applies to which element. Both are leased as [one view](crate::Lease::tensor), with the scales cut by
+    /// rows like the matrix. The code that computes with it multiplies.
     #[must_use]
     pub fn with_scales(
         mut self,
@@ -114,14 +115,15 @@ pub struct Layer {
 #[derive(Clone, Debug)]
 pub(crate) struct LayerTensor {
     pub(crate) name: String,
-    /// Dtype and shape, once decoded.
+    /// Dtype and shape after decoding.
     pub(crate) meta: TensorMeta,
     pub(crate) encoding: Encoding,
-    /// Bytes that it takes, encoded as it is.
+    /// Bytes that it takes in its stored encoding.
     pub(crate) bytes: u64,
     /// Where these bytes are; empty where the source computes them.
     pub(crate) ranges: SmallVec<[FileRange; 1]>,
-    /// The tensor that these are the scales of, by its index, and which of its elements have which.
+    /// If these are scales: the index of the tensor that they belong to, and which scale applies to which
+    /// element.
     pub(crate) scales_of: Option<(usize, ScaleBlocks)>,
 }
 
@@ -129,8 +131,9 @@ impl Layer {
     /// Finds the tensors of a spec.
     ///
     /// # Errors
-    /// [`Error::Source`] for a tensor that the source has not, [`Error::Model`] where the split does not fit the
-    /// tensors' shapes, where a tensor that is to stay encoded has no blocks to keep, or where scales do not fit their tensor.
+    /// [`Error::Source`] for a tensor that the source does not have; [`Error::Model`] if the split does not
+    /// fit the tensors' shapes, if a tensor that should stay encoded has no blocks to keep, or if scales do
+    /// not fit their tensor.
     pub fn resolve(spec: LayerSpec, source: &dyn WeightSource) -> Result<Layer, Error> {
         let tensor = |name: String| {
             let located = source.require(&name)?;
@@ -155,7 +158,7 @@ impl Layer {
         &self.name
     }
 
-    /// Bytes of its tensors, as they are kept.
+    /// Bytes of its tensors as they are kept.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.bytes).sum()
     }
@@ -173,7 +176,7 @@ impl Layer {
         self.tensors.iter().filter_map(LayerTensor::row_bytes).sum()
     }
 
-    /// The scales of a tensor, if it has some: their index, and which element has which.
+    /// The scales of a tensor, if any: their index, and which scale applies to which element.
     pub(crate) fn scales(&self, tensor: usize) -> Option<(usize, &ScaleBlocks)> {
         self.tensors.iter().enumerate().find_map(|(index, scales)| match &scales.scales_of {
             Some((of, blocks)) if *of == tensor => Some((index, blocks)),
@@ -198,13 +201,13 @@ impl Layer {
         };
         let Some(all) = ScaledRows::all(&blocks).filter(|_| extents.eq(blocks.shape().iter().copied()))
         else {
-            return refuse("it is no matrix of the shape that they are for");
+            return refuse("it is not a matrix of the shape that they are for");
         };
         if located.meta.elements() != all.scales().end || located.meta.dtype().bits() < 8 {
-            return refuse("they are more or fewer than it needs");
+            return refuse("there are more or fewer than it needs");
         }
         if self.split == Split::Gather {
-            return refuse("rows that are gathered come without scales");
+            return refuse("a table that rows are gathered from cannot have scales");
         }
         weight.encoding = Encoding::Scaled(dtype);
         weight.meta = TensorMeta::new(weight.encoding.decoded(), weight.meta.shape().clone())?;
@@ -232,14 +235,14 @@ impl Layer {
 }
 
 impl LayerTensor {
-    /// As it is read by name.
+    /// A tensor that is read by name.
     pub(crate) fn plain(name: String, located: Located) -> LayerTensor {
         let Located { meta, ranges, .. } = located;
         let (encoding, bytes) = (meta.dtype().into(), meta.bytes());
         LayerTensor { name, encoding, bytes, meta, ranges, scales_of: None }
     }
 
-    /// As it is stored, in blocks.
+    /// A tensor that is kept in its stored blocks.
     fn encoded(name: String, located: Located) -> Result<LayerTensor, Error> {
         match kept(&located) {
             Ok((encoding, range)) => {
@@ -251,7 +254,7 @@ impl LayerTensor {
         }
     }
 
-    /// Dtype and shape of some rows, or of all of it, once decoded.
+    /// Dtype and shape of some rows, or of all rows, after decoding.
     pub(crate) fn meta(&self, rows: Option<&Range<usize>>) -> Result<TensorMeta, Error> {
         match (rows, &self.scales_of) {
             (None, _) => Ok(self.meta.clone()),
@@ -265,7 +268,7 @@ impl LayerTensor {
         }
     }
 
-    /// Bytes of a row, as it is kept; `None` where a row is not whole bytes or whole blocks.
+    /// Bytes of a row as it is kept; `None` if a row is not whole bytes or whole blocks.
     pub(crate) fn row_bytes(&self) -> Option<u64> {
         if let Some((_, blocks)) = &self.scales_of {
             // On average: several rows may share a scale.
@@ -274,13 +277,13 @@ impl LayerTensor {
         let rows = *self.meta.shape().first()? as u64;
         match self.encoding {
             Encoding::Plain(_) => self.meta.row_bytes(),
-            // Whole blocks along the innermost extent, so along the outermost one if there are two.
+            // Blocks run along the innermost extent, so rows of a matrix are whole blocks.
             _ if self.meta.shape().rank() < 2 => None,
             _ => Some(self.bytes.checked_div(rows).unwrap_or(0)),
         }
     }
 
-    /// Bytes of some rows within the tensor, as it is kept.
+    /// Bytes of some rows within the tensor as it is kept.
     pub(crate) fn row_range(&self, rows: Option<&Range<usize>>) -> Range<u64> {
         match (rows, &self.scales_of) {
             (None, _) => 0..self.bytes,
@@ -297,13 +300,13 @@ impl LayerTensor {
         }
     }
 
-    /// The most bytes that rows need beyond [so many for each](LayerTensor::row_bytes).
+    /// The most bytes that rows can need beyond [`row_bytes`](LayerTensor::row_bytes) each.
     pub(crate) fn uneven(&self) -> u64 {
         let one_row = self.scales_of.as_ref().map_or(0..0, |(_, blocks)| self.scales_for(blocks, &(0..1)));
         2 * (one_row.end - one_row.start) * u64::from(self.meta.dtype().bits()) / 8
     }
 
-    /// The numbers of the scales that rows of their tensor need. It has these rows: it was checked that it is a matrix.
+    /// The scales that rows of their tensor need. The rows exist: the tensor was checked to be a matrix.
     fn scales_for(&self, blocks: &ScaleBlocks, rows: &Range<usize>) -> Range<u64> {
         ScaledRows::new(blocks, rows.clone()).map_or(0..0, |rows| rows.scales())
     }
@@ -321,10 +324,10 @@ impl LayerTensor {
     }
 }
 
-/// The blocks of a tensor, and the run of a file that they are; else why they cannot be kept.
+/// The blocks of a tensor and the run of a file that holds them, or else why they cannot be kept.
 pub(crate) fn kept(located: &Located) -> Result<(Encoding, FileRange), String> {
     let Some(stored) = &located.encoded else {
-        return Err(format!("the source gives it as {} alone", located.meta.dtype()));
+        return Err(format!("the source only has it as {}", located.meta.dtype()));
     };
     let encoding = stored.encoding;
     if !matches!(encoding, Encoding::Blocks(_)) || encoding.decoded() != located.meta.dtype() {

@@ -1,4 +1,4 @@
-//! The four residency states and the one table of what may follow what.
+//! The four residency states, and the table of allowed transitions.
 
 use std::error::Error;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::fmt;
 use vram_device::Tier;
 use vram_types::DType;
 
-/// Where a unit of weights stands.
+/// The residency state of a unit of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Its model is not the active one.
     Offload,
-    /// Its model is active; the weights come when they are needed.
+    /// Its model is active; the weights come when needed.
     Onload,
     /// Kept on the device, as the plan granted.
     Preparing,
@@ -28,7 +28,7 @@ pub enum Event {
     Offload,
     /// The plan grants it a place on the device.
     Prepare,
-    /// The plan takes the place back.
+    /// The plan takes its place on the device back.
     Evict,
     /// A layer begins to compute with it.
     Acquire,
@@ -38,12 +38,12 @@ pub enum Event {
     ReleaseResident,
 }
 
-/// What the engine does to make a transition true.
+/// What the engine has to do for a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Nothing moves.
     None,
-    /// Load into a place of its own on the device.
+    /// Load into its own place on the device.
     LoadResident,
     /// Give that place back.
     FreeResident,
@@ -67,10 +67,10 @@ pub const EVENTS: [Event; 7] = [
     Event::ReleaseResident,
 ];
 
-/// The state after an event, and what has to be done for it.
+/// The next state, and what has to be done to get there.
 ///
 /// # Errors
-/// [`ForbiddenTransition`] for every pair that the table does not have.
+/// [`ForbiddenTransition`] for every pair that is not in the table.
 pub fn transition(state: State, event: Event) -> Result<(State, Action), ForbiddenTransition> {
     Ok(match (state, event) {
         (State::Offload, Event::Onload) => (State::Onload, Action::None),
@@ -86,7 +86,7 @@ pub fn transition(state: State, event: Event) -> Result<(State, Action), Forbidd
     })
 }
 
-/// A unit cannot do that in its state.
+/// A unit cannot do this in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForbiddenTransition {
     /// The state it is in.
@@ -103,7 +103,7 @@ impl fmt::Display for ForbiddenTransition {
 
 impl Error for ForbiddenTransition {}
 
-/// Where weights are in a state, and in what dtype.
+/// Where weights are in a given state, and in what dtype.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The tier.
@@ -123,7 +123,7 @@ impl Placement {
 mod tests {
     use super::*;
 
-    /// The whole table, by hand: state, event, state after, action. What is not here is forbidden.
+    /// The whole table, written by hand: state, event, next state, action. Everything else is forbidden.
     const TABLE: [(State, Event, State, Action); 10] = [
         (State::Offload, Event::Onload, State::Onload, Action::None),
         (State::Onload, Event::Offload, State::Offload, Action::None),
@@ -153,14 +153,14 @@ mod tests {
 
     #[test]
     fn memory_is_freed_exactly_where_it_was_taken() {
-        // Walk every path of eight events: places and slots held are always what the state says.
+        // Walk every path of eight events: the places and slots held must always match the state.
         fn walk(state: State, resident: bool, slot: bool, depth: usize) {
             if depth == 0 {
                 return;
             }
             for event in EVENTS {
                 let Ok((next, action)) = transition(state, event) else { continue };
-                // The engine sends the release that fits what was acquired.
+                // The engine sends the release that matches what was acquired.
                 match event {
                     Event::ReleaseStreamed if !slot => continue,
                     Event::ReleaseResident if slot => continue,

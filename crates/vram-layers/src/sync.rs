@@ -1,5 +1,5 @@
-//! The locks and threads of the engine: the standard ones, or with the feature `shuttle`, which is for tests alone, those
-//! that let a test choose the schedule.
+//! The engine's locks and threads: the standard ones, or with the test-only feature `shuttle`, ones that let
+//! a test choose the schedule.
 
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::{

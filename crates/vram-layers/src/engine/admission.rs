@@ -1,4 +1,4 @@
-//! Which pass may run, under which plan, and with which memory.
+//! Decides which pass may run, under which plan, and with which memory.
 
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -26,40 +26,41 @@ use crate::spec::{Layer, LayerId, Split};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// A new plan has to save one part in so many of a pass.
+/// A new plan must save at least one part in `WORTH` of a pass.
 const WORTH: u64 = 32;
 
-/// Models that share the budget and give way to each other.
+/// The other models that share the budget and make room for each other.
 pub(crate) trait Neighbours: Send + Sync {
-    /// A pass of a stage begins which holds `own` bytes of the budget and has no plan in force that fits.
+    /// Makes room for a pass of a stage that holds `own` bytes of the budget and has no plan in force that
+    /// fits.
     ///
     /// # Errors
-    /// [`Error::BudgetTooSmall`] if nothing that the others could give would do.
+    /// [`Error::BudgetTooSmall`] if everything that the others could give is not enough.
     fn make_room(&self, stage: usize, own: u64, input: &PlanInput<'_>) -> Result<(), Error>;
 
-    /// A pass of a stage was admitted.
+    /// Counts an admitted pass of a stage.
     fn count(&self, stage: usize);
 }
 
 pub(crate) struct Admission {
     planner: Planner,
-    /// Whether a pass runs, or a call that none may run beside.
+    /// Whether a pass is running, or a call that excludes passes.
     busy: AtomicBool,
-    /// The models that it shares its budget with, and its stage among them.
+    /// The models that share the budget with this one, and this model's stage among them.
     neighbours: Mutex<Option<(Weak<dyn Neighbours>, usize)>>,
-    // Lock order: this, then the neighbours', then the state of their admissions that are idle and wait
-    // for nobody, then the shared tables.
+    // Lock order: this, then the neighbours', then the state of their idle admissions, which wait for no
+    // lock, then the shared tables.
     state: Mutex<State>,
 }
 
 struct State {
     // Invariants:
-    // 1. Without `terms` no plan is in force: the workspace is empty, and what is in host memory is on
-    //    the shelf. With them, the tables have the plan.
-    // 2. `own` bytes of the device budget are held or reserved for the plan in force and its workspace,
-    //    or are what is left of a plan before; sessions are not among them.
+    // 1. Without `terms` no plan is in force: the workspace is empty, and what is in host memory is on the
+    //    shelf. With them, the tables have the plan.
+    // 2. `own` bytes of the device budget are held or reserved for the plan in force and its workspace, or
+    //    are left over from an earlier plan. Sessions are not included.
     active: bool,
-    /// Layers in order of use: registration order until a pass has told otherwise.
+    /// Layers in order of use: in registration order until a pass has shown another.
     trace: Vec<LayerId>,
     terms: Option<Terms>,
     own: u64,
@@ -69,11 +70,11 @@ struct State {
     evictions: Vec<Eviction>,
     limit: Option<VramLimit>,
     calibration: Calibration,
-    /// Measurements, or a limit that was set, speak for another plan.
+    /// Whether measurements or a new limit call for another plan.
     replan: Option<Replan>,
 }
 
-/// Why a plan is made anew though the one in force would do.
+/// Why a plan is remade although the one in force would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replan {
     Costs,
@@ -89,27 +90,27 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// What a pass is given.
+/// What an admitted pass receives.
 pub(super) struct Grant<'a> {
     pub(super) claim: Claim<'a>,
     pub(super) plan: Arc<Planned>,
     pub(super) workspace: Arena,
-    /// Bytes that the plan says it puts on the device.
+    /// Bytes that the plan expects to put on the device.
     pub(super) planned_bytes: u64,
-    /// Layers that it will use, about.
+    /// About how many layers it will use.
     pub(super) uses: usize,
-    /// Where to, if it is to be measured.
+    /// Where measurements go, if the pass is to be measured.
     pub(super) measured: Option<Measured>,
 }
 
-/// What is to be reported of a pass that has ended.
+/// What to report of a pass that has ended.
 pub(super) struct Verdict {
     pub(super) predicted_seconds: f64,
     pub(super) bound_seconds: f64,
     pub(super) evictions: Vec<Eviction>,
 }
 
-/// Calls of an engine.
+/// Calls from the engine.
 impl Admission {
     pub(super) fn new(shared: Arc<Shared>, options: EngineOptions, staging: u64) -> Admission {
         let layers = &shared.context().layers;
@@ -147,7 +148,7 @@ impl Admission {
         self.planner.budget()
     }
 
-    /// Makes room for and with others from now on.
+    /// From now on, makes room for the neighbours, and they for this model.
     pub(super) fn join(&self, neighbours: Weak<dyn Neighbours>, stage: usize) {
         *self.neighbours.lock().unwrap_or_else(PoisonError::into_inner) = Some((neighbours, stage));
     }
@@ -156,7 +157,7 @@ impl Admission {
         self.state().calibration.costs().clone()
     }
 
-    /// Admits a pass, and lets the readers go ahead.
+    /// Admits a pass and lets the readers run ahead.
     pub(super) fn begin(&self, request: PassRequest) -> Result<Grant<'_>, Error> {
         let claim = self.claim()?;
         let passes = if request.last { 1 } else { 2 };
@@ -173,7 +174,7 @@ impl Admission {
         Ok(Grant { claim, plan, workspace, planned_bytes, uses, measured })
     }
 
-    /// Admits a pass that is to come, and lets the readers go ahead for it.
+    /// Admits a future pass and lets the readers run ahead for it.
     pub(super) fn preload(&self, request: PassRequest) -> Result<(), Error> {
         let _claim = self.claim()?;
         let _state = self.admit_request(request)?;
@@ -182,7 +183,7 @@ impl Admission {
         Ok(())
     }
 
-    /// A pass of `plan` has ended, which used these layers.
+    /// A pass of `plan` has ended; these are the layers that it used.
     pub(super) fn finish(
         &self,
         plan: &Plan,
@@ -243,7 +244,7 @@ impl Admission {
         }
         let need = terms.need().clone();
         match self.replace(&mut state, need, 0) {
-            // The next pass says so; until then nothing is held that may not be.
+            // The next pass reports it; until then nothing is held beyond the limit.
             Err(Error::BudgetTooSmall { .. }) => self.release(&mut state, EvictionReason::Budget),
             other => other.map(drop),
         }
@@ -268,8 +269,8 @@ impl Admission {
         self.planner.plan_for(Standing { costs, ..state.standing() }, setting, workspace, trace)
     }
 
-    /// Gives back what only a running pass needs, and of what stays all but the first `keep` bytes in
-    /// order of registration. What is kept then, in bytes.
+    /// Gives back what only a running pass needs, and all residents beyond the first `keep` bytes in order of
+    /// registration. Returns the bytes kept.
     pub(super) fn park(&self, keep: u64) -> Result<u64, Error> {
         let _claim = self.claim()?;
         let mut state = self.state();
@@ -322,7 +323,8 @@ impl Admission {
         Some((neighbours.upgrade()?, *stage))
     }
 
-    /// Puts a plan for a pass in force. Whether the pass is to be measured; says so to the readers.
+    /// Puts a plan for a pass in force and tells the readers whether the pass is to be measured. Returns that
+    /// too.
     fn admit_request(&self, request: PassRequest) -> Result<(MutexGuard<'_, State>, bool), Error> {
         let mut state = self.state();
         if !state.active {
@@ -330,7 +332,10 @@ impl Admission {
         }
         let layers = self.context().layers.len();
         if let Some(bad) = request.trace.iter().flatten().find(|l| l.0 >= layers) {
-            return Err(Error::Shape(format!("the trace names layer {}, of {layers}", bad.0)));
+            return Err(Error::Shape(format!(
+                "the trace names layer {}, but there are {layers} layers",
+                bad.0
+            )));
         }
         self.admit(&mut state, request.workspace, request.trace)?;
         let streams = self.shared().lock().plan().data.ring_bytes > 0;
@@ -339,18 +344,18 @@ impl Admission {
         Ok((state, measured))
     }
 
-    /// Puts a plan for a pass in force, unless the one that is will do. Without a trace, that of the pass
-    /// before is guessed.
+    /// Puts a plan for a pass in force, unless the current one will do. Without a trace, assumes that of the
+    /// pass before.
     fn admit(&self, state: &mut State, workspace: u64, trace: Option<Vec<LayerId>>) -> Result<(), Error> {
         if let Some(limit) = state.limit {
             self.planner.apply_limit(limit)?;
         }
-        // Or it would count as memory of others.
+        // Otherwise it would count as memory of others.
         self.shared().settle_leases();
         let guessed = trace.is_none();
         if let (Some(terms), None) = (&state.terms, state.replan) {
             let need = (workspace, trace.as_deref().unwrap_or(&state.trace), guessed);
-            // What is free changes all the time; then a limit grows when it is set, and not by itself.
+            // Free memory changes all the time, so such a limit grows only when it is set.
             let may_grow = !matches!(state.limit, Some(VramLimit::LeaveFree(_)));
             if terms.cover(need, self.planner.means(state.standing(), workspace), may_grow) {
                 return Ok(());
@@ -360,7 +365,7 @@ impl Admission {
         self.replace(state, Need { workspace, trace, guessed }, 0).map(drop)
     }
 
-    /// Puts another plan in force, which leaves so many bytes more to sessions. These are reserved.
+    /// Puts another plan in force that leaves `session_bytes` more to sessions, and reserves these.
     fn replace(&self, state: &mut State, need: Need, session_bytes: u64) -> Result<Reservation, Error> {
         let Need { workspace, ref trace, guessed } = need;
         let mut means = self.planner.means(state.standing(), workspace);
@@ -385,7 +390,7 @@ impl Admission {
         state.calibration.set_forecast(None);
         state.workspace = Arena::first_fit(Vec::new());
         let mut tables = self.shared().drain();
-        // What the new plan does not keep is freed before anything is reserved.
+        // Free what the new plan does not keep before reserving anything.
         let left = tables.take_stock();
         let handover = Handover::to(&new, left, &mut state.shelf, reason);
         let (residents, on_host) = handover.bytes(&new);
@@ -415,7 +420,7 @@ impl Admission {
         Ok(for_session)
     }
 
-    /// Frees all that is held on the device but for sessions.
+    /// Frees everything held on the device except sessions.
     fn release(&self, state: &mut State, reason: EvictionReason) -> Result<(), Error> {
         state.terms = None;
         state.own = 0;
@@ -429,7 +434,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Takes in what a pass measured, and sees whether another plan would pay.
+    /// Takes in what a pass measured, and checks whether another plan would pay.
     fn learn(&self, state: &mut State, measured: &Measured) -> Result<(), Error> {
         let is_believed = state.calibration.learn(measured, self.context().take_links());
         let Some(terms) = &state.terms else { return Ok(()) };
@@ -441,7 +446,7 @@ impl Admission {
         let mut pays = false;
         if is_believed {
             let now = predict(&input, &current);
-            // A plan is in force that works: if no other can be made, it stays.
+            // The plan in force works: if no other can be made, it stays.
             if let Ok(better) = plan(&input) {
                 let then = predict(&input, &better);
                 tracing::debug!(now, then, "nanoseconds of a pass as planned, and as it could be");
@@ -465,7 +470,7 @@ impl Admission {
         drop(state);
         let _claim = self.claim()?;
         let mut state = self.state();
-        // Or it would count as memory of others.
+        // Otherwise it would count as memory of others.
         self.shared().settle_leases();
         if let Some(terms) = &state.terms {
             let need = terms.need().clone();
@@ -479,8 +484,8 @@ impl Admission {
         })
     }
 
-    /// Evicts what is left of a plan that is no longer in force, and asks the neighbours for room as a
-    /// pass would.
+    /// Evicts what is left of a plan that is no longer in force, and asks the neighbours for room as a pass
+    /// would.
     fn make_room_without_a_plan(&self, state: &mut State, bytes: u64) -> Result<(), Error> {
         if let Some((neighbours, stage)) = self.neighbours() {
             let means = self.planner.means(state.standing(), 0);

@@ -1,4 +1,4 @@
-//! Device memory that regions are handed out of.
+//! Device memory for regions.
 
 use vram_device::{Arena, Device, Reservation};
 
@@ -7,8 +7,8 @@ use crate::error::Error;
 /// Alignment of activations in bytes: a cache line, and what BLAS libraries ask for.
 pub(crate) const ALIGN: u64 = 256;
 
-/// An arena over reserved bytes: one buffer, or several where the device allocates less at once. They are
-/// the segments in which a dry run measures.
+/// An arena over reserved bytes: one buffer, or several if the device limits the size of an allocation. A dry
+/// run measures in the same segments.
 pub(super) fn first_fit(device: &dyn Device, mut room: Reservation) -> Result<Arena, Error> {
     let most = device.info().max_allocation.max(1);
     let mut chunks = Vec::with_capacity(1);

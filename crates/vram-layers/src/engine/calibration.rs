@@ -1,11 +1,11 @@
-//! What passes are measured to cost.
+//! Measured costs of passes.
 
 use crate::plan::costs::{Costs, Link};
 
-/// Passes that are measured.
+/// How many passes are measured.
 const PASSES: u32 = 2;
 
-/// What a pass measured of the layers: nanoseconds and uses of each.
+/// What a pass measured of each layer: nanoseconds and uses.
 #[derive(Debug)]
 pub(super) struct Measured(Vec<(u64, u32)>);
 
@@ -14,24 +14,23 @@ impl Measured {
         Measured(vec![(0, 0); layers])
     }
 
-    /// A layer is used.
+    /// Counts one use of a layer.
     pub(super) fn count(&mut self, layer: usize) {
         self.0[layer].1 += 1;
     }
 
-    /// A layer's kernels took so long.
+    /// Adds the time of a layer's kernels.
     pub(super) fn add(&mut self, layer: usize, nanos: u64) {
         self.0[layer].0 += nanos;
     }
 }
 
-/// The costs that plans reckon with, and how far they are measured.
+/// The costs that plans are based on, and how far they have been measured.
 #[derive(Debug)]
 pub(super) struct Calibration {
     costs: Costs,
     measured: u32,
-    /// What a pass of the plan in force takes and its bound, in seconds, as measured costs have it;
-    /// what the plan says itself if `None`.
+    /// Seconds and bound of a pass of the plan in force, by measured costs; `None` to use the plan's own.
     forecast: Option<(f64, f64)>,
 }
 
@@ -44,12 +43,12 @@ impl Calibration {
         &self.costs
     }
 
-    /// Whether passes are still to be measured.
+    /// Whether there are still passes to measure.
     pub(super) fn is_due(&self) -> bool {
         self.measured < PASSES
     }
 
-    /// Takes in what a pass measured. Whether the costs are to be believed now: the first pass meets cold
+    /// Takes in what a pass measured. Returns whether the costs can be trusted now: the first pass meets cold
     /// memory and a cold disk.
     pub(super) fn learn(&mut self, measured: &Measured, (disk, bus): (Option<Link>, Option<Link>)) -> bool {
         for (cost, (nanos, uses)) in self.costs.compute_seconds.iter_mut().zip(&measured.0) {
@@ -63,7 +62,7 @@ impl Calibration {
         self.measured == PASSES
     }
 
-    /// Seconds of a pass and its bound, in place of those that the plan says.
+    /// Seconds and bound of a pass, in place of the plan's own.
     pub(super) fn forecast(&self) -> Option<(f64, f64)> {
         self.forecast
     }

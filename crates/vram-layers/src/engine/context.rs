@@ -31,7 +31,7 @@ pub(crate) struct Context {
     observer: Option<Arc<dyn Observer>>,
     disk: Meter,
     bus: Meter,
-    /// Passes are being measured: copies are waited for one by one.
+    /// Passes are being measured, so each copy is waited for.
     calibrating: AtomicBool,
 }
 
@@ -70,14 +70,14 @@ impl Context {
         self.device.info().topology.memory == Memory::Shared
     }
 
-    /// Tells the observer, if any.
+    /// Notifies the observer, if any.
     pub(super) fn tell(&self, event: &Event<'_>) {
         if let Some(observer) = &self.observer {
             observer.event(event);
         }
     }
 
-    /// Reads bytes of a unit from the source, measured and told.
+    /// Reads bytes of a unit from the source, measures the time and notifies the observer.
     pub(super) fn read<E>(
         &self,
         unit: &Arc<str>,
@@ -90,8 +90,8 @@ impl Context {
         Ok(())
     }
 
-    /// Waits for a copy that was just issued if passes are measured: alone on the bus, so that its time
-    /// is known.
+    /// While passes are being measured, waits for the copy just issued: its time is known only if it is alone
+    /// on the bus.
     pub(super) fn measure_copy<E>(&self, bytes: u64, wait: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         if self.is_calibrating() { self.bus.measure(bytes, wait) } else { Ok(()) }
     }
@@ -104,7 +104,7 @@ impl Context {
         self.calibrating.store(measured, Ordering::Relaxed);
     }
 
-    /// What was measured of the disk and of the bus since the last time, as far as it says anything.
+    /// The disk and bus measurements since the last call, if they are meaningful.
     pub(super) fn take_links(&self) -> (Option<Link>, Option<Link>) {
         (self.disk.take(), self.bus.take())
     }

@@ -1,7 +1,7 @@
 //! What keeps the engine safe: one function for each wait, order, reservation and check.
 //!
-//! With the feature `mutations`, tests leave them out one at a time and show that something notices.
-//! Without it nothing can be left out.
+//! With the feature `mutations`, tests leave guards out one at a time and show that something fails. Without
+//! the feature, none can be left out.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use vram_device::{
 use super::slot::{Slot, Weights};
 use crate::plan::compose::Planned;
 
-/// Something that keeps the engine safe.
+/// A wait, order, reservation or check that keeps the engine safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is explained at its function
 #[cfg_attr(not(feature = "mutations"), allow(unreachable_pub))] // public to tests alone
@@ -73,7 +73,7 @@ impl Guard {
     ];
 }
 
-/// Staging is written again, or freed, only after the copy out of it.
+/// Staging is rewritten or freed only after the copy out of it.
 pub(super) fn settle_staging(stage: &mut Stage, device: &dyn Device) -> Result<(), DeviceError> {
     match stage.take_copy() {
         Some(copy) if holds(Guard::StagingWait) => device.wait(copy),
@@ -81,17 +81,17 @@ pub(super) fn settle_staging(stage: &mut Stage, device: &dyn Device) -> Result<(
     }
 }
 
-/// Kernels come after the copy of the weights that they read.
+/// Kernels run after the copy of the weights that they read.
 pub(super) fn kernels_after_weights(device: &dyn Device, copy: Option<Ticket>) -> Result<(), DeviceError> {
     kernels_after(Guard::KernelAfterCopy, device, copy)
 }
 
-/// Kernels come after the copy of the rows that were gathered.
+/// Kernels run after the copy of the rows that were gathered.
 pub(super) fn kernels_after_rows(device: &dyn Device, copy: Option<Ticket>) -> Result<(), DeviceError> {
     kernels_after(Guard::KernelAfterGather, device, copy)
 }
 
-/// Kernels come after the copy of their input, and the host waits for it: its staging goes.
+/// Kernels run after the copy of their input. The host waits for it too, because its staging is freed.
 pub(super) fn kernels_after_input(device: &dyn Device, stage: &mut Stage) -> Result<(), DeviceError> {
     let copy = stage.take_copy();
     kernels_after(Guard::KernelAfterInput, device, copy)?;
@@ -101,8 +101,7 @@ pub(super) fn kernels_after_input(device: &dyn Device, stage: &mut Stage) -> Res
     }
 }
 
-/// A slot is written only after the kernels that read what was there before: by a copy, or by the
-/// host if nothing is staged.
+/// A slot is written, by a copy or by the host, only after the kernels that read its previous contents.
 pub(super) fn fill_after_kernels(device: &dyn Device, part: &Part, staged: bool) -> Result<(), DeviceError> {
     for &ticket in part.after() {
         match (holds(Guard::CopyAfterKernels), staged) {
@@ -114,8 +113,8 @@ pub(super) fn fill_after_kernels(device: &dyn Device, part: &Part, staged: bool)
     Ok(())
 }
 
-/// What is written next into the workspace comes after all kernels so far. Activations give their
-/// memory back without a ticket, so a kernel may still use what was there before.
+/// The workspace is written only after all kernels issued so far. Activations give their memory back without
+/// a ticket, so a kernel may still use the previous contents.
 pub(super) fn workspace_after_kernels(device: &dyn Device) -> Result<(), DeviceError> {
     if !holds(Guard::WorkspaceAfterKernels) {
         return Ok(());
@@ -135,14 +134,14 @@ pub(super) fn retire(weights: Weights, done: Ticket) {
     }
 }
 
-/// What a lease held that was merely dropped is kept until its pass is over.
+/// Weights of a lease that was dropped without `finish` are kept until the pass is over.
 pub(super) fn keep(quarantine: &mut Vec<Arc<Weights>>, weights: Arc<Weights>) {
     if holds(Guard::Quarantine) {
         quarantine.push(weights);
     }
 }
 
-/// It is given back only after all kernels.
+/// They are given back only after all kernels.
 pub(super) fn quarantine_after_kernels(
     device: &dyn Device,
     kept: &[Arc<Weights>],
@@ -150,7 +149,7 @@ pub(super) fn quarantine_after_kernels(
     if kept.is_empty() { Ok(()) } else { wait_for_kernels(Guard::QuarantineWait, device) }
 }
 
-/// The same where the lease was dropped after its pass.
+/// The same for a lease that was dropped after its pass.
 pub(super) fn late_quarantine_after_kernels(device: &dyn Device, kept: &[Arc<Weights>]) {
     if !kept.is_empty() {
         // A device that fails here says so again at the next pass.
@@ -158,7 +157,7 @@ pub(super) fn late_quarantine_after_kernels(device: &dyn Device, kept: &[Arc<Wei
     }
 }
 
-/// A pass ends when its kernels have.
+/// A pass ends when its kernels have ended.
 pub(super) fn end_after_kernels(device: &dyn Device) -> Result<(), DeviceError> {
     wait_for_kernels(Guard::PassWait, device)
 }
@@ -168,7 +167,7 @@ pub(super) fn is_for(slot: &Slot, load: u64) -> bool {
     slot.is_load(load) || !holds(Guard::Load)
 }
 
-/// A lease of another plan does not release the unit that has its number now.
+/// A lease of an earlier plan does not release the unit that has its number now.
 pub(super) fn is_of_plan(lease: &Arc<Planned>, plan: &Arc<Planned>) -> bool {
     Arc::ptr_eq(lease, plan) || !holds(Guard::PlanOfLease)
 }
@@ -178,7 +177,7 @@ pub(super) fn was_last(leases_left: usize) -> bool {
     leases_left == 0 || !holds(Guard::LastLease)
 }
 
-/// A plan is replaced only when no reader is reading for it any more.
+/// A plan is replaced only when no reader still reads for it.
 pub(super) fn is_drained(busy_readers: usize) -> bool {
     busy_readers == 0 || !holds(Guard::Drain)
 }
@@ -188,12 +187,12 @@ pub(super) fn is_claimed(by_another: bool) -> bool {
     by_another && holds(Guard::Claim)
 }
 
-/// A failed load takes its queued reads along: they would only keep its memory from the next attempt.
+/// A failed load drops its queued reads, which would only keep its memory from the next attempt.
 pub(super) fn takes_its_reads_along(failed: bool) -> bool {
     failed && holds(Guard::FailedLoad)
 }
 
-/// The next attempt waits for the reads of a failed load that are under way: they hold its memory.
+/// The next attempt waits for reads of the failed load that are in flight, because they hold its memory.
 pub(super) fn waits_for_memory(busy_readers: usize) -> bool {
     busy_readers > 0 && holds(Guard::FailedLoad)
 }
@@ -251,7 +250,7 @@ fn holds(guard: Guard) -> bool {
     LEFT_OUT.load(std::sync::atomic::Ordering::Relaxed) != guard as u8
 }
 
-/// Leaves a guard out in the whole process, or none.
+/// Leaves out a guard in the whole process, or none.
 #[cfg(feature = "mutations")]
 pub fn leave_out(guard: Option<Guard>) {
     LEFT_OUT.store(guard.map_or(0, |g| g as u8), std::sync::atomic::Ordering::Relaxed);

@@ -11,13 +11,13 @@ use crate::observe::event::EvictionReason;
 use crate::plan::compose::Planned;
 use crate::plan::partition::{Identity, UnitId};
 
-/// Units in host memory, by what they are called in every plan.
+/// Units in host memory, by their identity across plans.
 pub(super) type Shelf = HashMap<Identity, Arc<Staging>>;
 
-/// A unit that had to leave the device: its name, its bytes, and why.
+/// An evicted unit: its name, its bytes, and the reason.
 pub(super) type Evicted = (Arc<str>, u64, EvictionReason);
 
-/// What a plan takes over from the one before, by its units.
+/// What a plan takes over from the previous one, by its own units.
 #[derive(Default)]
 pub(super) struct Handover {
     pub(super) residents: Vec<Option<Arc<Weights>>>,
@@ -27,8 +27,8 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    /// Frees what the new plan does not keep. Units in host memory are taken from the shelf as well, and
-    /// what the plan has no use for there is freed.
+    /// Frees what the new plan does not keep. Also takes units in host memory from the shelf, and frees those
+    /// that the plan cannot use there.
     pub(super) fn to(new: &Planned, left: Left, shelf: &mut Shelf, reason: EvictionReason) -> Handover {
         let residents = put_on_shelf(left, shelf);
         let handover = keep(residents, new, reason);
@@ -45,7 +45,7 @@ impl Handover {
         keep(residents, &Planned::default(), reason).evicted
     }
 
-    /// Bytes that residents take, and units in host memory.
+    /// Bytes of residents, and of units in host memory.
     pub(super) fn bytes(&self, plan: &Planned) -> (u64, u64) {
         let units = || plan.partition.units.iter();
         let residents = units().zip(&self.residents).filter(|(_, r)| r.is_some()).map(|(u, _)| u.bytes);
@@ -54,7 +54,7 @@ impl Handover {
     }
 }
 
-/// The residents that a plan leaves, each with the plan's number for it.
+/// The residents that a plan leaves, each with its number in that plan.
 struct Residents {
     plan: Arc<Planned>,
     weights: Vec<Option<Arc<Weights>>>,

@@ -1,15 +1,16 @@
-//! Bytes of the caller's that go into the workspace.
+//! Writes the caller's bytes to the workspace.
 
 use vram_device::{Budget, Device, DeviceError, Lifetime, Memory, Region, Stage};
 
 use super::guard::{kernels_after_input, settle_staging, workspace_after_kernels};
 use crate::error::Error;
 
-/// In what pieces inputs are copied to a device whose memory the host does not see, in bytes.
+/// Size of the pieces in which inputs are copied to a device whose memory is not visible to the host, in
+/// bytes.
 const PIECE: usize = 1 << 20;
 
-/// Writes bytes to a region of a pass's workspace that is as long, through staging where the host does
-/// not see the device's memory. Kernels issued from then on find them there.
+/// Writes bytes to a region of the same size in a pass's workspace, through staging if the host does not see
+/// the device's memory. Kernels issued afterwards find them there.
 pub(crate) fn write_input(
     device: &dyn Device,
     host_budget: &Budget,
@@ -25,8 +26,8 @@ pub(crate) fn write_input(
     }
     let part = region.into_parts(&[])?.pop();
     let mut part = part.ok_or_else(without_memory)?;
-    // One is filled while the other is copied; pinning more takes longer than copying. Both are taken
-    // before the first copy, so that nothing is under way if there is no room.
+    // One is filled while the other is copied; pinning more takes longer than copying. Both are allocated
+    // before the first copy, so that no copy is in flight if there is no room.
     let mut stages = Vec::with_capacity(2);
     for piece in bytes.chunks(PIECE).take(2) {
         let room = host_budget.reserve(Lifetime::Pass, piece.len() as u64).map_err(DeviceError::from)?;

@@ -13,12 +13,12 @@ use super::work::{Fill, FromHost, Prefault, ToHost};
 use crate::error::Error;
 use crate::plan::partition::UnitId;
 
-/// Whose weights a job brings.
+/// What a job's weights are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// A unit that stays.
     Resident(UnitId),
-    /// The unit of a position of the trace.
+    /// The unit at a position of the trace.
     Position(u64),
     /// A unit that is not in the trace, or rows.
     Stray,
@@ -26,9 +26,9 @@ pub(super) enum Place {
 
 pub(super) struct Job {
     pub(super) place: Place,
-    /// Which load of that place; a job of an earlier one is of no use.
+    /// Which load of that place; jobs of an earlier load are ignored.
     pub(super) load: u64,
-    /// Of the unit, or of the layer whose rows it brings.
+    /// Name of the unit, or of the layer whose rows it brings.
     pub(super) name: Arc<str>,
     pub(super) work: Work,
     pub(super) cancel: CancelToken,
@@ -43,8 +43,8 @@ pub(super) enum Work {
 }
 
 impl Job {
-    /// Does it, on a reader thread. `staging` is the thread's own, on devices whose memory the host does
-    /// not see.
+    /// Runs the job on a reader thread. `staging` belongs to the thread; it exists on devices whose memory is
+    /// not visible to the host.
     pub(super) fn run(
         self,
         context: &Context,
@@ -65,7 +65,7 @@ impl Job {
         }
     }
 
-    /// What has to be known of it should the source panic.
+    /// What has to be known about the job if the source panics.
     pub(super) fn traces(&self) -> Traces {
         let of = |read: &Read| {
             let (file, tensor, offset) = read.stored();
@@ -95,7 +95,7 @@ pub(super) struct Traces {
 }
 
 impl Traces {
-    /// The error of a job whose source panicked. Whoever waits for its rows gets it too.
+    /// The error of a job whose source panicked. A thread that waits for its rows gets it too.
     pub(super) fn panicked(self, source: &dyn WeightSource) -> Error {
         let mut e = SourceError::new(SourceErrorKind::Io, "the source panicked while it read");
         if let Some(name) = self.file.and_then(|file| source.describe(file)) {

@@ -1,4 +1,4 @@
-//! What readers have to do.
+//! The readers' queue of jobs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::plan::partition::UnitId;
 #[derive(Default)]
 pub(super) struct Jobs {
     // Invariants:
-    // 1. Each load has a number of its own, and its jobs have that number.
+    // 1. Each load has its own number, and its jobs carry that number.
     // 2. `busy` readers have taken a job and not booked it yet.
-    // 3. Jobs have the token that was in force when they were queued: what is cancelled stays so.
+    // 3. Jobs carry the token that was in force when they were queued, so cancelled jobs stay cancelled.
     queue: VecDeque<Job>,
     busy: usize,
     cancel: CancelToken,
@@ -50,7 +50,7 @@ impl Jobs {
         Slot::loading(load, left, None, Brings { disk_bytes: bytes, device_bytes: bytes })
     }
 
-    /// Queues the faulting-in of the windows of a map.
+    /// Queues prefaults of the windows of a map.
     pub(super) fn map(&mut self, context: &Context, unit: &Unit, permit: Region, place: Place) -> Slot {
         let load = self.new_load();
         let mut windows = Vec::with_capacity(unit.packing.extents.len());
@@ -94,7 +94,7 @@ impl Jobs {
         }
     }
 
-    /// Queues the reads of a unit into host memory, where it stays, and its copy from there.
+    /// Queues the reads of a unit into host memory, where it stays, and its copy to the device.
     pub(super) fn read_to_host(
         &mut self,
         context: &Context,
@@ -115,21 +115,21 @@ impl Jobs {
         }
     }
 
-    /// Queues rows before everything else.
+    /// Queues rows ahead of everything else.
     pub(super) fn rows(&mut self, name: &Arc<str>, rows: Rows) {
         let (load, cancel) = (self.new_load(), self.cancel.clone());
         let (name, work) = (Arc::clone(name), Work::Rows(rows));
         self.queue.push_front(Job { place: Place::Stray, load, name, work, cancel });
     }
 
-    /// Gives the next job to a reader, which then is busy.
+    /// Gives the next job to a reader, which is then busy.
     pub(super) fn take(&mut self) -> Option<Job> {
         let job = self.queue.pop_front()?;
         self.busy += 1;
         Some(job)
     }
 
-    /// A reader is done with a job.
+    /// A reader has finished a job.
     pub(super) fn booked(&mut self) {
         self.busy -= 1;
     }
@@ -144,23 +144,23 @@ impl Jobs {
         self.queue.len()
     }
 
-    /// Drops what is queued of these loads.
+    /// Drops the queued jobs of these loads.
     pub(super) fn forget(&mut self, loads: &[u64]) {
         self.queue.retain(|job| !loads.contains(&job.load));
     }
 
-    /// Ends reads under way and drops what is queued.
+    /// Cancels reads in flight and drops queued jobs.
     pub(super) fn cancel(&mut self) {
         self.cancel.cancel();
         self.queue.clear();
     }
 
-    /// What is queued from now on is not cancelled.
+    /// Jobs queued from now on are not cancelled.
     pub(super) fn renew(&mut self) {
         self.cancel = CancelToken::new();
     }
 
-    /// Readers are to end.
+    /// Tells the readers to end.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
     }

@@ -1,4 +1,4 @@
-//! The guard under which a layer's weights are used.
+//! The lease under which a layer's weights are used.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::plan::partition::UnitId;
 use crate::plan::partition::{Member, Placed, Tile};
 use crate::spec::Layer;
 
-/// The weights of one layer, or some rows of them, on the device. While it lives they cannot move.
+/// The weights of one layer, or some rows of them, on the device. While it lives they do not move.
 ///
-/// End it with [`finish`](Lease::finish) once the kernels that read it are issued. A lease that is merely dropped
-/// (an error, a panic) keeps its memory from being reused until the pass is over.
+/// End it with [`finish`](Lease::finish) once the kernels that read it have been issued. If a lease is only
+/// dropped (an error, a panic), its memory is not reused until the pass is over.
 pub struct Lease {
     shared: Arc<Shared>,
     plan: Arc<Planned>,
@@ -31,13 +31,14 @@ impl Lease {
         Lease { shared, plan, tile, weights: Some(weights) }
     }
 
-    /// The rows that these are, of a layer that is split; `None` for all of it.
+    /// The leased rows if the layer is split; `None` for all of it.
     pub fn rows(&self) -> Option<Range<usize>> {
         self.member().rows.clone()
     }
 
-    /// The `index`-th tensor of the layer, as its spec names them, or the leased rows of it. It is encoded where the spec
-    /// [keeps](crate::LayerSpec::keep_encoded) it so, and comes with its [scales](crate::LayerSpec::with_scales).
+    /// The `index`-th tensor of the layer in the order of its spec, or the leased rows of it. It is encoded
+    /// if the spec [keeps](crate::LayerSpec::keep_encoded) it so, and comes with its
+    /// [scales](crate::LayerSpec::with_scales).
     ///
     /// # Errors
     /// [`Error::Shape`] if the layer has no such tensor.
@@ -51,10 +52,10 @@ impl Lease {
         Ok(self.view(placed, dtype.into())?.scaled(scales, rows.ok_or_else(gone)?)?)
     }
 
-    /// The bytes of the `index`-th tensor, [encoded](Lease::encoding) as they are, where the host sees them.
+    /// The bytes of the `index`-th tensor in their stored [encoding](Lease::encoding), if the host sees them.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on a device whose memory the host does not see.
+    /// [`Error::Unsupported`] on a device whose memory is not visible to the host.
     pub fn bytes(&self, index: usize) -> Result<&[u8], Error> {
         let placed = self.placed(index)?;
         match self.memory()? {
@@ -68,7 +69,7 @@ impl Lease {
         }
     }
 
-    /// The memory that the `index`-th tensor lies in and its offset there, for kernels of the user's own; `None` in a
+    /// The memory that holds the `index`-th tensor, and its offset there, for custom kernels; `None` in a
     /// memory map.
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Lease {
         let encoding = self.encoding(index)?;
         encoding
             .dtype()
-            .ok_or_else(|| Error::Unsupported(format!("tensor {index} is {encoding}, which is no dtype")))
+            .ok_or_else(|| Error::Unsupported(format!("tensor {index} is {encoding}, which is not a dtype")))
     }
 
     /// How the `index`-th tensor is stored.
@@ -101,7 +102,7 @@ impl Lease {
         Ok(self.placed(index)?.encoding)
     }
 
-    /// Says that everything that reads the weights has been issued, up to `ticket`.
+    /// Ends the lease. Everything that reads the weights has been issued, up to `ticket`.
     pub fn finish(mut self, ticket: Ticket) {
         if let Some(weights) = self.weights.take() {
             self.shared.release(&self.plan, self.tile.unit, weights, ticket);
@@ -134,7 +135,7 @@ impl Lease {
         let member = self.member();
         member.tensors.get(index).ok_or_else(|| {
             Error::Shape(format!(
-                "layer {:?} has {} tensors, not one of index {index}",
+                "layer {:?} has {} tensors and none with index {index}",
                 self.layer().name,
                 member.tensors.len()
             ))

@@ -1,4 +1,4 @@
-//! How fast a link is: bytes over the time in which anything at all was under way.
+//! Measures how fast a link is: bytes over the time in which any transfer was in flight.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::plan::costs::Link;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Less than this says nothing of a link.
+/// Fewer bytes than this are not a meaningful measurement.
 const ENOUGH_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct Reading {
 }
 
 impl Meter {
-    /// Runs a transfer of so many bytes.
+    /// Runs a transfer of `bytes` and measures it.
     pub(crate) fn measure<T, E>(&self, bytes: u64, transfer: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let under_way = UnderWay::begin(self);
         let result = transfer();
@@ -31,10 +31,11 @@ impl Meter {
         result
     }
 
-    /// What was measured since the last time, if it says anything.
+    /// The measurement since the last call, if it is meaningful.
     pub(crate) fn take(&self) -> Option<Link> {
         let mut reading = self.reading();
-        // What is under way now counts up to now: readers who are never idle between two passes have been busy all along.
+        // Transfers in flight count up to now: readers that are never idle between two passes have been busy
+        // all along.
         let now = Instant::now();
         if let Some(since) = reading.since.replace(now) {
             reading.busy += now - since;
@@ -56,7 +57,7 @@ impl Meter {
     }
 }
 
-/// A transfer in progress; also over when the source panics.
+/// A transfer in progress; it also ends if the source panics.
 struct UnderWay<'a>(&'a Meter);
 
 impl UnderWay<'_> {
@@ -108,7 +109,7 @@ mod tests {
             sleep(ENOUGH_BYTES, meter, wait);
             let first = meter.take().unwrap().bytes_per_second;
             assert!(first <= ENOUGH_BYTES as f64 / wait.as_secs_f64(), "{first} bytes per second");
-            // The time before the first look is not counted twice.
+            // The time before the first look must not be counted twice.
             let since = Instant::now();
             sleep(ENOUGH_BYTES, meter, wait);
             let second = meter.take().unwrap().bytes_per_second;

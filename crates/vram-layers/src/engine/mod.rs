@@ -1,19 +1,19 @@
-//! The engine: residents and a ring of slots, filled by reader threads ahead of the computing layer and around the
-//! end of the pass. It hands out leased buffers and knows no tensor maths.
+//! The engine: residents and a ring of slots, which reader threads fill ahead of the computing layer and
+//! across the end of one pass into the next. It hands out leased buffers and knows no tensor maths.
 //!
-//! Each file is a thing that owns its fields. From below:
+//! Each file is a type that owns its fields. From the bottom up:
 //!
-//! - `context` is what nobody changes: source, device, layers, options, meters. `guard` is every wait,
-//!   order, reservation and check that keeps the rest safe.
-//! - `slot` is the weights of a unit, coming or there. `reads`, `work`, `rows` and `job` are what brings
-//!   them, `staging` and `input` what they pass through.
-//! - `jobs`, `store`, `window`, `leases` and `states` are the `tables` under one lock: what readers have
-//!   to do, where weights are, what is fetched ahead, what is in use.
+//! - `context` is what never changes: source, device, layers, options, meters. `guard` has every wait, order,
+//!   reservation and check that keeps the rest safe.
+//! - `slot` holds the weights of a unit, loading or loaded. `reads`, `work`, `rows` and `job` load them,
+//!   through `staging` and `input`.
+//! - `jobs`, `store`, `window`, `leases` and `states` are the `tables` under one lock: the readers' queue,
+//!   where weights are, what is fetched ahead, what is in use.
 //! - `shared` is how readers and the computing thread wait for each other over the tables; `reader` and
 //!   `lease` are the two sides.
 //! - `admission` decides which pass runs under which plan: `planner` knows what there is to plan with,
-//!   `terms` what the plan in force was made for, `handover` what one plan leaves to the next,
-//!   `calibration` what passes cost. `pass` and `session` are what it grants.
+//!   `terms` what the plan in force was made for, `handover` what one plan leaves to the next, `calibration`
+//!   what passes cost. It grants a `pass` or a `session`.
 
 mod admission;
 mod arena;
@@ -73,8 +73,8 @@ use shared::Shared;
 
 /// Streams the weights of one model through one device.
 ///
-/// One pass at a time; everything else may be called from any thread. [`Managed`](crate::Managed) has one, and drives it
-/// with a model's forward; this is how it goes by hand:
+/// One pass runs at a time; everything else may be called from any thread. [`Managed`](crate::Managed) owns
+/// an engine and drives it with a model's forward. This is how to drive it by hand:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -92,10 +92,10 @@ use shared::Shared;
 ///
 /// let mut pass = engine.begin(PassRequest::default())?;
 /// for layer in 0..3 {
-///     // Waits for the weights and keeps them; the next are on their way meanwhile.
+///     // Waits for the weights and keeps them; the next ones are loaded meanwhile.
 ///     let lease = pass.lease(LayerId(layer), 0)?;
 ///     assert_eq!(lease.tensor(0)?.bytes().map(|bytes| bytes[0]), Some(layer as u8));
-///     // What was issued so far is all that uses them; without this they would stay until the pass ends.
+///     // Everything that uses them has been issued; without this they would stay until the pass ends.
 ///     lease.finish(cpu.ticket(Queue::Compute)?);
 /// }
 /// assert_eq!(pass.finish()?.disk_bytes, 3 * 4096);
@@ -128,12 +128,12 @@ impl Engine {
         let mut piece = EngineOptions::PIECE_BYTES.next_multiple_of(align);
         let mut staging = Vec::new();
         if !shared {
-            // Half of it: inputs are staged as well. Fewer readers rather than reads of a few sectors.
+            // Half of it: inputs need staging as well. Rather fewer readers than reads of a few sectors.
             let half = options.host_budget.limit() / 2;
             readers = readers.min(usize::try_from(half / (16 * align)).unwrap_or(usize::MAX)).max(1);
-            // A staging buffer is an allocation of the device as well.
+            // A staging buffer is also an allocation of the device.
             let share = (half / readers as u64).min(device.info().max_allocation);
-            // Whole sectors, and whole elements of what is converted on the way.
+            // Whole sectors, and whole elements of tensors that are converted while reading.
             let whole = align.max(16);
             piece = piece.min(share.saturating_sub(2 * align) / whole * whole);
             if piece == 0 {
@@ -157,11 +157,11 @@ impl Engine {
         Ok(Engine { admission: Admission::new(shared, options, staging_bytes), readers })
     }
 
-    /// Begins a pass: proves that it fits the budget and lets the readers go ahead.
+    /// Begins a pass: proves that it fits the budget, and lets the readers run ahead.
     ///
-    /// The plan in force stays if it will do: same order of layers, no larger workspace than it has
-    /// room for, and nothing in it that may no longer be held. A larger workspace makes a new plan
-    /// with an eighth to spare, so that one that grows does not make many.
+    /// The plan in force stays if it will do: the same order of layers, no larger workspace than it has room
+    /// for, and nothing held beyond what is still allowed. A larger workspace causes a new plan with an
+    /// eighth to spare, so that a growing one does not cause many.
     ///
     /// # Errors
     /// [`Error::BudgetTooSmall`] with the smallest budget that works; [`Error::Busy`] while another pass runs;
@@ -200,7 +200,7 @@ impl Engine {
         &self.admission.context().device
     }
 
-    /// Bytes of all tensors of all layers, as they are kept.
+    /// Bytes of all tensors of all layers as they are kept.
     pub fn weights_bytes(&self) -> u64 {
         self.admission.context().layers.iter().map(Layer::bytes).sum()
     }
@@ -210,13 +210,13 @@ impl Engine {
         self.admission.context().source.bytes_read()
     }
 
-    /// What plans reckon with: assumed or given at first, measured after the first passes.
+    /// The costs that plans are based on: assumed or given at first, measured after the first passes.
     pub fn costs(&self) -> Costs {
         self.admission.costs()
     }
 
-    /// Puts the model away: everything it holds on the device is given back but for its [sessions](Session). Weights in
-    /// host memory stay there if the engine was told to keep them.
+    /// Offloads the model: gives back everything it holds on the device except its [sessions](Session).
+    /// Weights in host memory stay there if the engine was told to keep them.
     ///
     /// # Errors
     /// [`Error::Busy`] while a pass runs.
@@ -240,38 +240,39 @@ impl Engine {
         self.admission.forget_host()
     }
 
-    /// Begins to fill the device for a pass that comes next: residents, then as much of the beginning as the ring
-    /// holds. Returns at once; a pass that then comes with the same request finds its weights on the way or there.
+    /// Begins to fill the device for the next pass: residents, then as much of the beginning as the ring
+    /// holds. Returns at once. If the next pass has the same request, its weights are already loading or
+    /// loaded.
     ///
     /// # Errors
-    /// As [`begin`](Engine::begin).
+    /// See [`begin`](Engine::begin).
     pub fn preload(&self, request: PassRequest) -> Result<(), Error> {
         self.admission.preload(request)
     }
 
-    /// Changes how much memory the engine may take. What no longer fits is evicted now; more room is filled by the
-    /// passes to come.
+    /// Changes how much memory the engine may take. What no longer fits is evicted now; additional room is
+    /// filled by later passes.
     ///
     /// # Errors
-    /// [`Error::Busy`] while a pass runs; [`Error::Device`] where free memory is to be left and the device cannot tell
-    /// what is free.
+    /// [`Error::Busy`] while a pass runs; [`Error::Device`] if free memory is to be left and the device
+    /// cannot report its free memory.
     pub fn set_limit(&self, limit: VramLimit) -> Result<(), Error> {
         self.admission.set_limit(limit)
     }
 
-    /// Takes device memory that outlives passes. Where the budget has no room for it, another plan is
-    /// put in force, which keeps fewer weights; what is given back is used by the next pass.
+    /// Allocates device memory that outlives passes. If the budget has no room for it, another plan is put in
+    /// force that keeps fewer weights. Memory that a session gives back is used by the next pass.
     ///
-    /// While a pass runs it can be had only out of what is free.
+    /// While a pass runs, only memory that is free is available.
     ///
     /// # Errors
-    /// [`Error::BudgetTooSmall`] if the passes that the plan is for would not run beside it, with the
-    /// budget that would do; [`Error::Busy`] if there is no room and a pass runs; [`Error::Device`].
+    /// [`Error::BudgetTooSmall`], with the budget that is needed, if the passes that the plan is for would
+    /// not run beside it; [`Error::Busy`] if there is no room and a pass runs; [`Error::Device`].
     pub fn session(&self, bytes: u64) -> Result<Session, Error> {
         self.admission.session(bytes)
     }
 
-    /// The smallest budget in bytes under which a pass with so much workspace runs.
+    /// The smallest budget in bytes under which a pass with this workspace and trace runs.
     ///
     /// # Errors
     /// [`Error::Model`] if the layers cannot be laid out.
@@ -293,7 +294,7 @@ impl Engine {
         self.admission.plan_for(setting, costs, workspace, trace)
     }
 
-    /// What each layer does in a pass of this trace, each time it is used.
+    /// The work of each layer in a pass of this trace, for each use.
     pub(crate) fn work(&self, trace: &[LayerId], flops: &[(LayerId, u64)]) -> Vec<LayerWork> {
         let mut uses = vec![0u64; self.layers()];
         trace.iter().for_each(|layer| uses[layer.0] += 1);
@@ -305,13 +306,13 @@ impl Engine {
         work
     }
 
-    /// Makes room for other models, and with them, from now on.
+    /// From now on, makes room for the neighbours, and they for this engine.
     pub(crate) fn join(&self, neighbours: Weak<dyn Neighbours>, stage: usize) {
         self.admission.join(neighbours, stage);
     }
 
-    /// Between passes: gives back what only a running pass needs, and of what stays all but the first
-    /// `keep` bytes in order of registration. What is kept then, in bytes.
+    /// Between passes: gives back what only a running pass needs, and all residents beyond the first `keep`
+    /// bytes in order of registration. Returns the bytes kept.
     pub(crate) fn park(&self, keep: u64) -> Result<u64, Error> {
         self.admission.park(keep)
     }
@@ -325,7 +326,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared().stop();
         for reader in self.readers.drain(..) {
-            // A reader that panicked has nothing more to give.
+            // A reader that panicked has nothing more to report.
             let _ = reader.join();
         }
     }

@@ -1,4 +1,4 @@
-//! How an engine is set up and limited.
+//! Options and limits of an engine.
 
 use std::sync::Arc;
 
@@ -7,41 +7,41 @@ use vram_device::{Budget, Tier, Topology};
 use crate::observe::event::Observer;
 use crate::plan::costs::Costs;
 
-/// How an [`Engine`](crate::Engine) is set up.
+/// Options of an [`Engine`](crate::Engine).
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Memory of the device that weights, activations and scratch may take together.
+    /// Device memory that weights, activations and scratch may take in total.
     pub budget: Budget,
-    /// Memory of the host for staging, and for weights that wait there, on devices with memory of their own.
+    /// Host memory for staging, and for weights that wait there, on devices with their own memory.
     pub host_budget: Budget,
-    /// Whether weights wait in host memory as far as that budget allows; of no effect where the device's memory is the
-    /// host's.
+    /// Whether weights wait in host memory as far as that budget allows; no effect if the device shares the
+    /// host's memory.
     pub host_weights: bool,
     /// Bytes of the ring; the planner chooses if `None`.
     pub ring: Option<u64>,
-    /// Threads that read. They wait for the disk most of the time. Fewer where the host budget would leave each of
-    /// them a few sectors of staging.
+    /// Reader threads. They wait for the disk most of the time. Fewer are started if the host budget would
+    /// leave each only a few sectors of staging.
     pub readers: usize,
     /// Whether units may stay on the device between passes (the `Preparing` state).
     pub residents: bool,
-    /// What the first plan reckons with; assumed if `None`.
+    /// The costs that the first plan is based on; assumed if `None`.
     pub costs: Option<Costs>,
-    /// Whether the first passes are measured, and the plan is made anew where that would pay.
+    /// Whether the first passes are measured, and the plan is remade if that pays.
     pub calibrate: bool,
     /// Receives engine events.
     pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl EngineOptions {
-    /// Readers, unless it is said how many. Each has one read under way, and waits for a processor behind kernels before it asks
-    /// for the next: with so many the disk has enough to do meanwhile.
+    /// Default number of readers. Each has one read in flight, and after it waits for a processor behind
+    /// kernels before it issues the next: this many keep the disk busy meanwhile.
     pub const READERS: usize = 8;
 
-    /// Bytes of the largest single read, and about those of a reader's staging. Long enough for a disk's full speed beside kernels,
-    /// short enough that several readers share one layer.
+    /// Size of the largest single read in bytes, and roughly of a reader's staging. Long enough for a disk's
+    /// full speed beside kernels, short enough that several readers share one layer.
     pub const PIECE_BYTES: u64 = 2 << 20;
 
-    /// Under a device budget, with 64 MiB for staging, eight readers, and the planner's own ring.
+    /// A device budget, with 64 MiB for staging, eight readers, and a ring sized by the planner.
     pub fn new(budget: Budget) -> EngineOptions {
         EngineOptions {
             budget,
@@ -60,13 +60,13 @@ impl EngineOptions {
 /// How much of the device's memory an engine may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VramLimit {
-    /// So many bytes, others that share the budget included.
+    /// This many bytes, including what others that share the budget hold.
     Bytes(u64),
-    /// All but so many bytes of what is free; asked of the device before each pass.
+    /// All free memory except this many bytes; the device is asked before each pass.
     LeaveFree(u64),
 }
 
-/// A device and its budgets, for a [`Plan`](crate::Plan) that nobody follows.
+/// A device and its budgets, for a [`Plan`](crate::Plan) that is not run.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// How the device's memory and queues relate to the host.
@@ -75,7 +75,7 @@ pub struct Setting {
     pub budget: u64,
     /// The host budget in bytes.
     pub host_budget: u64,
-    /// Of it, bytes that staging takes; of no account where the device's memory is the host's.
+    /// Bytes of it that staging takes; ignored if the device shares the host's memory.
     pub staging: u64,
     /// Whether weights wait in host memory as far as the budget allows.
     pub host_weights: bool,

@@ -22,10 +22,10 @@ use crate::plan::compose::Planned;
 use crate::plan::partition::UnitId;
 use crate::spec::LayerId;
 
-/// A running pass. Weights come by [`lease`](Pass::lease), memory for activations by [`alloc`](Pass::alloc).
+/// A running pass. [`lease`](Pass::lease) gives weights, [`alloc`](Pass::alloc) memory for activations.
 ///
-/// Dropping it without [`finish`](Pass::finish) abandons the pass: everything that it took is freed, and the engine
-/// is ready for the next.
+/// Dropping it without [`finish`](Pass::finish) abandons the pass: everything it took is freed, and the
+/// engine is ready for the next.
 pub struct Pass<'e> {
     admission: &'e Admission,
     plan: Arc<Planned>,
@@ -39,7 +39,7 @@ pub struct Pass<'e> {
     used: Vec<LayerId>,
     /// How many entries of the plan's trace have begun.
     begun: usize,
-    /// The unit that is being computed with, its layer, and since when.
+    /// The unit in use, its layer, and since when.
     computing: Option<(Arc<str>, LayerId, Instant)>,
     measured: Option<Measured>,
     ended: bool,
@@ -86,7 +86,8 @@ impl<'e> Pass<'e> {
     /// Waits until a tile of a layer is on the device and keeps it there until the lease ends.
     ///
     /// # Errors
-    /// [`Error::Source`] if it could not be read, [`Error::Cancelled`], [`Error::Shape`] for a tile that is not.
+    /// [`Error::Source`] if it could not be read, [`Error::Cancelled`], [`Error::Shape`] for a tile that does
+    /// not exist.
     pub fn lease(&mut self, layer: LayerId, tile: usize) -> Result<Lease, Error> {
         self.check_cancelled()?;
         let found = self.plan.partition.tiles.get(layer.0).and_then(|t| t.get(tile)).copied();
@@ -99,7 +100,7 @@ impl<'e> Pass<'e> {
         self.computed()?;
         let name = Arc::clone(&self.plan.partition.units[found.unit.0].name);
         let Acquired { weights, stall, first } = self.shared().acquire(found.unit)?;
-        // From here on, so that an error gives back what was acquired.
+        // From here on, an error must give back what was acquired.
         let (shared, plan) = (Arc::clone(self.shared()), Arc::clone(&self.plan));
         let lease = Lease::new(shared, plan, found, Arc::clone(&weights));
         if let Some((span, cause)) = stall {
@@ -123,8 +124,8 @@ impl<'e> Pass<'e> {
         Ok(lease)
     }
 
-    /// Whether the pass goes on to another entry of the plan's trace. Layers that move as one are one entry, and what a
-    /// forward uses beyond the trace is none.
+    /// Whether the pass moves on to another entry of the plan's trace. Layers that move together are one
+    /// entry; what a forward uses beyond the trace is no entry.
     fn begin_unit(&mut self, unit: UnitId) -> bool {
         let trace = &self.plan.trace;
         if self.begun > 0 && trace[self.begun - 1] == unit {
@@ -135,13 +136,13 @@ impl<'e> Pass<'e> {
         ahead.is_some()
     }
 
-    /// What was computed with the last lease is done, or on its way.
+    /// The computation with the last lease has finished or been issued.
     fn computed(&mut self) -> Result<(), Error> {
         let Some((unit, layer, since)) = self.computing.take() else { return Ok(()) };
         if let Some(measured) = &mut self.measured {
             let device = &self.admission.context().device;
             if device.info().topology.kernels == Execution::Queued {
-                // Only to know how long the kernels take, in the passes that are measured.
+                // Only to time the kernels, in passes that are measured.
                 device.wait(device.ticket(Queue::Compute)?)?;
             }
             measured.add(layer.0, u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
@@ -150,12 +151,12 @@ impl<'e> Pass<'e> {
         Ok(())
     }
 
-    /// Reads rows of a tensor of a layer, one after the other, without the rest of it. The bytes are those of the
+    /// Reads rows of a tensor of a layer, one after the other, without the rest of it. The bytes are in the
     /// storage dtype.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a tensor or row that is not, [`Error::Source`] if they could not be read, and an error
-    /// that [`is_oom`](Error::is_oom) if the workspace has no room for them.
+    /// [`Error::Shape`] for a tensor or row that does not exist, [`Error::Source`] if they could not be read,
+    /// and an error that [`is_oom`](Error::is_oom) if the workspace has no room for them.
     pub fn gather(&mut self, layer: LayerId, tensor: usize, ids: &[u32]) -> Result<Region, Error> {
         self.check_cancelled()?;
         let context = self.context();
@@ -187,7 +188,7 @@ impl<'e> Pass<'e> {
         Ok(region)
     }
 
-    /// Memory for an activation or for scratch, out of the workspace that was declared.
+    /// Memory for an activation or for scratch, from the declared workspace.
     ///
     /// # Errors
     /// [`Error::Device`] if the workspace has no room for it.
@@ -210,10 +211,10 @@ impl<'e> Pass<'e> {
         &*self.context().device
     }
 
-    /// Ends the pass and says what it did.
+    /// Ends the pass and returns its report.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device failed meanwhile.
+    /// [`Error::Device`] if the device failed during the pass.
     pub fn finish(mut self) -> Result<PassReport, Error> {
         self.ended = true;
         self.shared().end_pass()?;
@@ -223,7 +224,7 @@ impl<'e> Pass<'e> {
         self.context().tell(&Event::Passed { span });
         let Verdict { predicted_seconds, bound_seconds, evictions } =
             self.admission.finish(&self.plan.data, &self.used, self.measured.as_ref())?;
-        // Not `sum`, which makes -0.0 of nothing.
+        // Not `sum`, whose empty sum is -0.0.
         let stall_seconds = self.stalls.iter().fold(0.0, |sum, (_, _, span)| sum + span.seconds());
         let stalls = self.stalls.drain(..);
         let stall = |(unit, cause, span): (Arc<str>, StallCause, Span)| Stall {
@@ -261,7 +262,7 @@ impl<'e> Pass<'e> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            // What the device says here has been said to the caller already, or will be at the next pass.
+            // The caller has already seen this error, or will at the next pass.
             let _ = self.shared().end_pass();
         }
     }

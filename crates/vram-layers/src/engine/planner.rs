@@ -1,4 +1,4 @@
-//! What plans are made from: the device and its budgets, and what is measured.
+//! The inputs of plans: the device, its budgets, and measured costs.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ pub(super) struct Planner {
     smallest: Smallest,
 }
 
-/// What a plan is made with, and what the engine holds at the time.
+/// What a plan is made with, and what the engine holds at that time.
 #[derive(Clone, Copy)]
 pub(super) struct Standing<'a> {
     pub(super) costs: &'a Costs,
-    /// Bytes of the device budget, sessions apart.
+    /// Bytes of the device budget, without sessions.
     pub(super) own: u64,
-    /// Bytes of units in host memory that no plan has.
+    /// Bytes of units in host memory that are in no plan.
     pub(super) shelved: u64,
 }
 
@@ -62,7 +62,7 @@ impl Planner {
         self.options.calibrate
     }
 
-    /// What a plan for a pass is made from, with all of the budget.
+    /// The input for planning a pass with the whole budget.
     pub(super) fn input<'a>(
         &'a self,
         standing: Standing<'a>,
@@ -95,7 +95,7 @@ impl Planner {
         }
     }
 
-    /// What there is to plan with now.
+    /// What is available to plan with now.
     pub(super) fn means(&self, standing: Standing<'_>, workspace: u64) -> Means {
         let (device, host) = (&self.options.budget, &self.options.host_budget);
         let session = self.sessions.bytes();
@@ -109,8 +109,8 @@ impl Planner {
         }
     }
 
-    /// The plan with the workspace that is needed, or one that has more at no other cost. `terms` are
-    /// those of the plan in force, if its room is to be kept or to grow in steps.
+    /// The plan with the needed workspace, or with a larger one at no other cost. `terms` are those of the
+    /// plan in force, if its workspace should be kept or grow in steps.
     pub(super) fn plan(
         &self,
         standing: Standing<'_>,
@@ -138,7 +138,7 @@ impl Planner {
         minimum(&self.input(standing, (trace, false), workspace))
     }
 
-    /// The plan of a pass in another setting.
+    /// The plan of a pass under another setting.
     pub(super) fn plan_for(
         &self,
         standing: Standing<'_>,
@@ -170,7 +170,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Takes bytes out of the budget that they are to come from.
+    /// Reserves bytes of the budget that they belong to.
     pub(super) fn reserve(&self, what: For, bytes: u64) -> Result<Reservation, Error> {
         let budget = if what == For::Host { &self.options.host_budget } else { &self.options.budget };
         Ok(reserve(what, budget, bytes).map_err(DeviceError::from)?)
@@ -188,11 +188,11 @@ impl Planner {
         if context.mapped && streamed.all(|(unit, _)| unit.packing.computed.is_empty()) {
             return Ok(Some(Arena::window(room)));
         }
-        // What a map has no window of is computed into memory.
+        // Tensors that a map has no window of are computed into memory.
         Ok(Some(Arena::ring(vec![context.device.allocate(room)?])))
     }
 
-    /// Bytes that weights may take on the host, beside what others hold and what inputs are staged in.
+    /// Bytes that weights may take on the host, after what others hold and what staging for inputs needs.
     fn host_room(&self, standing: Standing<'_>, workspace: u64) -> u64 {
         let budget = &self.options.host_budget;
         if !self.options.host_weights || self.context().shares_memory() {

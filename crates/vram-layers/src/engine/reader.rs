@@ -31,7 +31,7 @@ fn run(shared: &Shared, mut staging: Option<ReaderStaging>) {
         if tables.is_stopped() {
             drop(tables);
             if let Some(mut last) = staging {
-                // Its memory goes now. A device that fails here has said so to who computes.
+                // Its memory is freed now. The computing thread has already seen a device error here.
                 let _ = last.settle(context);
             }
             return;
@@ -55,7 +55,7 @@ fn run(shared: &Shared, mut staging: Option<ReaderStaging>) {
                 if tables.has_jobs_for_others() {
                     context.work.notify_all();
                 }
-                // A unit without bytes, or one that failed at once, is ready as it is issued.
+                // A unit without bytes, or one that failed at once, is ready as soon as it is issued.
                 context.ready.notify_all();
             }
             Issued::NoRoom | Issued::Enough => {

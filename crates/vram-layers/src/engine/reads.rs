@@ -8,13 +8,13 @@ use vram_types::{FileId, ReadOptions, ReadRequest, ReadTarget, SourceError, Weig
 use crate::plan::partition::Unit;
 use crate::spec::Layer;
 
-/// A gap between tensors that is copied along: another copy takes longer.
+/// Gaps between tensors up to this size are copied along, because another copy takes longer.
 const GAP: u64 = 4096;
 
-/// Bytes of a slot, and where they come from.
+/// One read: bytes of a slot, and where they come from.
 pub(super) struct Read {
     wanted: Range<u64>,
-    /// The part of the slot that it alone writes: a source may spoil what is not wanted.
+    /// The part of the slot that only this read writes; a source may overwrite unwanted bytes in it.
     own: Range<u64>,
     stored: Stored,
 }
@@ -26,12 +26,12 @@ enum Stored {
 }
 
 impl Read {
-    /// The bytes of the slot that it fills.
+    /// The bytes of the slot that it has to fill.
     pub(super) fn wanted(&self) -> Range<u64> {
         self.wanted.clone()
     }
 
-    /// The part of the slot that it alone writes; from the start, parts follow one another.
+    /// The part of the slot that only this read writes. The parts are adjacent and start at 0.
     pub(super) fn own(&self) -> Range<u64> {
         self.own.clone()
     }
@@ -40,7 +40,7 @@ impl Read {
         self.wanted.end - self.wanted.start
     }
 
-    /// Reads to byte `at` of `dst`.
+    /// Reads to `dst`, beginning at byte `at`.
     pub(super) fn perform(
         &self,
         source: &dyn WeightSource,
@@ -55,7 +55,7 @@ impl Read {
         source.read_many(&mut [ReadRequest { target, bytes: self.bytes(), dst, at: at as usize }], options)
     }
 
-    /// File or tensor, and the offset there: what an error has to say.
+    /// The file or tensor and the offset there, for errors.
     pub(super) fn stored(&self) -> (Option<FileId>, Option<&str>, u64) {
         match &self.stored {
             Stored::File { file, offset } => (Some(*file), None, *offset),
@@ -64,7 +64,7 @@ impl Read {
     }
 }
 
-/// The reads of a unit, in pieces of so many bytes.
+/// The reads of a unit, in pieces of at most `piece` bytes.
 pub(super) fn pieces(unit: &Unit, layers: &[Layer], piece: u64) -> Vec<Read> {
     let mut pieces: Vec<Read> = Vec::new();
     let mut push = |wanted: Range<u64>, end: u64, stored| {
@@ -76,8 +76,7 @@ pub(super) fn pieces(unit: &Unit, layers: &[Layer], piece: u64) -> Vec<Read> {
         let mut start = extent.at;
         let mut cut = extent.span.start;
         while start < end {
-            // Cut at multiples of the piece from the span's start, so that pieces keep the congruence to
-            // sectors.
+            // Cut at multiples of the piece from the span's start, so that pieces stay congruent to sectors.
             cut = cut.saturating_add(piece);
             let stop = cut.min(end);
             let end_of_own = if stop == end { extent.span.end } else { stop };
@@ -106,8 +105,7 @@ pub(super) fn pieces(unit: &Unit, layers: &[Layer], piece: u64) -> Vec<Read> {
     pieces
 }
 
-/// The copies for what was read in pieces: as few as there can be. What lies in gaps belongs to no
-/// tensor, on both sides.
+/// The fewest copies for what was read in pieces. Bytes in gaps belong to no tensor, on either side.
 pub(super) fn copies(reads: &[Read]) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = reads.iter().map(Read::wanted).collect();
     ranges.sort_by_key(|r| r.start);

@@ -1,4 +1,4 @@
-//! Rows of a table, read when they are asked for.
+//! Rows of a table, read on demand.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -25,10 +25,10 @@ pub(super) struct Rows {
     pub(super) reply: Arc<Reply>,
 }
 
-/// A tensor whose rows are read as it is kept.
+/// A tensor whose rows are read in their stored form.
 pub(super) struct Table {
     pub(super) name: Arc<str>,
-    /// Where it lies, if it is kept in blocks: by its name it is read decoded.
+    /// Where it lies, if it is kept in blocks; reading it by name would decode it.
     blocks: Option<FileRange>,
 }
 
@@ -39,7 +39,7 @@ impl Table {
         Table { name: tensor.name.as_str().into(), blocks }
     }
 
-    /// What is read for the bytes from `offset` on.
+    /// The target of a read from `offset` on.
     fn target(&self, offset: u64) -> ReadTarget<'_> {
         match self.blocks {
             Some(range) => ReadTarget::File { file: range.file, offset: range.offset + offset },
@@ -48,10 +48,10 @@ impl Table {
     }
 }
 
-/// The rows, and the copy that has to be waited for.
+/// The rows, and the copy to wait for.
 pub(super) type Answer = Result<(Region, Option<Ticket>), Error>;
 
-/// Where the rows go when they are there.
+/// Where the rows go when they have been read.
 #[derive(Default)]
 pub(super) struct Reply(Mutex<Option<Answer>>);
 
@@ -111,7 +111,7 @@ impl Rows {
             }
             return Ok(Fetched { region: self.part.finish(), uploaded, to_host: None });
         }
-        // A row that is longer than the staging buffer comes in pieces.
+        // A row longer than the staging buffer is read in pieces.
         for (i, &id) in self.ids.iter().enumerate() {
             let mut done = 0;
             while done < row {

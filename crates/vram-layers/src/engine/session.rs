@@ -1,4 +1,4 @@
-//! Memory of the device that outlives passes: caches of keys and values, computed buffers, adapters.
+//! Device memory that outlives passes: key-value caches, computed buffers, adapters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +8,15 @@ use vram_device::{Arena, Device, DeviceError, Region, Reservation};
 use super::arena::{ALIGN, first_fit};
 use crate::error::Error;
 
-/// Device memory that stays when a pass ends, when the model is put away and when another plan is put
-/// in force. It counts against the engine's budget until it is dropped.
+/// Device memory that stays when a pass ends, when the model is offloaded and when another plan is put in
+/// force. It counts against the engine's budget until it is dropped.
 ///
 /// ```
 /// # use vram_layers::{Engine, Error};
-/// /// Room for the keys and values of so many tokens, of 4 KiB each.
+/// /// Room for the keys and values of `tokens` tokens, 4 KiB each.
 /// fn cache(engine: &Engine, tokens: u64) -> Result<vram_device::Region, Error> {
 ///     let session = engine.session(tokens * 4096)?;
-///     // Weights that were resident have made room, if need be; the region keeps the session's memory.
+///     // Resident weights have made room if necessary; the region keeps the session's memory alive.
 ///     session.alloc(tokens * 4096)
 /// }
 /// ```
@@ -31,12 +31,12 @@ impl Session {
     /// Every region of a session takes a multiple of this many bytes.
     pub const ALIGNMENT: u64 = ALIGN;
 
-    /// A region of the session's memory, whose contents are unspecified. Dropping the region gives its
-    /// bytes back to the session; [`Region::retire`] does so while kernels may still use them. Regions
-    /// may outlive the session, and keep all of its memory as long as they do.
+    /// A region of the session's memory, with unspecified contents. Dropping the region gives its bytes back
+    /// to the session; use [`Region::retire`] if kernels may still use them. Regions may outlive the session,
+    /// and keep all of its memory alive as long as they do.
     ///
     /// # Errors
-    /// An error that [`is_oom`](Error::is_oom) if the session has no such room in one piece.
+    /// An error that [`is_oom`](Error::is_oom) if the session has no free piece of that size.
     pub fn alloc(&self, bytes: u64) -> Result<Region, Error> {
         self.arena.alloc(bytes, ALIGN).ok_or_else(|| {
             let reason = format!("the session has {} bytes in all", self.bytes);
@@ -56,7 +56,7 @@ impl Drop for Session {
     }
 }
 
-/// Bytes that the sessions of an engine hold, together.
+/// Bytes that all sessions of an engine hold.
 #[derive(Debug, Default)]
 pub(super) struct Sessions(Arc<AtomicU64>);
 

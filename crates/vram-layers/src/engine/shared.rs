@@ -1,4 +1,4 @@
-//! What the readers and the computing thread share, and how they wait for each other.
+//! State shared by the readers and the computing thread, and how they wait for each other.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -18,17 +18,17 @@ use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) struct Shared {
     context: Context,
-    // Lock order: an engine's admission, this, then an arena's, then a budget's. None is held during a
-    // read, and no code of the user's runs under this one.
+    // Lock order: an engine's admission, this, then an arena's, then a budget's. None is held during a read,
+    // and no user code runs under this one.
     tables: Mutex<Tables>,
 }
 
-/// What the computing thread waited for.
+/// The unit that the computing thread has acquired.
 pub(super) struct Acquired {
     pub(super) weights: Arc<Weights>,
-    /// For how long it waited, and why.
+    /// How long it waited, and why.
     pub(super) stall: Option<(Span, StallCause)>,
-    /// Whether their bytes are still to be reported.
+    /// Whether its bytes are still to be reported.
     pub(super) first: bool,
 }
 
@@ -42,7 +42,7 @@ impl Shared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Tables> {
-        // A panic can only come from a user's code, which never runs under this lock.
+        // Only user code can panic, and none runs under this lock.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +60,7 @@ impl Shared {
             match tables.look(context, unit, way) {
                 Look::Ready(weights) => break weights,
                 Look::Failed(e) => return Err(e),
-                // The first cause is what the wait is for.
+                // The first cause is the one reported for the wait.
                 Look::Wait(cause) => waiting.get_or_insert_with(|| (Instant::now(), cause)),
             };
             tables = context.ready.wait(tables).unwrap_or_else(PoisonError::into_inner);
@@ -69,24 +69,24 @@ impl Shared {
         let first = tables.lease(context, unit, way, &weights)?;
         drop(tables);
         let stall = waiting.map(|(since, cause)| {
-            // A full ring is known only when it was tried.
+            // A full ring shows only when a reader tries to place the unit.
             (Span::since(since), if ring_was_full { StallCause::RingFull } else { cause })
         });
         Ok(Acquired { weights, stall, first })
     }
 
-    /// A lease ended with everything issued that reads its weights.
+    /// A lease has ended; everything that reads its weights has been issued.
     pub(super) fn release(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>, done: Ticket) {
         self.lock().release(&self.context, plan, unit, weights, done);
     }
 
-    /// A lease was dropped, and kernels that read its weights may be anywhere: keeps them until the pass
+    /// A lease was dropped, and kernels that read its weights may still be running: keeps them until the pass
     /// ends.
     pub(super) fn quarantine(&self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>) {
         self.lock().quarantine(plan, unit, weights);
     }
 
-    /// Has a reader read rows before everything else, and waits for them.
+    /// Makes a reader read rows ahead of everything else, and waits for them.
     pub(super) fn read_rows(&self, name: &Arc<str>, rows: Rows) -> Answer {
         let reply = Arc::clone(&rows.reply);
         let mut tables = self.lock();
@@ -100,7 +100,7 @@ impl Shared {
         }
     }
 
-    /// Ends a pass: nothing of it is held any more, and the next position is the beginning of a pass.
+    /// Ends a pass: nothing of it is held any more, and the next position begins a pass.
     pub(super) fn end_pass(&self) -> Result<(), Error> {
         let mut tables = self.lock();
         tables.let_go(&self.context);
@@ -113,7 +113,7 @@ impl Shared {
         result.map_err(Error::from)
     }
 
-    /// Lets the readers go on by so many positions.
+    /// Lets the readers advance by this many positions.
     pub(super) fn open(&self, positions: u64) {
         self.lock().open(positions);
         self.context.work.notify_all();
@@ -124,8 +124,8 @@ impl Shared {
         self.settle(&mut self.lock());
     }
 
-    /// Ends all reads and drops what streamed; residents that are whole stay. Nothing is read while the
-    /// tables are locked.
+    /// Ends all reads and drops streamed units; fully loaded residents stay. Nothing is read while the tables
+    /// are locked.
     pub(super) fn drain(&self) -> MutexGuard<'_, Tables> {
         let mut tables = self.lock();
         self.settle(&mut tables);
@@ -137,7 +137,7 @@ impl Shared {
         tables
     }
 
-    /// Ends all reads, and then the readers.
+    /// Ends all reads, then the readers.
     pub(super) fn stop(&self) {
         self.drain().stop();
         self.context.work.notify_all();

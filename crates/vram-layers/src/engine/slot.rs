@@ -1,4 +1,4 @@
-//! The weights of one unit on their way to the device, and there.
+//! The weights of one unit, loading or on the device.
 
 use std::mem;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ pub(crate) struct Weights {
 }
 
 pub(crate) enum Memory {
-    /// A slot of the ring or a place of its own.
+    /// A slot of the ring, or a resident's own memory.
     Region(Region),
-    /// Windows of a memory map, one for each extent, and the share of the read-ahead that they take.
+    /// Windows of a memory map, one for each extent, and their share of the read-ahead.
     Mapped { windows: Vec<Arc<dyn HostBytes>>, _permit: Region },
     /// Given back.
     Gone,
@@ -31,17 +31,17 @@ impl Weights {
         &self.memory
     }
 
-    /// Bytes that were read from the source for them.
+    /// Bytes read from the source for them.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }
 
-    /// Bytes that were put on the device.
+    /// Bytes put on the device.
     pub(super) fn device_bytes(&self) -> u64 {
         self.device_bytes
     }
 
-    /// The last copy that brought them, if copies were needed.
+    /// The last copy that loaded them, if copies were needed.
     pub(super) fn uploaded(&self) -> Option<Ticket> {
         self.uploaded
     }
@@ -60,27 +60,27 @@ impl Weights {
 
 impl Drop for Weights {
     fn drop(&mut self) {
-        // Never used, so that the copy that brought them may still be under way.
+        // It was never used, so the copy may still be in flight.
         if let (Memory::Region(_), Some(uploaded)) = (&self.memory, self.uploaded) {
             self.give_back(uploaded);
         }
     }
 }
 
-/// What a job brought.
+/// The result of a job.
 #[derive(Default)]
 pub(super) struct Fetched {
     /// The region, if the job was the last of its load.
     pub(super) region: Option<Region>,
-    /// The copy that has to be waited for.
+    /// The copy to wait for.
     pub(super) uploaded: Option<Ticket>,
     /// A unit that is in host memory from now on.
     pub(super) to_host: Option<(UnitId, Staging)>,
 }
 
 impl Fetched {
-    /// Gives back what nobody waits for any more. A copy under way still writes the region, so it goes
-    /// with its ticket.
+    /// Gives back what is no longer needed. A copy in flight still writes the region, so it is retired with
+    /// its ticket.
     pub(super) fn discard(self) {
         if let (Some(region), Some(ticket)) = (self.region, self.uploaded) {
             region.retire(ticket);
@@ -88,25 +88,25 @@ impl Fetched {
     }
 }
 
-/// What a place of weights holds: a load in progress, its outcome, or its failure.
+/// The state of a unit's weights: a load in progress, its outcome, or its failure.
 pub(super) struct Slot(Progress);
 
 #[cfg_attr(feature = "shuttle", allow(clippy::large_enum_variant))] // locks of shuttle are large
 enum Progress {
-    // Invariant: `left` jobs of this load are queued or at readers.
+    // Invariant: `left` jobs of this load are queued or taken by readers.
     Loading { load: u64, left: usize, memory: Option<Memory>, brings: Brings, uploaded: Option<Ticket> },
     Ready(Arc<Weights>),
     Failed(Error),
 }
 
-/// How many bytes a load brings from disk, and to the device.
+/// How many bytes a load reads from disk and puts on the device.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Brings {
     pub(super) disk_bytes: u64,
     pub(super) device_bytes: u64,
 }
 
-/// What is seen of a slot from outside.
+/// A slot as seen from outside.
 pub(super) enum Seen<'a> {
     Loading { from_disk: bool },
     Ready(&'a Arc<Weights>),
@@ -114,7 +114,7 @@ pub(super) enum Seen<'a> {
 }
 
 impl Slot {
-    /// With `left` jobs to come.
+    /// A load with `left` jobs to come.
     pub(super) fn loading(load: u64, left: usize, memory: Option<Memory>, brings: Brings) -> Slot {
         let mut slot = Slot(Progress::Loading { load, left, memory, brings, uploaded: None });
         slot.settle();
@@ -167,7 +167,7 @@ impl Slot {
         }
     }
 
-    /// Books what one job of the load brought.
+    /// Books the result of one job of the load.
     pub(super) fn advance(&mut self, result: Result<Fetched, Error>) {
         let Progress::Loading { left, memory, uploaded, .. } = &mut self.0 else { return };
         match result {

@@ -1,4 +1,4 @@
-//! A reader's own staging, through which it brings bytes to devices whose memory the host does not see.
+//! A reader's staging buffer, for devices whose memory is not visible to the host.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::guard::settle_staging;
 use crate::error::Error;
 use crate::observe::event::{Event, Span};
 
-/// A staging buffer, and what is to be told of the copy that may still read it.
+/// A staging buffer, and what to report of the copy that may still read it.
 pub(crate) struct ReaderStaging {
     stage: Stage,
     copy: Option<Copied>,
@@ -53,7 +53,7 @@ impl ReaderStaging {
         Ok(ticket)
     }
 
-    /// Waits until the buffer may be written again, or freed.
+    /// Waits until the buffer may be rewritten or freed.
     pub(super) fn settle(&mut self, context: &Context) -> Result<(), DeviceError> {
         settle_staging(&mut self.stage, &*context.device)?;
         if let Some(Copied { issued, bytes, unit }) = self.copy.take() {

@@ -8,12 +8,12 @@ use crate::state::{Event, State, transition};
 pub(super) struct States(Vec<State>);
 
 impl States {
-    /// Of units of a model that is active, of which some are on the device.
+    /// States of the units of an active model, some of which are on the device.
     pub(super) fn new(on_device: impl Iterator<Item = bool>) -> States {
         States(on_device.map(|there| if there { State::Preparing } else { State::Onload }).collect())
     }
 
-    /// By unit.
+    /// All states, by unit.
     pub(super) fn all(&self) -> &[State] {
         &self.0
     }

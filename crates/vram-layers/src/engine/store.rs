@@ -13,11 +13,11 @@ use crate::plan::partition::UnitId;
 #[derive(Default)]
 pub(super) struct Store {
     // Invariants:
-    // 1. `residents`, `host` and `reported` have an entry for each unit of the plan in force. Only units
-    //    that the plan keeps on the device are residents, and only those that it keeps on the host are
-    //    on the host.
-    // 2. `room` is what is reserved for residents that are still to come, `host_room` the same on the
-    //    host. A load takes its bytes from there, and one that failed has them back from the budget.
+    // 1. `residents`, `host` and `reported` have an entry for each unit of the plan in force. Only units that
+    //    the plan keeps on the device are residents, and only those that it keeps on the host are on the
+    //    host.
+    // 2. `room` is reserved for residents that are still to come; `host_room` is the same on the host. A load
+    //    takes its bytes from there; after a failed load they are reserved again from the budget.
     // 3. `host_bytes` is the sum over `host`.
     residents: Vec<Option<Slot>>,
     host: Vec<Option<HostCopy>>,
@@ -25,36 +25,36 @@ pub(super) struct Store {
     ring: Option<Arena>,
     room: Option<Reservation>,
     host_room: Option<Reservation>,
-    /// Residents whose bytes a pass has reported.
+    /// Residents whose bytes a pass has already reported.
     reported: Vec<bool>,
-    /// Bytes that a pass which follows the plan puts on the device: all that goes through the ring, and
-    /// of residents what no pass has reported.
+    /// Bytes that a pass which follows the plan puts on the device: everything that goes through the ring,
+    /// and the residents that no pass has reported.
     streamed_bytes: u64,
     unreported_bytes: u64,
 }
 
 /// A unit in host memory.
 enum HostCopy {
-    /// A job is bringing it, unless the job is gone.
+    /// A job is loading it, unless the job is gone.
     Coming(Weak<()>),
     There(Arc<Staging>),
 }
 
-/// Where a unit is that the plan keeps in host memory.
+/// The status of a unit that the plan keeps in host memory.
 pub(super) enum OnHost {
     There(Arc<Staging>),
     Coming,
     Nowhere,
 }
 
-/// What a store begins with.
+/// The initial contents of a store.
 #[derive(Default)]
 pub(super) struct Stock {
-    /// By unit: what is on the device, and in host memory.
+    /// By unit: what is on the device, and what is in host memory.
     pub(super) residents: Vec<Option<Arc<Weights>>>,
     pub(super) host: Vec<Option<Arc<Staging>>>,
     pub(super) ring: Option<Arena>,
-    /// For residents to come, and for units to come into host memory.
+    /// For residents still to come, and for units still to come into host memory.
     pub(super) room: Option<Reservation>,
     pub(super) host_room: Option<Reservation>,
 }
@@ -96,7 +96,7 @@ impl Store {
         self.residents.get_mut(unit.0)?.take()
     }
 
-    /// Drops residents that are not whole, and names them.
+    /// Drops residents that are not fully loaded, and returns their ids.
     pub(super) fn drop_unready(&mut self) -> Vec<UnitId> {
         let unready = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| !slot.is_ready());
         let dropped: Vec<UnitId> =
@@ -105,7 +105,7 @@ impl Store {
         dropped
     }
 
-    /// Bytes for a resident.
+    /// Reserves bytes for a resident.
     pub(super) fn room_for_resident(
         &mut self,
         context: &Context,
@@ -127,7 +127,7 @@ impl Store {
         }
     }
 
-    /// Bytes for a unit in host memory, and what says that it is on its way as long as it lives.
+    /// Reserves bytes for a unit in host memory. The token says that it is loading, as long as it lives.
     pub(super) fn begin_to_host(
         &mut self,
         context: &Context,
@@ -141,7 +141,7 @@ impl Store {
         Ok((room, coming))
     }
 
-    /// A unit is in host memory.
+    /// A unit is now in host memory.
     pub(super) fn put_on_host(&mut self, unit: UnitId, host: Staging) {
         self.host_bytes += host.bytes();
         if let Some(HostCopy::There(old)) = self.host[unit.0].replace(HostCopy::There(Arc::new(host))) {
@@ -149,7 +149,7 @@ impl Store {
         }
     }
 
-    /// Bytes that units hold in host memory, or are about to.
+    /// Bytes that units hold in host memory, or will.
     pub(super) fn host_bytes(&self) -> u64 {
         self.host_bytes + self.host_room.as_ref().map_or(0, Reservation::bytes)
     }
@@ -159,7 +159,7 @@ impl Store {
         self.streamed_bytes + self.unreported_bytes
     }
 
-    /// Notes that a pass reports the bytes of a resident. Whether none has before.
+    /// Notes that a pass reports the bytes of a resident. Returns whether it is the first to do so.
     pub(super) fn report(&mut self, plan: &Planned, unit: UnitId) -> bool {
         let first = !std::mem::replace(&mut self.reported[unit.0], true);
         if first && plan.used[unit.0] {
@@ -168,13 +168,13 @@ impl Store {
         first
     }
 
-    /// Residents that are whole, by unit.
+    /// Fully loaded residents, by unit.
     pub(super) fn take_residents(&mut self) -> Vec<Option<Arc<Weights>>> {
         let residents = std::mem::take(&mut self.residents);
         residents.into_iter().map(|slot| slot.and_then(Slot::into_ready)).collect()
     }
 
-    /// Units that are in host memory, by unit.
+    /// Units in host memory, by unit.
     pub(super) fn take_host(&mut self) -> Vec<Option<Arc<Staging>>> {
         self.host_bytes = 0;
         let there = |copy: Option<HostCopy>| match copy {
@@ -184,7 +184,7 @@ impl Store {
         std::mem::take(&mut self.host).into_iter().map(there).collect()
     }
 
-    /// Frees the ring and what was reserved for units that never came.
+    /// Frees the ring, and what was reserved for units that never came.
     pub(super) fn free_ring(&mut self) {
         self.ring = None;
         self.room = None;
@@ -192,8 +192,8 @@ impl Store {
     }
 }
 
-/// Takes `bytes` out of what is reserved for units to come. A load that failed took its bytes along, and
-/// has them back from the budget here.
+/// Takes `bytes` from what is reserved for units still to come. A failed load took its bytes with it; here
+/// they are reserved again from the budget.
 fn take_room(
     room: &mut Option<Reservation>,
     reserve: impl Fn() -> Result<Reservation, BudgetExceeded>,

@@ -1,4 +1,4 @@
-//! All that the readers and the computing thread share and change, under one lock.
+//! All mutable state that the readers and the computing thread share, under one lock.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::plan::compose::Planned;
 use crate::plan::partition::UnitId;
 use crate::state::{Event, State};
 
-/// What is planned, where weights are, what is on its way and what is under lease.
+/// What is planned, where weights are, what is loading and what is under lease.
 #[derive(Default)]
 pub(crate) struct Tables {
     // Invariant: all of them are about units of `plan`.
@@ -33,14 +33,14 @@ pub(crate) struct Tables {
     jobs: Jobs,
 }
 
-/// How the computing thread comes by a unit.
+/// How the computing thread gets a unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
     /// It stays on the device.
     resident: bool,
-    /// The trace has it next.
+    /// It is next in the trace.
     expected: bool,
-    /// It is not taken from the window: the trace has it nowhere, or it is a resident out of turn.
+    /// It is not taken from the window: it is not in the trace, or it is a resident out of turn.
     stray: bool,
 }
 
@@ -51,10 +51,10 @@ pub(super) enum Look {
     Wait(StallCause),
 }
 
-/// What came of trying to issue something.
+/// The result of trying to issue something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Issued {
-    /// Something new is on its way.
+    /// Something new was issued.
     Yes,
     /// The ring has no room.
     NoRoom,
@@ -62,15 +62,15 @@ pub(super) enum Issued {
     Enough,
 }
 
-/// What a plan leaves that is no longer in force.
+/// What a replaced plan leaves.
 pub(super) struct Left {
     pub(super) plan: Arc<Planned>,
     pub(super) stock: Stock,
 }
 
-/// For the computing thread.
+/// Calls from the computing thread.
 impl Tables {
-    /// The weights of a unit that is under lease, or whose last lease ended just now.
+    /// The weights of a unit that is under lease, or whose last lease has just ended.
     pub(super) fn lease_again(&mut self, unit: UnitId) -> Result<Option<Arc<Weights>>, Error> {
         if let Some(weights) = self.leases.take_sticky(unit) {
             self.states.apply(unit, Event::Acquire)?;
@@ -78,16 +78,16 @@ impl Tables {
             return Ok(Some(weights));
         }
         let Some((weights, after_another)) = self.leases.hold_again(unit) else { return Ok(None) };
-        // Used again after another unit: the trace has it twice, and so does the window.
+        // Used again after another unit: it is twice in the trace, and so in the window.
         if after_another && self.window.expects(&self.plan, unit) {
             self.skip(1);
         }
         Ok(Some(weights))
     }
 
-    /// Sees how a unit comes. Where the pass has left the trace, goes on where that next has the unit.
+    /// Decides how to get a unit. If the pass has left the trace, continues where the unit comes next.
     pub(super) fn find_way(&mut self, unit: UnitId) -> Way {
-        // A resident is where it is: using it out of turn is no departure.
+        // A resident does not move: using it out of turn is no departure.
         let resident = self.plan.is_resident(unit);
         let expected = self.window.expects(&self.plan, unit);
         let stray = !expected && (resident || !self.depart(unit));
@@ -97,7 +97,7 @@ impl Tables {
         Way { resident, expected, stray }
     }
 
-    /// Looks for a unit. What nobody has issued is asked of the readers, because issuing allocates.
+    /// Looks for a unit. If it has not been issued, asks the readers to, because issuing allocates.
     pub(super) fn look(&mut self, context: &Context, unit: UnitId, way: Way) -> Look {
         let Way { resident, expected, stray } = way;
         let departed = stray || !expected;
@@ -116,7 +116,7 @@ impl Tables {
             Some(Seen::Loading { from_disk: true }) => Look::Wait(StallCause::Disk),
             None => {
                 if let Some(e) = self.window.take_refusal() {
-                    // Readers go on with the trace.
+                    // Readers continue with the trace.
                     self.window.end_stray();
                     return Look::Failed(e);
                 }
@@ -131,13 +131,13 @@ impl Tables {
         }
     }
 
-    /// The wait for a unit is over. Whether the ring had no room for it for a while.
+    /// Ends the wait for a unit. Returns whether the ring had no room for it for a while.
     pub(super) fn end_wait(&mut self) -> bool {
         self.window.end_wait()
     }
 
-    /// Takes a unit under its first lease. Whether its bytes are still to be reported: those of a resident
-    /// are once, by the pass that uses it first.
+    /// Takes a unit under its first lease. Returns whether its bytes are still to be reported: a resident's
+    /// are reported once, by the pass that uses it first.
     pub(super) fn lease(
         &mut self,
         context: &Context,
@@ -157,7 +157,7 @@ impl Tables {
         Ok(first)
     }
 
-    /// A lease ended with everything issued that reads its weights.
+    /// A lease has ended; everything that reads its weights has been issued.
     pub(super) fn release(
         &mut self,
         context: &Context,
@@ -167,7 +167,7 @@ impl Tables {
         done: Ticket,
     ) {
         if !is_of_plan(plan, &self.plan) {
-            // The lease outlived its plan, and the unit's number means another one by now.
+            // The lease outlived its plan, and the unit's number now means another unit.
             return give_back(weights, done);
         }
         drop(weights);
@@ -181,7 +181,7 @@ impl Tables {
         }
     }
 
-    /// A lease was dropped, and kernels that read its weights may be anywhere.
+    /// A lease was dropped, and kernels that read its weights may still be running.
     pub(super) fn quarantine(&mut self, plan: &Arc<Planned>, unit: UnitId, weights: Arc<Weights>) {
         if is_of_plan(plan, &self.plan) && self.leases.end(unit, None).is_some() {
             let _ = self.states.apply(unit, self.release_event(unit));
@@ -189,19 +189,19 @@ impl Tables {
         self.leases.quarantine(weights);
     }
 
-    /// Gives back what the last lease left.
+    /// Gives back what the last finished lease left.
     pub(super) fn let_go(&mut self, context: &Context) {
         if self.leases.let_go() {
             context.work.notify_all();
         }
     }
 
-    /// Takes what dropped leases held.
+    /// Takes the weights of dropped leases.
     pub(super) fn end_quarantine(&mut self) -> Vec<Arc<Weights>> {
         self.leases.end_quarantine()
     }
 
-    /// The next position is the beginning of a pass.
+    /// The next position begins a pass.
     pub(super) fn end_pass(&mut self) {
         self.leases.end_pass();
         let left = self.window.left_of_pass(&self.plan);
@@ -209,17 +209,17 @@ impl Tables {
         self.window.end_stray();
     }
 
-    /// Queues rows for a reader, before everything else.
+    /// Queues rows for a reader, ahead of everything else.
     pub(super) fn queue_rows(&mut self, name: &Arc<str>, rows: Rows) {
         self.jobs.rows(name, rows);
     }
 
-    /// Lets the readers go on by so many positions.
+    /// Lets the readers advance by this many positions.
     pub(super) fn open(&mut self, positions: u64) {
         self.window.open(positions);
     }
 
-    /// The pass has left the trace. `false` if that has the unit nowhere.
+    /// The pass has left the trace. `false` if the unit is nowhere in the trace.
     fn depart(&mut self, unit: UnitId) -> bool {
         let ahead = self.window.ahead(&self.plan, unit);
         tracing::debug!(unit = unit.0, ?ahead, "the pass departs from the trace");
@@ -260,7 +260,7 @@ impl Tables {
         slot.and_then(Slot::into_failure).unwrap_or_else(|| Error::Model("a failure was lost".into()))
     }
 
-    /// Moves on by so many positions and drops what was fetched for them.
+    /// Advances by `count` positions and drops what was fetched for them.
     fn skip(&mut self, count: u64) {
         let loads = self.window.skip(count);
         self.jobs.forget(&loads);
@@ -272,14 +272,14 @@ impl Tables {
     }
 }
 
-/// For the readers.
+/// Calls from the readers.
 impl Tables {
     pub(super) fn is_stopped(&self) -> bool {
         self.jobs.is_stopped()
     }
 
-    /// The next job and how urgent it is; the reader that takes it is busy until it
-    /// [completes](Tables::complete) it.
+    /// The next job and its priority. The reader that takes it is busy until it [completes](Tables::complete)
+    /// it.
     pub(super) fn take_job(&mut self) -> Option<(Job, Priority)> {
         let job = self.jobs.take()?;
         let urgent = match job.place {
@@ -295,7 +295,7 @@ impl Tables {
         self.jobs.waiting() > 1
     }
 
-    /// Books what a reader brought.
+    /// Books the result of a job.
     pub(super) fn complete(&mut self, place: Place, load: u64, mut result: Result<Fetched, Error>) {
         self.jobs.booked();
         if let Ok(Fetched { to_host, .. }) = &mut result
@@ -323,7 +323,8 @@ impl Tables {
         }
     }
 
-    /// Issues what the computing thread waits for and nobody has issued. Whether there was anything to do.
+    /// Issues what the computing thread waits for, if it has not been issued. Returns whether there was
+    /// anything to do.
     pub(super) fn issue_wanted(&mut self, context: &Context) -> bool {
         let Some(wanted) = self.window.wanted() else { return false };
         let mut refused = None;
@@ -362,7 +363,7 @@ impl Tables {
         }
     }
 
-    /// Issues a unit. Whether there was room, or there may be some once a reader is done.
+    /// Issues a unit. Returns whether there was room, or may be once a reader is done.
     fn issue_for(&mut self, context: &Context, wanted: Wanted) -> Result<bool, Error> {
         let Wanted { unit, stray } = wanted;
         let found_room = if self.plan.is_resident(unit) {
@@ -376,16 +377,18 @@ impl Tables {
             match self.issue_next(context) {
                 Issued::Yes => true,
                 Issued::NoRoom => false,
-                Issued::Enough => return Err(Error::Model("the pass waits for what nobody fetches".into())),
+                Issued::Enough => {
+                    return Err(Error::Model("the pass waits for a unit that is not being fetched".into()));
+                }
             }
         };
         if found_room {
             context.work.notify_all();
         } else if self.jobs.busy() == 0 && self.jobs.waiting() == 0 {
-            // Only leases that are still held can be in the way, and they are held by who is waiting here.
+            // Only held leases can be in the way, and the waiting thread holds them.
             let of = &self.plan.partition.units[unit.0];
             return Err(Error::Unsupported(format!(
-                "unit {:?} ({} bytes) finds no room in a ring of {} bytes beside the leases that are still held; finish them first",
+                "unit {:?} ({} bytes) does not fit a ring of {} bytes beside the leases that are still held; finish them first",
                 of.name, of.bytes, self.plan.data.ring_bytes
             )));
         }
@@ -422,7 +425,7 @@ impl Tables {
         }
         Some(match store.on_host(id) {
             OnHost::There(host) => jobs.copy_from_host(context, unit, region, place, host),
-            // Used again before it is there.
+            // Used again before it has arrived.
             OnHost::Coming => jobs.fill(context, unit, region, place),
             OnHost::Nowhere => match store.begin_to_host(context, id, unit.bytes) {
                 Ok(room) => jobs.read_to_host(context, (id, unit), region, place, room),
@@ -432,7 +435,7 @@ impl Tables {
     }
 }
 
-/// For the admission of passes, between them.
+/// Calls from the admission, between passes.
 impl Tables {
     pub(super) fn plan(&self) -> &Arc<Planned> {
         &self.plan
@@ -447,12 +450,12 @@ impl Tables {
         self.store.planned_bytes()
     }
 
-    /// Bytes that units hold in host memory, or are about to.
+    /// Bytes that units hold in host memory, or will.
     pub(super) fn host_bytes(&self) -> u64 {
         self.store.host_bytes()
     }
 
-    /// Ends all reads and drops what streamed. Residents that are whole stay.
+    /// Ends all reads and drops streamed units. Fully loaded residents stay.
     pub(super) fn stop_reading(&mut self) {
         self.window.close();
         self.jobs.cancel();
@@ -462,17 +465,17 @@ impl Tables {
         }
     }
 
-    /// Readers that have not booked their job.
+    /// Readers that have not yet booked their job.
     pub(super) fn busy_readers(&self) -> usize {
         self.jobs.busy()
     }
 
-    /// What is queued from now on is not cancelled.
+    /// Jobs queued from now on are not cancelled.
     pub(super) fn renew_jobs(&mut self) {
         self.jobs.renew();
     }
 
-    /// Readers are to end.
+    /// Tells the readers to end.
     pub(super) fn stop(&mut self) {
         self.jobs.stop();
     }
@@ -482,25 +485,25 @@ impl Tables {
         self.store.resident(unit).is_some_and(Slot::is_ready)
     }
 
-    /// Frees a resident. Whether there was one.
+    /// Frees a resident. Returns whether there was one.
     pub(super) fn evict(&mut self, unit: UnitId) -> bool {
         let there = self.store.take_resident(unit).is_some();
         there && self.states.apply(unit, Event::Evict).is_ok()
     }
 
-    /// Frees the ring and what was reserved for units that never came.
+    /// Frees the ring, and what was reserved for units that never came.
     pub(super) fn free_ring(&mut self) {
         self.store.free_ring();
     }
 
-    /// Frees the ring and takes out what a plan has on the device and in host memory.
+    /// Frees the ring, and takes out what the plan has on the device and in host memory.
     pub(super) fn take_stock(&mut self) -> Left {
         self.free_ring();
         let (residents, host) = (self.store.take_residents(), self.store.take_host());
         Left { plan: Arc::clone(&self.plan), stock: Stock { residents, host, ..Stock::default() } }
     }
 
-    /// Puts another plan in force. Only after the reads for the one before have ended.
+    /// Puts another plan in force. Only call it after the reads for the previous one have ended.
     pub(super) fn install(&mut self, plan: Arc<Planned>, stock: Stock) {
         self.leases.forget();
         self.states = States::new(stock.residents.iter().map(Option::is_some));

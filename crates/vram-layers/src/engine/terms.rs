@@ -1,32 +1,32 @@
-//! What the plan in force was made for, and whether it will do for a pass that comes.
+//! What the plan in force was made for, and whether it will do for the next pass.
 
 use crate::observe::event::EvictionReason;
 use crate::plan::compose::Planned;
 use crate::plan::schedule::Residency;
 use crate::spec::LayerId;
 
-/// A plan that has to be made anew takes a workspace larger by one part in so many, so that a
-/// growing activation does not make another at each pass.
+/// A remade plan takes one part in `STEP` more workspace, so that a growing activation does not cause another
+/// plan at each pass.
 const STEP: u64 = 8;
 
-/// What a pass asks of a plan.
+/// What a pass requires of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Need {
     /// Bytes of activations and scratch.
     pub(super) workspace: u64,
     /// Layers in order of use.
     pub(super) trace: Vec<LayerId>,
-    /// Whether the order is a guess: the pass may use other layers too.
+    /// Whether the order is a guess, so that the pass may use other layers too.
     pub(super) guessed: bool,
 }
 
-/// What there is to plan with, in bytes.
+/// The memory available to a plan, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Means {
     /// The limit of the device budget, and of the host's.
     pub(super) limit: u64,
     pub(super) host_limit: u64,
-    /// Of the device budget, what others do not hold, and of that what sessions do.
+    /// Of the device budget, what others do not hold, and the part of it that sessions hold.
     pub(super) budget: u64,
     pub(super) session: u64,
     /// Of the host budget, what weights may take.
@@ -40,7 +40,7 @@ pub(super) struct Terms {
     means: Means,
     /// Bytes that the plan has for activations, at least those needed.
     workspace: u64,
-    /// Bytes that it holds on the device beside sessions, and weights on the host.
+    /// Bytes that it holds on the device, without sessions, and in weights on the host.
     device: u64,
     host: u64,
     /// Whether more memory would be of any use.
@@ -69,14 +69,14 @@ impl Terms {
         self.means.budget
     }
 
-    /// Whether a plan for a larger limit would be another one.
+    /// Whether a larger limit would lead to another plan.
     pub(super) fn would_use(&self, limit: u64) -> bool {
         limit > self.means.limit && self.wants_more
     }
 
-    /// Whether the plan will do for a pass: it asks for no more, and all that the plan holds may still
-    /// be held. `may_grow` says whether more budget than there was is to be used; what sessions gave
-    /// back always is.
+    /// Whether the plan will do for a pass: the pass requires no more, and everything the plan holds may
+    /// still be held. `may_grow` says whether an increased budget should be used; what sessions gave back
+    /// always is.
     pub(super) fn cover(
         &self,
         (workspace, trace, guessed): (u64, &[LayerId], bool),
@@ -92,8 +92,8 @@ impl Terms {
         asks_no_more && fits && !(more && self.wants_more)
     }
 
-    /// A workspace that is better than the one that is needed, if it costs no more residents than the
-    /// bytes that it is larger by.
+    /// A larger workspace that would be better than the needed one, if it costs no more residents than the
+    /// extra bytes.
     pub(super) fn roomier(&self, need: &Need, align: u64) -> Option<u64> {
         if need.trace != self.need.trace {
             return None;
@@ -106,7 +106,7 @@ impl Terms {
         (wish > need.workspace).then_some(wish)
     }
 
-    /// Why a plan for another need, or with other means, evicts what this one kept.
+    /// Why a plan for another need, or with other memory, evicts what this one kept.
     pub(super) fn reason(&self, need: &Need, means: Means) -> EvictionReason {
         if need.workspace > self.workspace {
             EvictionReason::Workspace
@@ -122,8 +122,8 @@ impl Terms {
     }
 }
 
-/// Whether a plan with more workspace is as good as the exact one, but for the bytes that it took:
-/// it keeps all but these, in whole units.
+/// Whether a plan with more workspace is as good as the exact one except for the extra bytes: it keeps
+/// everything else, in whole units.
 pub(super) fn as_good(exact: &Planned, roomier: &Planned) -> bool {
     let (exact, roomier) = (&exact.data, &roomier.data);
     let step = roomier.workspace_bytes - exact.workspace_bytes;
@@ -171,20 +171,20 @@ mod tests {
     #[test]
     fn a_plan_does_while_what_it_holds_may_be_held() {
         let covers = |stays, means, may_grow| terms(stays).cover((80, &trace(2), false), means, may_grow);
-        // Less than it was made for, and as much as it takes.
+        // Less than it was made for, but enough.
         assert!(covers(false, Means { limit: 900, budget: 800, host: 300, ..MEANS }, true));
         assert!(!covers(false, Means { budget: 799, ..MEANS }, true));
         assert!(!covers(false, Means { host: 299, ..MEANS }, true));
-        // More, where it is of use and asked for.
+        // More, where it is useful and asked for.
         let more = Means { limit: 1001, ..MEANS };
         assert!(!covers(false, more, true) && covers(true, more, true) && covers(false, more, false));
         assert!(!covers(false, Means { host_limit: 501, ..MEANS }, true));
-        // Sessions hold more or less than they did.
+        // Sessions hold more or less than before.
         assert!(covers(false, Means { session: 200, ..MEANS }, true));
         assert!(!covers(false, Means { session: 201, ..MEANS }, true));
         let given_back = Means { session: 99, ..MEANS };
         assert!(!covers(false, given_back, false) && covers(true, given_back, false));
-        // Others hold less than they did: nobody asked.
+        // Others hold less than before, but growth was not asked for.
         assert!(covers(false, Means { budget: 1000, ..MEANS }, true));
     }
 

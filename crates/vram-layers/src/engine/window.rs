@@ -1,4 +1,4 @@
-//! The stretch of the trace that is fetched ahead of the computing thread.
+//! The part of the trace that is fetched ahead of the computing thread.
 
 use std::collections::VecDeque;
 
@@ -10,18 +10,17 @@ use crate::plan::partition::UnitId;
 #[derive(Default)]
 pub(super) struct Window {
     // Invariants:
-    // 1. Position p of the endless trace is unit `plan.trace[p % len]`; `entries[i]` is position
-    //    `base + i`, and positions are issued in order, so nothing later stands in the ring before
-    //    something earlier.
+    // 1. Position p of the endless trace is unit `plan.trace[p % len]`; `entries[i]` is position `base + i`.
+    //    Positions are issued in order, so a later one never takes ring space before an earlier one.
     // 2. `base` is the next position to be leased; nothing at or past `end` is issued.
-    // 3. While a stray is on its way nothing else is issued: it may need all of the ring.
+    // 3. While a stray is loading nothing else is issued: it may need the whole ring.
     base: u64,
     end: u64,
     /// `None` for a resident, whose slot is in the store.
     entries: VecDeque<Option<Slot>>,
     /// A unit that is not in the trace; `Some(None)` until a reader has issued it.
     stray: Option<Option<Slot>>,
-    /// What the computing thread waits for and nobody has issued, and what came of it.
+    /// What the computing thread waits for and has not been issued, and the outcome.
     wanted: Option<Wanted>,
     ring_is_full: bool,
     refused: Option<Error>,
@@ -31,14 +30,14 @@ pub(super) struct Window {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) unit: UnitId,
-    /// Whether it comes out of turn.
+    /// Whether it is out of turn.
     pub(super) stray: bool,
 }
 
 impl Window {
-    /// At the beginning of a plan's trace.
+    /// At the start of a plan's trace.
     pub(super) fn new(plan: &Planned) -> Window {
-        // As many entries as two passes have, so that none is allocated while a pass runs.
+        // As many entries as two passes have, so that nothing is allocated while a pass runs.
         Window { entries: VecDeque::with_capacity(plan.trace.len() * 2 + 1), ..Window::default() }
     }
 
@@ -52,12 +51,12 @@ impl Window {
         self.end = self.end.max(self.base + 1);
     }
 
-    /// Lets nothing more be issued.
+    /// Lets no more positions be issued.
     pub(super) fn close(&mut self) {
         self.end = self.base;
     }
 
-    /// The next position to be issued and its unit, if one is to be.
+    /// The next position to issue and its unit, if any.
     pub(super) fn next(&self, plan: &Planned) -> Option<(u64, UnitId)> {
         let position = self.base + self.entries.len() as u64;
         let issue = position < self.end && self.stray.is_none();
@@ -79,12 +78,12 @@ impl Window {
         position <= self.base
     }
 
-    /// How far on the trace next has a unit.
+    /// How many positions ahead the unit comes next.
     pub(super) fn ahead(&self, plan: &Planned, unit: UnitId) -> Option<u64> {
         (0..plan.trace.len() as u64).find(|ahead| unit_at(plan, self.base + ahead) == Some(unit))
     }
 
-    /// Positions from the next one to the beginning of a pass.
+    /// Positions from the next one to the start of a pass.
     pub(super) fn left_of_pass(&self, plan: &Planned) -> u64 {
         let len = plan.trace.len() as u64;
         match self.base.checked_rem(len) {
@@ -93,7 +92,7 @@ impl Window {
         }
     }
 
-    /// Moves on by so many positions. Gives the loads that were in progress for those passed over.
+    /// Advances by this many positions. Returns the loads that were in progress for them.
     #[must_use]
     pub(super) fn skip(&mut self, count: u64) -> Vec<u64> {
         let fetched = (count as usize).min(self.entries.len());
@@ -101,14 +100,14 @@ impl Window {
         self.entries.drain(..fetched).filter_map(|slot| slot?.load()).collect()
     }
 
-    /// Drops everything that was fetched ahead, and stays where it is. Gives the loads in progress.
+    /// Drops everything that was fetched ahead, without moving. Returns the loads in progress.
     #[must_use]
     pub(super) fn clear(&mut self) -> Vec<u64> {
         self.stray = None;
         self.entries.drain(..).filter_map(|slot| slot?.load()).collect()
     }
 
-    /// Moves on by one position, whose unit was taken. A resident may not have been issued in its turn.
+    /// Advances by one position, whose unit was taken. A resident may not have been issued in its turn.
     pub(super) fn advance(&mut self) -> Option<Slot> {
         self.base += 1;
         self.entries.pop_front().flatten()
@@ -125,7 +124,7 @@ impl Window {
         self.entries.get_mut(index)?.as_mut()
     }
 
-    /// Keeps everything else from being issued until a stray has been taken.
+    /// Lets nothing else be issued until a stray has been taken.
     pub(super) fn begin_stray(&mut self) {
         self.stray = Some(None);
     }
@@ -138,12 +137,12 @@ impl Window {
         self.stray.as_mut()?.as_mut()
     }
 
-    /// Takes the stray away, so that readers go on with the trace.
+    /// Takes the stray out, so that readers continue with the trace.
     pub(super) fn end_stray(&mut self) -> Option<Slot> {
         self.stray.take().flatten()
     }
 
-    /// The computing thread waits for what nobody has issued.
+    /// The computing thread waits for something that has not been issued.
     pub(super) fn want(&mut self, wanted: Wanted) {
         self.wanted = Some(wanted);
     }
@@ -152,7 +151,7 @@ impl Window {
         self.wanted
     }
 
-    /// What is wanted finds no room; it is tried again when a reader is done or a lease ends.
+    /// There was no room for it; it is tried again when a reader is done or a lease ends.
     pub(super) fn found_no_room(&mut self) {
         self.ring_is_full = true;
     }
@@ -170,7 +169,8 @@ impl Window {
         self.refused.take()
     }
 
-    /// Nobody waits any more; what was wanted came, or is given up. Whether it found no room for a while.
+    /// The wait is over; what was wanted arrived or is given up. Returns whether there was no room for a
+    /// while.
     pub(super) fn end_wait(&mut self) -> bool {
         (self.wanted, self.refused) = (None, None);
         std::mem::take(&mut self.ring_is_full)

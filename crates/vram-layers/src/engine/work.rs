@@ -30,7 +30,7 @@ pub(super) struct ToHost {
     pub(super) part: Part,
     pub(super) reads: Vec<Read>,
     pub(super) room: Reservation,
-    /// While it lives, the unit is on its way into host memory.
+    /// While this lives, the unit is being loaded into host memory.
     pub(super) _coming: Arc<()>,
 }
 
@@ -61,8 +61,8 @@ impl Fill {
                 None
             }
             Some(staging) => {
-                // The slot is congruent to the file, so the same offset modulo the sector keeps the read
-                // direct.
+                // The slot is congruent to the file, so keeping the offset modulo the sector lets the read
+                // stay direct.
                 let at = wanted.start % source.alignment();
                 let read = |dst: &mut [u8]| read.perform(source, dst, at, options);
                 Some(staging.bring(context, name, at..at + bytes, (&mut self.part, to), read)?)
@@ -129,7 +129,7 @@ impl FromHost {
     }
 }
 
-/// Copies bytes of a unit from host memory, where they lie as in the slot.
+/// Copies bytes of a unit from host memory, where they are laid out as in the slot.
 fn copy(
     context: &Context,
     host: &Staging,

@@ -8,8 +8,8 @@ use crate::layers::linear::matrix;
 use crate::model::forward::Forward;
 use crate::model::tensor::Tensor;
 
-/// A table `[rows, width]`, initialised as PyTorch's `nn.Embedding`. Where it is not resident, only the rows that
-/// are asked for are read.
+/// A table `[rows, width]`, initialised like PyTorch's `nn.Embedding`. If it is not resident, only the rows
+/// that are asked for are read.
 #[derive(Debug)]
 pub struct Embedding {
     weight: Parameter,
@@ -27,7 +27,7 @@ impl Embedding {
         Ok(Embedding { weight: Parameter::new(meta, Init::Normal { std: 1.0 })? })
     }
 
-    /// A table that is this parameter `[rows, width]`, which may be [tied](Parameter::tie) to another.
+    /// A table over this parameter `[rows, width]`, which may be [tied](Parameter::tie) to another.
     ///
     /// # Errors
     /// [`Error::Shape`] if it is not a matrix.
@@ -36,7 +36,7 @@ impl Embedding {
         Ok(Embedding { weight })
     }
 
-    /// The table, to tie a head to it.
+    /// The table, so that a head can be tied to it.
     pub fn weight(&self) -> &Parameter {
         &self.weight
     }
@@ -54,7 +54,7 @@ impl Embedding {
     /// `ids -> [ids, width]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for an id that is no row; see [`Forward::gather`].
+    /// [`Error::Shape`] for an id outside the table; see [`Forward::gather`].
     pub fn forward(&self, fwd: &mut Forward<'_>, ids: &[u32]) -> Result<Tensor, Error> {
         if let Some(bad) = ids.iter().find(|&&id| id as usize >= self.rows()) {
             return Err(Error::Shape(format!("an embedding of {} rows has no row {bad}", self.rows())));

@@ -8,9 +8,9 @@ use crate::error::Error;
 use crate::model::forward::Forward;
 use crate::model::tensor::Tensor;
 
-/// A linear layer with a weight `[out, in]` and a bias `[out]`, initialised as PyTorch's `nn.Linear`.
+/// A linear layer with a weight `[out, in]` and a bias `[out]`, initialised like PyTorch's `nn.Linear`.
 ///
-/// A weight that is too large for the budget comes in tiles of its rows; the result is the same bit for bit.
+/// A weight that is too large for the budget comes in tiles of its rows; the result is the same, bit for bit.
 #[derive(Debug)]
 pub struct Linear {
     weight: Parameter,
@@ -50,17 +50,17 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
-    /// The weight, to tie a table to it.
+    /// The weight, so that a table can be tied to it.
     pub fn weight(&self) -> &Parameter {
         &self.weight
     }
 
-    /// Extent of the last dimension that comes in.
+    /// Last extent of the input.
     pub fn inputs(&self) -> usize {
         self.weight.meta().shape().last()
     }
 
-    /// Extent of the last dimension that goes out.
+    /// Last extent of the output.
     pub fn outputs(&self) -> usize {
         self.weight.meta().shape().first().copied().unwrap_or(0)
     }
@@ -77,7 +77,7 @@ impl Linear {
                 x.shape()
             )));
         }
-        // A weight that is tied may be another layer's, and the bias is added then.
+        // A tied weight may belong to another layer; the bias is then added separately.
         let (beside, apart) = match &self.bias {
             Some(bias) if fwd.together(&self.weight, bias)? => (Some(bias), None),
             bias => (None, bias.as_ref()),
@@ -98,7 +98,7 @@ impl Linear {
     }
 }
 
-/// Rows of a weight that has to be a matrix.
+/// Rows of a weight, which must be a matrix.
 pub(super) fn matrix(what: &str, weight: &Parameter) -> Result<usize, Error> {
     match weight.meta().shape().dims() {
         &[rows, _] => Ok(rows),

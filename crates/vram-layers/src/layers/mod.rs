@@ -21,7 +21,7 @@ pub(crate) enum Decodes {
     Gather,
 }
 
-/// What a layer of this crate does with its matrix; `None` where it has none, and for other modules.
+/// What a layer of this crate does with its matrix; `None` if it has none, and for other modules.
 pub(crate) fn decodes(module: TypeId) -> Option<Decodes> {
     let layers = [(TypeId::of::<Linear>(), Decodes::Linear), (TypeId::of::<Embedding>(), Decodes::Gather)];
     layers.into_iter().find_map(|(layer, decodes)| (layer == module).then_some(decodes))

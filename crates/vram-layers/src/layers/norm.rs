@@ -45,8 +45,8 @@ impl LayerNorm {
     }
 }
 
-/// `round(x * rsqrt(mean(x^2) + eps)) * weight`, the mean taken in f32 and the quotient rounded to the compute dtype
-/// before the weight is applied.
+/// `round(x * rsqrt(mean(x^2) + eps)) * weight`. The mean is taken in f32, and the quotient is rounded to the
+/// compute dtype before the weight is applied.
 #[derive(Debug)]
 pub struct RmsNorm {
     weight: Parameter,

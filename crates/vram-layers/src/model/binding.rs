@@ -1,4 +1,4 @@
-//! Where the parameters of a model are in the engine.
+//! Maps the parameters of a model to tensors of the engine.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ pub(crate) struct Binding {
     pub(crate) layer: LayerId,
     pub(crate) index: usize,
     pub(crate) split: Split,
-    /// As it is kept.
+    /// Its kept encoding.
     pub(crate) encoding: Encoding,
 }
 

@@ -1,4 +1,4 @@
-//! Tensors beside a weight that its numbers need: understood, or refused by name.
+//! Tensors that a weight's numbers need: accepted, or refused by name.
 
 use vram_types::encoding::{Companions, Role, SchemeKind, companions};
 use vram_types::{DType, WeightSource};
@@ -6,7 +6,7 @@ use vram_types::{DType, WeightSource};
 use crate::error::Error;
 use crate::spec::Scales;
 
-/// What is beside the weights of a checkpoint.
+/// The companion tensors of a checkpoint.
 pub(crate) struct Beside<'s> {
     source: &'s dyn WeightSource,
     companions: Companions,
@@ -19,11 +19,11 @@ impl<'s> Beside<'s> {
         Beside { source, companions }
     }
 
-    /// The scales of a weight whose numbers are `read` as this dtype; `None` if they stand for themselves.
+    /// The scales of a weight that is `read` as this dtype; `None` if it needs none.
     ///
     /// # Errors
-    /// [`Error::Companions`] where the numbers need more than a scale, or something that is not understood or not there,
-    /// and where they would be converted without it.
+    /// [`Error::Companions`] if the numbers need more than a scale, if something is unknown or missing, and
+    /// if they would be converted without their scale.
     pub(crate) fn scales(&self, weight: &str, read: DType) -> Result<Option<Scales>, Error> {
         let refuse = |found: &str, why: String| {
             Err(Error::Companions { weight: weight.to_owned(), found: found.to_owned(), why })
@@ -44,17 +44,19 @@ impl<'s> Beside<'s> {
                 let what = format!("numbers of {stored} cannot be stored as {read} without their scales");
                 refuse(found, format!("{what}; {DECODE}"))
             }
-            SchemeKind::Unsupported(what) => {
-                refuse(found, format!("it is {what}, which nothing here decodes"))
-            }
-            SchemeKind::CodeBook { .. } => {
-                refuse(found, format!("numbers of a code book are not decoded as they are read; {DECODE}"))
-            }
-            _ => refuse(found, format!("scales of {stored} are not applied as it is read; {DECODE}")),
+            SchemeKind::Unsupported(what) => refuse(found, format!("it is {what}, which is not supported")),
+            SchemeKind::CodeBook { .. } => refuse(
+                found,
+                format!("weights with a code book are not decoded while they are read; {DECODE}"),
+            ),
+            _ => refuse(
+                found,
+                format!("scales of {stored} weights are not applied while they are read; {DECODE}"),
+            ),
         }
     }
 
-    /// The error for a weight that is not there, if something in its place shows in which form it is.
+    /// The error for a missing weight, if tensors in its place show another form of it.
     pub(crate) fn instead_of(&self, weight: &str) -> Option<Error> {
         let base = |name: &str| name.rsplit_once('.').map_or(String::new(), |(base, _)| base.to_owned());
         let own = base(weight);
@@ -64,7 +66,7 @@ impl<'s> Beside<'s> {
         self.scales(other, self.source.locate(other)?.meta.dtype()).err()
     }
 
-    /// The error for a weight of fp8 without a scale, where something says that there should be one.
+    /// The error for an fp8 weight without a scale, if something indicates that there should be one.
     fn missing(&self, weight: &str) -> Option<Error> {
         if !is_fp8(self.source.locate(weight)?.meta.dtype()) {
             return None;
@@ -74,16 +76,16 @@ impl<'s> Beside<'s> {
             weight.starts_with(&marker[..prefix])
         };
         let (found, why) = match self.companions.markers().iter().find(concerns) {
-            Some(marker) => (marker, "it says that weights have scales, and this one has none"),
+            Some(marker) => (marker, "it says that weights have scales, but this one has none"),
             None => {
-                (self.companions.leftover().first()?, "it is a scale of no weight, and this one has none")
+                (self.companions.leftover().first()?, "it is a scale of no weight, but this weight has none")
             }
         };
         Some(Error::Companions { weight: weight.to_owned(), found: found.clone(), why: why.to_owned() })
     }
 }
 
-/// What one can do about weights that are not decoded as they are read.
+/// What to do about weights that are not decoded while they are read.
 pub(crate) const DECODE: &str = "`vram extract --dtype bf16` writes a checkpoint of decoded weights";
 
 fn is_fp8(dtype: DType) -> bool {

@@ -1,4 +1,4 @@
-//! Where weights are in each of the four states, and under which limits.
+//! Where weights are in each of the four states, and the budgets.
 
 use std::sync::Arc;
 
@@ -13,32 +13,34 @@ use crate::observe::event::Observer;
 use crate::plan::costs::Costs;
 use crate::state::Placement;
 
-/// Where weights are in each of the four states, and under which limits.
+/// Where weights are in each of the four states, and the budgets.
 ///
 /// ```
 /// use vram_device::{Budget, Tier};
 /// use vram_layers::VramConfig;
 /// use vram_types::DType;
 ///
-/// // Weights wait on disk, and a card has 6 GiB for all that a pass needs.
+/// // Weights wait on disk, and a pass may use 6 GiB of the card.
 /// let disk = VramConfig::disk(DType::BF16, Budget::new(Tier::Device, 6 << 30));
-/// // They wait in 16 GiB of host memory, on a card with memory of its own; the rest streams from disk.
+/// // They wait in 16 GiB of host memory, for a card with its own memory; the rest streams from disk.
 /// let host = Budget::new(Tier::Host, 16 << 30);
 /// let host = VramConfig::host(DType::BF16, Budget::new(Tier::Device, 6 << 30), host);
-/// // One thread reads, and the ring has a size of one's own choice.
+/// // One reader, and a ring of a chosen size.
 /// let config = VramConfig { readers: 1, ring: Some(512 << 20), ..host };
 /// # drop((disk, config));
 /// ```
 #[derive(Clone, Debug)]
 pub struct VramConfig {
-    /// While the model is not the active one: on [`Tier::Disk`], or on [`Tier::Host`] to keep there what was.
+    /// While another model is active: on [`Tier::Disk`], or on [`Tier::Host`] to keep what was there.
     pub offload: Placement,
-    /// While it is, for units that stream: on [`Tier::Disk`], or as far as the host limit allows on [`Tier::Host`].
+    /// While the model is active, for units that stream: on [`Tier::Disk`], or on [`Tier::Host`] as far as
+    /// the host limit allows.
     pub onload: Placement,
-    /// For units that stay, as far as the limit allows. On [`Tier::Device`], or on the tier of `onload` for none. A
-    /// dtype here, or on the host, is what weights are stored as once they have left the disk.
+    /// For units that stay, as far as the limit allows: on [`Tier::Device`], or on the tier of `onload` if
+    /// none should stay. A dtype here, or on the host, is the storage dtype of weights that have left the
+    /// disk.
     pub preparing: Placement,
-    /// While a layer computes. Its dtype is the compute dtype; the checkpoint's if `None`.
+    /// While a layer computes. Its dtype is the compute dtype; that of the checkpoint if `None`.
     pub computation: Placement,
     /// Whether the inputs of products with quantised blocks are rounded to 8 bits. Where it is asked for and no weight
     /// stays in such blocks, the model is refused.
@@ -47,15 +49,16 @@ pub struct VramConfig {
     pub vram_limit: Budget,
     /// The host budget: staging, and weights that wait on the host.
     pub host_limit: Budget,
-    /// Storage dtypes by parameter, before that of the placements: norms that stay f32, and the like.
+    /// Storage dtypes by parameter, which override those of the placements: for norms that stay f32, and the
+    /// like.
     pub dtypes: StorageDtypes,
     /// Bytes of the ring; the planner chooses if `None`.
     pub ring: Option<u64>,
     /// Threads that read.
     pub readers: usize,
-    /// What the first plan reckons with; assumed if `None`.
+    /// The costs that the first plan is based on; assumed if `None`.
     pub costs: Option<Costs>,
-    /// Whether the first passes are measured, and the plan is made anew where that would pay.
+    /// Whether the first passes are measured, and the plan is remade if that pays.
     pub calibrate: bool,
     /// Receives engine events.
     pub observer: Option<Arc<dyn Observer>>,
@@ -64,8 +67,8 @@ pub struct VramConfig {
 }
 
 impl VramConfig {
-    /// As [`disk`](VramConfig::disk), with weights waiting in host memory as far as `host_limit` allows; for devices
-    /// with memory of their own.
+    /// Like [`disk`](VramConfig::disk), but weights wait in host memory as far as `host_limit` allows; for
+    /// devices with their own memory.
     pub fn host(dtype: DType, vram_limit: Budget, host_limit: Budget) -> VramConfig {
         VramConfig {
             offload: Placement::on(Tier::Host),
@@ -75,7 +78,8 @@ impl VramConfig {
         }
     }
 
-    /// Weights on disk until they are needed, as many resident as the limit allows, computing in `dtype`.
+    /// Weights wait on disk until they are needed; as many stay resident as the limit allows; computes in
+    /// `dtype`.
     pub fn disk(dtype: DType, vram_limit: Budget) -> VramConfig {
         VramConfig {
             offload: Placement::on(Tier::Disk),
@@ -95,7 +99,7 @@ impl VramConfig {
         }
     }
 
-    /// Refuses placements that cannot be, and says what weights are stored as.
+    /// Refuses impossible placements, and returns the storage dtypes.
     pub(crate) fn check(&self, device: &dyn Kernels) -> Result<StorageDtypes, Error> {
         let refuse = |what: &str| Err(Error::Unsupported(what.to_owned()));
         let mut dtype = None;
@@ -132,7 +136,7 @@ impl VramConfig {
         }
         if self.offload.tier == Tier::Host && self.onload.tier == Tier::Disk {
             return refuse(
-                "weights that wait in host memory while their model is away do so while it is active",
+                "weights that wait in host memory while their model is offloaded must also wait there while it is active",
             );
         }
         if self.computation.tier != Tier::Device {

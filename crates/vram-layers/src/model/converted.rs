@@ -1,4 +1,4 @@
-//! A source whose tensors are converted as they are read: what they are stored as on the host and on the device.
+//! A source that converts tensors while they are read, to their storage dtype on the host and the device.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use vram_types::{
 
 use crate::error::Error;
 
-/// Bytes that are read to be cast at a time.
+/// Bytes to cast that are read at a time.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Dtypes that weights are stored as once they have left the disk.
+/// Storage dtypes of weights that have left the disk.
 #[derive(Clone, Debug, Default)]
 pub struct StorageDtypes {
     default: Option<DType>,
@@ -28,23 +28,23 @@ impl StorageDtypes {
         StorageDtypes::default()
     }
 
-    /// Weights that can be cast in `dtype`, the others as they are. Quantised blocks are decoded.
+    /// All weights that can be cast, in `dtype`; the others unchanged. Quantised blocks are decoded.
     pub fn all(dtype: DType) -> StorageDtypes {
         StorageDtypes { default: Some(dtype), rules: Vec::new() }
     }
 
-    /// Weights whose name in the checkpoint matches a glob such as `*.norm.*` in a dtype of their own, or as they are
-    /// if `None`. The first rule that matches counts.
+    /// Gives weights whose checkpoint name matches a glob such as `*.norm.*` their own dtype, or leaves them
+    /// unchanged if `None`. The first matching rule wins.
     ///
     /// # Errors
-    /// [`Error::Model`] if the glob is none.
+    /// [`Error::Model`] if the glob is invalid.
     pub fn with(mut self, names: &str, dtype: Option<DType>) -> Result<StorageDtypes, Error> {
         let glob = Glob::new(names).map_err(|e| Error::Model(e.to_string()))?;
         self.rules.push((glob.compile_matcher(), dtype));
         Ok(self)
     }
 
-    /// The same rules, and `dtype` for what none of them is for, unless there is a dtype for that already.
+    /// The same rules, with `dtype` for all other weights unless they already have one.
     pub(crate) fn or_all(mut self, dtype: DType) -> StorageDtypes {
         self.default.get_or_insert(dtype);
         self
@@ -55,7 +55,7 @@ impl StorageDtypes {
         self.default.is_none() && self.rules.iter().all(|(_, dtype)| dtype.is_none())
     }
 
-    /// Whether a dtype is asked for, and not merely the checkpoint's.
+    /// Whether a dtype is asked for explicitly, rather than the checkpoint's.
     fn asks(&self, name: &str) -> bool {
         self.rules
             .iter()
@@ -64,7 +64,7 @@ impl StorageDtypes {
             .is_some()
     }
 
-    /// The dtype of a tensor that is `stored` in the checkpoint.
+    /// The storage dtype of a tensor that is `stored` in the checkpoint.
     fn of(&self, name: &str, stored: DType) -> Result<DType, SourceError> {
         match self.rules.iter().find(|(glob, _)| glob.is_match(name)) {
             Some((_, None)) => Ok(stored),
@@ -78,7 +78,7 @@ impl StorageDtypes {
     }
 }
 
-/// Another source, some of whose tensors have another dtype.
+/// A source with the dtype of some tensors changed.
 pub(crate) struct Converted {
     inner: Arc<dyn WeightSource>,
     dtypes: StorageDtypes,
@@ -86,7 +86,7 @@ pub(crate) struct Converted {
 
 impl Converted {
     /// # Errors
-    /// [`Error::Source`] naming a tensor whose rule asks for a cast that there is not.
+    /// [`Error::Source`] naming a tensor whose rule asks for an unsupported cast.
     pub(crate) fn new(inner: Arc<dyn WeightSource>, dtypes: StorageDtypes) -> Result<Converted, Error> {
         for name in inner.names() {
             dtypes.of(name, inner.require(name)?.meta.dtype())?;
@@ -94,7 +94,7 @@ impl Converted {
         Ok(Converted { inner, dtypes })
     }
 
-    /// What a tensor is stored as, and what it becomes.
+    /// The stored dtype of a tensor, and the dtype it is converted to.
     fn conversion(&self, name: &str) -> Result<(DType, DType), SourceError> {
         let stored = self.inner.require(name)?.meta.dtype();
         Ok((stored, self.dtypes.of(name, stored)?))
@@ -110,7 +110,7 @@ impl Converted {
         let (wide, narrow) = (u64::from(from.layout().block_bytes), u64::from(to.layout().block_bytes));
         let wanted = request.wanted()?;
         if !offset.is_multiple_of(narrow) || !(wanted.len() as u64).is_multiple_of(narrow) {
-            let what = format!("{} bytes from {offset} are no whole elements of {to}", wanted.len());
+            let what = format!("{} bytes from {offset} are not whole elements of {to}", wanted.len());
             return Err(SourceError::new(SourceErrorKind::OutOfRange, what).at_tensor(name));
         }
         let begin = offset / narrow;
@@ -129,11 +129,11 @@ impl WeightSource for Converted {
 
     fn locate(&self, name: &str) -> Option<Located> {
         let located = self.inner.locate(name)?;
-        // Checked when the source was made.
+        // This was checked when the source was made.
         let to = self.dtypes.of(name, located.meta.dtype()).ok()?;
         let mut located = located.cast(to).ok()?;
         if self.dtypes.asks(name) {
-            // In a dtype, so not in blocks.
+            // It has a dtype, so it is not in blocks.
             located.encoded = located.encoded.filter(|stored| stored.encoding.dtype().is_some());
         }
         Some(located)

@@ -1,5 +1,5 @@
-//! Which weights stay as they are stored, in quantised blocks or with scales: decided once, when a model is put under
-//! management.
+//! Decides which weights keep their stored encoding, as quantised blocks or with scales: once, when a model
+//! is put under management.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,10 +14,10 @@ use crate::model::companions::DECODE;
 use crate::observe::report::DecodedOnHost;
 use crate::spec::{LayerId, LayerSpec, Scales, kept};
 
-/// Who uses a parameter: one entry for each module that has it, `None` for a module that is not known to decode.
+/// The modules that use a parameter: one entry for each, `None` for a module that is not known to decode.
 pub(crate) type Uses = HashMap<ParamId, HashSet<Option<Decodes>>>;
 
-/// A tensor that its source stores in blocks, or with scales beside it.
+/// A tensor that its source stores in blocks, or with separate scales.
 pub(crate) struct Candidate {
     layer: LayerId,
     index: usize,
@@ -28,7 +28,7 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// `None` for a tensor that is not in blocks and has no scales, or is read as it lies.
+    /// `None` for a tensor that is neither in blocks nor has scales, or that is read unchanged.
     pub(crate) fn of(
         (layer, index): (LayerId, usize),
         name: &str,
@@ -49,11 +49,11 @@ fn stored(located: &Located) -> Encoding {
     located.encoded.as_ref().map_or(located.meta.dtype().into(), |stored| stored.encoding)
 }
 
-/// Lets those tensors stay encoded that the device decodes as it computes in `act`. Of the others the source decodes the
-/// blocks, and what is returned says why; no source multiplies with scales.
+/// Keeps those tensors encoded that the device decodes while it computes in `act`. The source decodes the
+/// blocks of all others, and the return value says why; no source multiplies with scales.
 ///
 /// # Errors
-/// [`Error::Companions`] for a weight with scales that the device does not multiply with them.
+/// [`Error::Companions`] for a weight with scales that the device cannot apply.
 pub(crate) fn keep_encoded(
     candidates: Vec<Candidate>,
     layers: &mut [LayerSpec],
@@ -105,7 +105,7 @@ pub(crate) fn keep_encoded(
     Ok(decoded.into_values().collect())
 }
 
-/// Whether the device has kernels for all that is done with a weight.
+/// Whether the device has kernels for everything that is done with a weight.
 fn decodes(
     kernels: &dyn Kernels,
     encoding: Encoding,
@@ -114,7 +114,7 @@ fn decodes(
     act: DType,
 ) -> Result<(), String> {
     let &[rows, width] = shape.dims() else {
-        return Err(format!("a tensor of shape {shape} is no matrix"));
+        return Err(format!("a tensor of shape {shape} is not a matrix"));
     };
     let takes = |op: Result<ops::Op<'_>, DeviceError>| -> Result<(), DeviceError> { kernels.takes(&op?) };
     let weight = || View::encoded_absent(shape.clone(), encoding);
@@ -124,13 +124,13 @@ fn decodes(
         Ok(ops::Linear::new(x, weight()?, y).into())
     };
     let gather = || Ok(ops::Gather::new(weight()?, &[], ViewMut::absent(x([0, width])?)).into());
-    // Rows of a table that is not on the device, and a weight that is asked for as a tensor.
+    // Rows of a table that is not on the device, and a weight that is requested as a tensor.
     let cast = || Ok(ops::Cast::new(weight()?, ViewMut::absent(x([rows, width])?)).into());
     for used in uses {
         match used {
             Some(Decodes::Linear) => takes(linear()),
             Some(Decodes::Gather) => takes(gather()),
-            None => return Err("it is not of a Linear or an Embedding alone".to_owned()),
+            None => return Err("it is not used only by a Linear or an Embedding".to_owned()),
         }
         .and_then(|()| takes(cast()))
         .map_err(|e| e.to_string())?;

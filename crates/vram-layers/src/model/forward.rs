@@ -1,4 +1,5 @@
-//! What a forward is written against: memory for activations, operations, and the weights of one layer at a time.
+//! What a model's forward is written against: memory for activations, operations, and the weights of one
+//! layer at a time.
 
 use vram_alloc::{BufferKind, Parameter, Role};
 use vram_device::ops::{self, Activations, Op};
@@ -15,11 +16,11 @@ use crate::spec::Split;
 
 /// A forward in progress.
 ///
-/// [`Managed::run`](crate::Managed::run) calls a model's code twice with one of these: first *dry*, then for real. The
-/// dry run has tensors with shapes and no bytes. It checks every operation, adds up the memory that is held at once,
-/// and notes the order of the layers, so that the pass is admitted under the budget before anything is read. A forward
-/// must therefore do the same both times: what it does may depend on shapes, never on values, and what it
-/// [downloads](Forward::download) in the dry run is zeros.
+/// [`Managed::run`](crate::Managed::run) calls a model's code twice with one of these: first *dry*, then for
+/// real. In the dry run tensors have shapes but no bytes. It checks every operation, adds up the memory that
+/// is held at once, and records the order of the layers, so that the pass is admitted under the budget before
+/// anything is read. A forward must therefore do the same both times: it may depend on shapes, never on
+/// values. What it [downloads](Forward::download) in the dry run is zeros.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -86,7 +87,7 @@ impl<'p> Forward<'p> {
         Forward { run, kernels, dtype, activations, bindings, host_budget }
     }
 
-    /// The compute dtype: of all activations unless said otherwise.
+    /// The compute dtype, which activations have unless stated otherwise.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -101,7 +102,7 @@ impl<'p> Forward<'p> {
         self.run.is_dry()
     }
 
-    /// Memory for an activation in the compute dtype; its contents are unspecified.
+    /// Memory for an activation in the compute dtype, with unspecified contents.
     ///
     /// # Errors
     /// [`Error::Device`] if the pass takes more memory than its dry run did.
@@ -110,18 +111,19 @@ impl<'p> Forward<'p> {
         self.tensor_of(meta)
     }
 
-    /// Memory for an activation of any dtype; its contents are unspecified.
+    /// Memory for an activation of any dtype, with unspecified contents.
     ///
     /// # Errors
-    /// As [`tensor`](Forward::tensor).
+    /// See [`tensor`](Forward::tensor).
     pub fn tensor_of(&mut self, meta: TensorMeta) -> Result<Tensor, Error> {
         self.run.tensor(meta)
     }
 
-    /// Runs an operation that needs no managed weights, with scratch of the pass. In a dry run it is checked and counted.
+    /// Runs an operation that needs no managed weights, with scratch memory of the pass. A dry run checks and
+    /// counts it.
     ///
     /// # Errors
-    /// [`Error::Device`] if its tensors do not fit together, or if the device cannot do it; as
+    /// [`Error::Device`] if its tensors do not fit together, or if the device does not support it; see also
     /// [`tensor`](Forward::tensor).
     pub fn run<'t>(&mut self, op: impl Into<Op<'t>>) -> Result<(), Error> {
         let op = op.into().checked()?;
@@ -132,20 +134,21 @@ impl<'p> Forward<'p> {
     /// An input from host memory, cast to the compute dtype.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `bytes` has not the length that `meta` says; as [`tensor`](Forward::tensor).
+    /// [`Error::Shape`] if `bytes` does not have the length that `meta` implies; see also
+    /// [`tensor`](Forward::tensor).
     pub fn input(&mut self, bytes: &[u8], meta: &TensorMeta) -> Result<Tensor, Error> {
         let stored = self.upload(bytes, meta)?;
         if stored.dtype() == self.dtype { Ok(stored) } else { self.cast(&stored, self.dtype) }
     }
 
-    /// An input from host memory in the dtype that it has, for operations that need it so: a table of angles.
+    /// An input from host memory in its own dtype, for operations that need that: a table of angles.
     ///
     /// # Errors
-    /// As [`input`](Forward::input).
+    /// See [`input`](Forward::input).
     pub fn upload(&mut self, bytes: &[u8], meta: &TensorMeta) -> Result<Tensor, Error> {
         if bytes.len() as u64 != meta.bytes() {
             return Err(Error::Shape(format!(
-                "an input of {} {} has {} bytes and not {}",
+                "an input of {} {} has {} bytes instead of {}",
                 meta.dtype(),
                 meta.shape(),
                 bytes.len(),
@@ -172,19 +175,20 @@ impl<'p> Forward<'p> {
         Ok(bytes)
     }
 
-    /// Runs kernels of one's own that need no weights; does nothing in a dry run, which counts nothing of them either.
+    /// Runs custom kernels that need no weights. A dry run neither runs nor counts them.
     ///
     /// # Errors
-    /// Whatever `f` gives.
+    /// Any error of `f`.
     pub fn kernel(&mut self, f: impl FnOnce(&dyn Kernels) -> Result<(), Error>) -> Result<(), Error> {
         if self.is_dry() { Ok(()) } else { f(self.kernels) }
     }
 
-    /// Runs operations with the weights that the layer of `parameter` has: `f` is called once for each tile that they
-    /// come in, and calls [`Tile::run`]. In a dry run it is called once, for all rows, with weights that have no bytes.
+    /// Runs operations with the weights of the layer that `parameter` belongs to. `f` is called once for each
+    /// tile of the weights, and calls [`Tile::run`]. In a dry run it is called once, for all rows, with
+    /// weights that have no bytes.
     ///
     /// # Errors
-    /// Whatever `f` gives; [`Error::Model`] for a parameter that is not managed, and all that a lease can give.
+    /// Any error of `f`; [`Error::Model`] for a parameter that is not managed; any error of a lease.
     pub fn run_with(
         &mut self,
         parameter: &Parameter,
@@ -199,11 +203,11 @@ impl<'p> Forward<'p> {
         })
     }
 
-    /// Runs kernels of one's own with the weights that the layer of `parameter` has, once for each tile that they come
-    /// in; in a dry run it only notes that the layer is used.
+    /// Runs custom kernels with the weights of the layer that `parameter` belongs to, once for each tile. A
+    /// dry run only records that the layer is used.
     ///
     /// # Errors
-    /// As [`run_with`](Forward::run_with).
+    /// See [`run_with`](Forward::run_with).
     pub fn with_weights(
         &mut self,
         parameter: &Parameter,
@@ -213,7 +217,7 @@ impl<'p> Forward<'p> {
         self.run_with(parameter, |tile| tile.lease().map_or(Ok(()), |lease| f(kernels, lease)))
     }
 
-    /// Which tensor of its lease a parameter is.
+    /// Index of a parameter among the tensors of its lease.
     ///
     /// # Errors
     /// [`Error::Model`] for a parameter that is not managed.
@@ -221,15 +225,15 @@ impl<'p> Forward<'p> {
         Ok(self.binding(parameter)?.index)
     }
 
-    /// Rows `ids` of a table, cast to the compute dtype: from the table if it is on the device, else these rows
-    /// alone are read.
+    /// Rows `ids` of a table, cast to the compute dtype. If the table is not on the device, only these rows
+    /// are read.
     ///
     /// # Errors
     /// [`Error::Shape`] for a row that does not exist, [`Error::Source`] if the rows cannot be read.
     pub fn gather(&mut self, table: &Parameter, ids: &[u32]) -> Result<Tensor, Error> {
         let Binding { layer, index, split, encoding } = self.binding(table)?;
         if split != Split::Gather {
-            return Err(Error::Model(format!("layer {} is not one to gather from", layer.0)));
+            return Err(Error::Model(format!("rows cannot be gathered from layer {}", layer.0)));
         }
         let shape = table.meta().shape().with_first(ids.len());
         let mut y = self.tensor(shape.clone())?;
@@ -243,10 +247,12 @@ impl<'p> Forward<'p> {
         Ok(y)
     }
 
-    /// A small parameter or a buffer of the model as an activation in the compute dtype: a scale, a table of angles.
+    /// A small parameter or a buffer of the model as an activation in the compute dtype: a scale, a table of
+    /// angles.
     ///
     /// # Errors
-    /// [`Error::Model`] for a parameter that is neither managed nor a computed buffer, or that comes in tiles.
+    /// [`Error::Model`] for a parameter that is neither managed nor a computed buffer, or that comes in
+    /// tiles.
     pub fn parameter(&mut self, parameter: &Parameter) -> Result<Tensor, Error> {
         if parameter.role() == Role::Buffer(BufferKind::Computed)
             && let Some(host) = parameter.host()
@@ -257,7 +263,9 @@ impl<'p> Forward<'p> {
         self.run_with(parameter, |tile| {
             let stored = tile.tensor(parameter)?;
             if tile.rows().is_some_and(|rows| rows.len() != parameter.meta().shape().rows()) {
-                return Err(Error::Model("a parameter that comes in tiles is no activation".into()));
+                return Err(Error::Model(
+                    "a parameter that comes in tiles cannot be used as an activation".into(),
+                ));
             }
             tile.run(ops::Cast::new(stored, y.view_mut()))
         })?;

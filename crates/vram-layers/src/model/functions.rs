@@ -1,4 +1,4 @@
-//! What models are written with: one method of [`Forward`] for each function that papers name.
+//! The functions that models are written with: one method of [`Forward`] for each, under its name in papers.
 
 use vram_device::ops::{self, BinaryKind, UnaryKind};
 use vram_types::{DType, TensorMeta};
@@ -10,11 +10,11 @@ use crate::model::tensor::Tensor;
 /// Functions of activations. Each runs one operation of [`vram_device::ops`], whose documentation has its formula.
 ///
 /// # Errors
-/// All of them give [`Error::Device`] where tensors do not fit together, where the device has no kernel for it, or
-/// where the pass would take more memory than its dry run did.
+/// All of them give [`Error::Device`] if tensors do not fit together, if the device has no kernel for the
+/// operation, or if the pass would take more memory than its dry run did.
 impl Forward<'_> {
-    /// `y = y + x`. Here and in [`mul`](Forward::mul) `x` may be one row for every row of `y`, or a column with one
-    /// value for each of them.
+    /// `y = y + x`. Here and in [`mul`](Forward::mul), `x` may be a single row, applied to every row of `y`,
+    /// or a column with one value for each row.
     ///
     /// # Errors
     /// See above.
@@ -62,7 +62,7 @@ impl Forward<'_> {
         self.run(ops::Gated::new(function, gate.view(), y.view_mut()))
     }
 
-    /// `x * (1 + scale) + shift`, with one row of each for every row of `x`.
+    /// `x * (1 + scale) + shift`, with one row of `scale` and `shift` for every row of `x`.
     ///
     /// # Errors
     /// See above.
@@ -88,7 +88,8 @@ impl Forward<'_> {
         self.run(ops::ScaledAdd::by(factor, x.view(), y.view_mut()))
     }
 
-    /// Every query of `heads` heads sees every key: `[queries, width]`, `[keys, width]` twice, to `[queries, width]`.
+    /// Attention of every query to every key in `heads` heads: `[queries, width]`, `[keys, width]` twice, to
+    /// `[queries, width]`.
     ///
     /// # Errors
     /// See above.
@@ -108,10 +109,11 @@ impl Forward<'_> {
         Ok(y)
     }
 
-    /// Writes the rows of `x` to the rows of `y` from `at` on, rounded to the dtype of `y`: new keys into a cache.
+    /// Writes the rows of `x` to the rows of `y` from `at` on, rounded to the dtype of `y`: new keys into a
+    /// cache.
     ///
     /// # Errors
-    /// See above; [`Error::Shape`] if `y` has no such rows.
+    /// See above; [`Error::Shape`] if `y` does not have these rows.
     pub fn store(&mut self, x: &Tensor, y: &mut Tensor, at: usize) -> Result<(), Error> {
         let rows = x.shape().first().copied().unwrap_or(0);
         self.run(ops::Cast::new(x.view(), y.rows_mut(at..at.saturating_add(rows))?))

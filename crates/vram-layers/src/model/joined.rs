@@ -1,10 +1,10 @@
-//! Several forwards over one pass, layer by layer, so that each weight is fetched once for all of them.
+//! Runs several forwards over one pass, layer by layer, so that each weight is fetched once for all of them.
 //!
-//! Forwards are ordinary code on threads of their own that take turns: one runs until it comes to a layer, then the
-//! next, and when all have come there the first leases it, each computes with it, and the last gives it back. Kernels
-//! are called once for each forward and rows are never put together, so that every forward gives the bits that it
-//! gives alone. Whose turn it is depends on nothing but the layers, so that a dry run in turns measures the workspace
-//! of the real one to the byte.
+//! Each forward is ordinary code on its own thread, and they take turns. One runs until it reaches a layer,
+//! then the next one does. When all have reached it, the first leases it, each computes with it, and the last
+//! gives it back. Kernels are called once for each forward and rows are never combined, so every forward
+//! gives the same bits as alone. Turns depend on nothing but the layers, so a dry run in turns measures the
+//! workspace of the real one to the byte.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::engine::Lease;
 use crate::error::Error;
 use crate::spec::LayerId;
 
-/// Whose turn it is, and what they share.
+/// Whose turn it is, and what the forwards share.
 struct Table {
     state: Mutex<State>,
     changed: Condvar,
@@ -23,14 +23,14 @@ struct Table {
 
 struct State {
     turn: usize,
-    /// The layer that each forward has come to; `None` once it is done.
+    /// The layer that each forward has reached; `None` once it is done.
     at: Vec<Option<Option<LayerId>>>,
-    /// Some forward failed: the others stop.
+    /// Some forward failed, so the others stop.
     failed: bool,
 }
 
 impl State {
-    /// The next after a seat that is still taken; the seat itself if it is the last.
+    /// The next seat still taken after this one; this one if it is the last.
     fn next(&self, seat: usize) -> usize {
         let seats = self.at.len();
         let next = (1..seats).map(|i| (seat + i) % seats).find(|i| self.at[*i].is_some());
@@ -38,7 +38,7 @@ impl State {
     }
 }
 
-/// Runs `f` for each of `seats` forwards on a thread of its own, one at a time.
+/// Runs `f` for each of `seats` forwards on its own thread, one at a time.
 pub(crate) fn in_turns<R: Send>(
     seats: usize,
     f: impl Fn(Seat<'_>, usize) -> Result<R, Error> + Sync,
@@ -61,10 +61,10 @@ pub(crate) fn in_turns<R: Send>(
     let mut error = None;
     for result in results {
         match result {
-            // As where it would have been without a thread.
+            // As if it had panicked on this thread.
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(Ok(result)) => ok.push(result),
-            // Who was stopped because another failed has nothing to say.
+            // A forward that was stopped because another failed has nothing to report.
             Ok(Err(Error::Cancelled)) if error.is_some() => {}
             Ok(Err(e)) if matches!(error, None | Some(Error::Cancelled)) => error = Some(e),
             Ok(Err(_)) => {}
@@ -74,7 +74,7 @@ pub(crate) fn in_turns<R: Send>(
 }
 
 impl Table {
-    /// For so many forwards.
+    /// A table for `seats` forwards.
     fn new(seats: usize) -> Table {
         let state = State { turn: 0, at: vec![Some(None); seats], failed: false };
         Table { state: Mutex::new(state), changed: Condvar::new(), lease: Mutex::new(None) }
@@ -86,7 +86,7 @@ impl Table {
     }
 }
 
-/// One forward's place; leaving it passes the turn on.
+/// A forward's place; leaving it passes the turn on.
 #[derive(Clone, Copy)]
 pub(crate) struct Seat<'t> {
     table: &'t Table,
@@ -94,7 +94,7 @@ pub(crate) struct Seat<'t> {
     seats: usize,
 }
 
-/// Says at the end whether the forward went well; dropped without, by a panic, it did not.
+/// Records at the end whether the forward succeeded; if it is dropped by a panic, it did not.
 struct Leave<'t> {
     table: &'t Table,
     index: usize,
@@ -112,7 +112,7 @@ impl<'t> Seat<'t> {
         (Seat { table, index, seats }, Leave { table, index, well: false })
     }
 
-    /// Passes the turn on and waits until it comes again.
+    /// Passes the turn on, and waits until it comes back.
     pub(crate) fn pass_on(&self) -> Result<(), Error> {
         let mut state = self.table.state();
         state.turn = state.next(self.index);
@@ -123,24 +123,24 @@ impl<'t> Seat<'t> {
         if state.failed { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits until all have come to a layer.
+    /// Waits until all have reached a layer.
     pub(crate) fn meet(&self, layer: LayerId) -> Result<(), Error> {
         let mut state = self.table.state();
         let left = state.at.iter().any(Option::is_none);
         state.at[self.index] = Some(Some(layer));
         drop(state);
         self.pass_on()?;
-        // The first to go on sees all of them here; the others may see it further on, or done.
+        // The first to continue sees all of them here; the others may find it further on, or done.
         let differ = self.index == 0 && self.table.state().at.iter().any(|at| *at != Some(Some(layer)));
         if left || differ {
             return Err(Error::Model(
-                "forwards that are run together use the same layers in the same order; these do not".into(),
+                "forwards that run together must use the same layers in the same order".into(),
             ));
         }
         Ok(())
     }
 
-    /// Computes with one lease in turn: the first takes it, the last gives it back.
+    /// Takes turns to compute with one lease: the first forward takes it, the last gives it back.
     pub(crate) fn share(
         &self,
         lease: impl FnOnce() -> Result<Lease, Error>,
@@ -164,7 +164,7 @@ impl<'t> Seat<'t> {
 }
 
 impl Leave<'_> {
-    /// The forward ended as it should.
+    /// The forward succeeded.
     fn well(mut self) {
         self.well = true;
     }

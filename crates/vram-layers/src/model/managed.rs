@@ -23,21 +23,21 @@ use crate::plan::compose::Plan;
 use crate::plan::costs::{Costs, LayerWork};
 use crate::spec::LayerId;
 
-/// Puts a model under management: finds the bytes of its parameters in `source` and decides by `map` which of them
-/// move together. Parameters need no storage of their own; build the model inside
-/// [`skip_init`](vram_alloc::skip_init).
+/// Puts a model under management: finds its parameters in `source`, and uses `map` to decide which of them
+/// move together. Parameters need no storage; build the model inside [`skip_init`](vram_alloc::skip_init).
 ///
-/// The weight of a [`Linear`](crate::layers::Linear) and the table of an [`Embedding`](crate::layers::Embedding) stay in
-/// quantised blocks where the source stores them so and the device decodes them: on disk, on the host, on the bus and on
-/// the device. The [report](Managed::report) names what is decoded on the host instead, and why.
+/// If the source stores the weight of a [`Linear`](crate::layers::Linear) or the table of an
+/// [`Embedding`](crate::layers::Embedding) in quantised blocks and the device decodes them, they stay in
+/// blocks: on disk, on the host, on the bus and on the device. The [report](Managed::report) names what is
+/// decoded on the host instead, and why.
 ///
-/// The weight of a `Linear` that is fp8 with scales beside it is multiplied with them as the device reads it. Weights that
-/// need anything else beside them are refused.
+/// If the weight of a `Linear` is fp8 with separate scales, the device applies them as it reads the weight.
+/// Weights that need any other companion tensor are refused.
 ///
 /// # Errors
-/// [`Error::Model`] for parameters that no rule covers, that the source has not or has in another shape (all at
-/// once), [`Error::Unsupported`] for placements that cannot be, [`Error::Companions`] for a weight whose numbers would be
-/// wrong without another tensor.
+/// [`Error::Uncovered`] for parameters that no rule covers; [`Error::Incompatible`] for those that the source
+/// lacks or has in another shape (all at once); [`Error::Unsupported`] for impossible placements;
+/// [`Error::Companions`] for a weight whose numbers would be wrong without another tensor.
 pub fn enable_vram_management<M: Module>(
     model: M,
     source: Arc<dyn WeightSource>,
@@ -57,7 +57,7 @@ pub fn enable_vram_management<M: Module>(
         None => collected.dtype.ok_or_else(|| Error::Model("the model has no parameters".into()))?,
     };
     if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-        return Err(Error::Unsupported(format!("nothing computes in {dtype}; choose F32, BF16 or F16")));
+        return Err(Error::Unsupported(format!("{dtype} is not a compute dtype; choose F32, BF16 or F16")));
     }
     let Collected { layers, bindings, encoded, .. } = &mut collected;
     let decoded_on_host = keep_encoded(std::mem::take(encoded), layers, bindings, &*device, dtype)?;
@@ -96,7 +96,7 @@ pub fn enable_vram_management<M: Module>(
     })
 }
 
-/// A model whose weights come and go by themselves.
+/// A model whose weights are loaded and evicted automatically.
 ///
 /// ```
 /// use vram_layers::{ModuleMap, VramConfig, enable_vram_management};
@@ -125,7 +125,7 @@ pub fn enable_vram_management<M: Module>(
 ///
 /// let config = VramConfig::disk(DType::F32, Budget::new(Tier::Device, 12 << 10));
 /// let managed = enable_vram_management(net, source, cpu, &ModuleMap::standard(), config)?;
-/// // Known before a weight is read.
+/// // Known before any weight is read.
 /// assert!(managed.minimum_budget(|net, fwd| net.forward(fwd, &input))? <= 12 << 10);
 /// for _ in 0..3 {
 ///     managed.run(|net, fwd| net.forward(fwd, &input))?;
@@ -144,23 +144,23 @@ pub struct Managed<M> {
     activations: Activations,
     bindings: Bindings,
     host_limit: Budget,
-    /// Whether weights leave host memory with their model.
+    /// Whether offloading the model also frees its host memory.
     offload_to_disk: bool,
     decoded_on_host: Vec<DecodedOnHost>,
     history: Mutex<History>,
 }
 
-/// How one pass is run.
+/// Options of one pass.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
-    /// Whether no pass follows, so that nothing is read ahead for it.
+    /// Whether no pass follows, so that nothing is read ahead.
     pub last: bool,
     /// Ends the pass early.
     pub cancel: CancelToken,
 }
 
-/// What a dry run found: the memory that a forward needs, and the order of its layers. It belongs to the model that it
-/// was [prepared](Managed::prepare) for.
+/// The result of a dry run: the memory that a forward needs, and the order of its layers. It belongs to the
+/// model that it was [prepared](Managed::prepare) for.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     workspace: u64,
@@ -175,11 +175,11 @@ impl Prepared {
 }
 
 impl<M: Module> Managed<M> {
-    /// Runs one pass. `forward` is called twice: dry, to learn the memory and the order of layers that these inputs
-    /// need, and for real.
+    /// Runs one pass. `forward` is called twice: first dry, to find the memory and the order of layers that
+    /// these inputs need, then for real.
     ///
     /// # Errors
-    /// [`Error::BudgetTooSmall`], [`Error::Source`], [`Error::Device`], and whatever `forward` gives.
+    /// [`Error::BudgetTooSmall`], [`Error::Source`], [`Error::Device`], and any error of `forward`.
     pub fn run<R: Send>(
         &self,
         forward: impl Fn(&M, &mut Forward<'_>) -> Result<R, Error> + Sync,
@@ -190,7 +190,7 @@ impl<M: Module> Managed<M> {
     /// [`run`](Managed::run), with options.
     ///
     /// # Errors
-    /// As [`run`](Managed::run).
+    /// See [`run`](Managed::run).
     pub fn run_with<R: Send>(
         &self,
         options: RunOptions,
@@ -200,11 +200,11 @@ impl<M: Module> Managed<M> {
         self.run_prepared(&prepared, options, &forward)
     }
 
-    /// Runs a forward dry, for passes that need no more than it does: steps of a decoder, or of a denoising loop. A
-    /// forward whose memory grows from step to step is prepared at its largest.
+    /// Runs a forward dry, for passes that need no more memory than it does: steps of a decoder, or of a
+    /// denoising loop. If the memory grows from step to step, prepare the largest step.
     ///
     /// # Errors
-    /// Whatever `forward` gives.
+    /// Any error of `forward`.
     pub fn prepare<R>(
         &self,
         forward: impl Fn(&M, &mut Forward<'_>) -> Result<R, Error>,
@@ -213,12 +213,12 @@ impl<M: Module> Managed<M> {
         Ok(Prepared { workspace, trace })
     }
 
-    /// Runs one pass without a dry run of its own. Nothing is planned where the plan in force will do, as it does for
-    /// the same preparation again.
+    /// Runs one pass without its own dry run. If the plan in force will do, as it does for the same
+    /// preparation again, nothing is planned.
     ///
     /// # Errors
-    /// As [`run`](Managed::run); an error that [`is_oom`](Error::is_oom) where `forward` takes more memory than was
-    /// prepared for.
+    /// See [`run`](Managed::run); an error that [`is_oom`](Error::is_oom) if `forward` takes more memory than
+    /// was prepared for.
     pub fn run_prepared<R: Send>(
         &self,
         prepared: &Prepared,
@@ -241,12 +241,12 @@ impl<M: Module> Managed<M> {
         Ok(result)
     }
 
-    /// Runs `count` independent forwards as one pass, layer by layer, so that each weight is fetched once for all of
-    /// them: the conditional and the unconditional half of guidance, for instance. Each gives the bits that it gives
-    /// alone; together they need the memory of all their activations. `forward` is told which of them it is.
+    /// Runs `count` independent forwards as one pass, layer by layer, so that each weight is fetched once for
+    /// all of them: for instance the conditional and the unconditional half of guidance. Each gives the same
+    /// bits as alone; together they need the memory of all their activations. `forward` receives its index.
     ///
     /// # Errors
-    /// As [`run`](Managed::run); [`Error::Model`] if they do not use the same layers in the same order.
+    /// See [`run`](Managed::run); [`Error::Model`] if they do not use the same layers in the same order.
     pub fn run_joined<R: Send>(
         &self,
         options: RunOptions,
@@ -274,10 +274,10 @@ impl<M: Module> Managed<M> {
         Ok(results)
     }
 
-    /// Takes device memory that outlives passes; see [`Engine::session`].
+    /// Allocates device memory that outlives passes; see [`Engine::session`].
     ///
     /// # Errors
-    /// As [`Engine::session`].
+    /// See [`Engine::session`].
     pub fn session(&self, bytes: u64) -> Result<Session, Error> {
         self.engine.session(bytes)
     }
@@ -285,7 +285,7 @@ impl<M: Module> Managed<M> {
     /// The smallest budget in bytes under which such a pass runs.
     ///
     /// # Errors
-    /// Whatever `forward` gives.
+    /// Any error of `forward`.
     pub fn minimum_budget<R>(
         &self,
         forward: impl Fn(&M, &mut Forward<'_>) -> Result<R, Error>,
@@ -294,10 +294,11 @@ impl<M: Module> Managed<M> {
         self.engine.minimum_budget(workspace, &trace)
     }
 
-    /// The plan of such a pass on a machine that need not be this one. The workspace is that of this device's kernels.
+    /// The plan of such a pass on a machine that may differ from this one. The workspace is that of this
+    /// device's kernels.
     ///
     /// # Errors
-    /// [`Error::BudgetTooSmall`], and whatever `forward` gives.
+    /// [`Error::BudgetTooSmall`], and any error of `forward`.
     pub fn plan_for<R>(
         &self,
         setting: &Setting,
@@ -309,10 +310,10 @@ impl<M: Module> Managed<M> {
         self.engine.plan_for(setting, &costs, needs.workspace, &needs.trace)
     }
 
-    /// What each layer does in such a pass, by [`LayerId`](crate::LayerId).
+    /// The work of each layer in such a pass, by [`LayerId`](crate::LayerId).
     ///
     /// # Errors
-    /// Whatever `forward` gives.
+    /// Any error of `forward`.
     pub fn work<R>(
         &self,
         forward: impl Fn(&M, &mut Forward<'_>) -> Result<R, Error>,
@@ -321,10 +322,10 @@ impl<M: Module> Managed<M> {
         Ok(self.engine.work(&needs.trace, &needs.flops))
     }
 
-    /// Begins to fill the device for such a pass, which comes next; see [`Engine::preload`].
+    /// Begins to fill the device for such a pass, which must come next; see [`Engine::preload`].
     ///
     /// # Errors
-    /// As [`run`](Managed::run).
+    /// See [`run`](Managed::run).
     pub fn preload<R>(
         &self,
         forward: impl Fn(&M, &mut Forward<'_>) -> Result<R, Error>,
@@ -367,7 +368,7 @@ impl<M: Module> Managed<M> {
         self.dtype
     }
 
-    /// Puts the model away: what it holds on the device is given back, and what it holds on the host as well unless
+    /// Offloads the model: gives back what it holds on the device, and also what it holds on the host unless
     /// its `offload` placement is there.
     ///
     /// # Errors
@@ -380,7 +381,7 @@ impl<M: Module> Managed<M> {
     /// Changes the device budget; see [`Engine::set_limit`].
     ///
     /// # Errors
-    /// As [`Engine::set_limit`].
+    /// See [`Engine::set_limit`].
     pub fn set_vram_limit(&self, limit: VramLimit) -> Result<(), Error> {
         self.engine.set_limit(limit)
     }
@@ -393,7 +394,7 @@ impl<M: Module> Managed<M> {
         self.engine.onload()
     }
 
-    /// What passes did: all of them together, and the last of them one by one.
+    /// What passes did: totals, and the last passes one by one.
     pub fn report(&self) -> Report {
         let plan = self.engine.plan();
         let info = self.device.info();

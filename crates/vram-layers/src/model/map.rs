@@ -1,4 +1,4 @@
-//! What moves together: rules by the type of a module, and the layers that they make of a model.
+//! What moves together: rules by module type, and the layers that a model is divided into.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use crate::model::companions::Beside;
 use crate::model::encoded::{Candidate, Uses};
 use crate::spec::{LayerId, LayerSpec, Split};
 
-/// What moves together, by the type of a module.
+/// Which parameters move together, by module type.
 ///
 /// ```
 /// use vram_layers::{ModuleMap, VramConfig, enable_vram_management};
@@ -41,7 +41,7 @@ use crate::spec::{LayerId, LayerSpec, Split};
 /// # let cpu = Arc::new(Cpu::new(Default::default()).unwrap());
 /// # let input = [0; 128];
 ///
-/// // Each block moves as one where it fits; without the rule each of its layers would move by itself.
+/// // Each block moves as a whole if it fits; without the rule each of its layers would move separately.
 /// let map = ModuleMap::standard().wrap::<Block>();
 /// let config = VramConfig::disk(DType::F32, Budget::new(Tier::Device, 1 << 20));
 /// let managed = enable_vram_management(net, source, cpu, &map, config)?;
@@ -87,21 +87,22 @@ impl ModuleMap {
         map
     }
 
-    /// Every `T` is one layer, with all that is below it.
+    /// Every `T` is one layer, including everything below it.
     #[must_use]
     pub fn layer<T: Module>(mut self, split: Split) -> ModuleMap {
         self.rules.insert(TypeId::of::<T>(), Rule::Layer(split));
         self
     }
 
-    /// Every `T` moves as one, with all that is below it, where it fits; else its layers come apart.
+    /// Every `T` moves as a whole, including everything below it, if it fits; otherwise its layers move
+    /// separately.
     #[must_use]
     pub fn wrap<T: Module>(mut self) -> ModuleMap {
         self.rules.insert(TypeId::of::<T>(), Rule::Wrap);
         self
     }
 
-    /// The parameters of a `T` itself are one layer; what is below it follows rules of its own.
+    /// The parameters of a `T` itself are one layer; the modules below it follow their own rules.
     #[must_use]
     pub fn non_recurse<T: Module>(mut self) -> ModuleMap {
         self.rules.insert(TypeId::of::<T>(), Rule::NonRecurse);
@@ -127,7 +128,7 @@ impl Default for ModuleMap {
     }
 }
 
-/// A model's layers, where its parameters are in them, and the dtype of the first of them.
+/// A model's layers, which of their tensors the parameters are, and the dtype of the first parameter.
 pub(crate) struct Collected {
     pub(crate) layers: Vec<LayerSpec>,
     pub(crate) bindings: Bindings,
@@ -138,12 +139,14 @@ pub(crate) struct Collected {
 
 /// Finds the layers of a model, and their tensors in the source.
 ///
-/// Tied parameters, and parameters whose tensors are the same stored bytes, belong to the first layer that has one of
-/// them: they are read and counted once. The source may have a tied parameter under any of its names.
+/// Tied parameters, and parameters whose tensors are the same stored bytes, belong to the first layer that
+/// has one of them: they are read and counted once. The source may have a tied parameter under any of its
+/// names.
 ///
 /// # Errors
-/// [`Error::Uncovered`] with every parameter that no rule covers, [`Error::Incompatible`] with everything that the source
-/// lacks or has in another shape, [`Error::Companions`] for a weight whose numbers need what nothing here applies.
+/// [`Error::Uncovered`] with every parameter that no rule covers, [`Error::Incompatible`] with everything
+/// that the source lacks or has in another shape, [`Error::Companions`] for a weight whose numbers need
+/// something that is not supported.
 pub(crate) fn collect(
     model: &dyn Module,
     map: &ModuleMap,
@@ -183,7 +186,7 @@ pub(crate) fn collect(
                 source.locate(&name).map(|located| (name, located))
             });
             let Some((name, located)) = located else {
-                // A tied one is missing once, under its first name.
+                // A tied parameter counts as missing once, under its first name.
                 if known.first() == Some(path) {
                     if let Some(other) = beside.instead_of(&format!("{prefix}{path}")) {
                         return Err(other);
@@ -203,7 +206,7 @@ pub(crate) fn collect(
             let place = (id, tensors.len());
             let binding = Binding { layer: id, index: place.1, split: found.split, encoding: of.into() };
             let uses = collect.uses.get(&parameter.id()).cloned().unwrap_or_default();
-            // Bytes that the source computes have no place to be known by, and scales are of one name.
+            // Computed bytes have no location to identify them, and scales belong to one name.
             let alone = located.ranges.is_empty() || scales.is_some();
             encoded.extend(Candidate::of(place, &name, &located, scales, uses));
             let binding = match alone {
@@ -216,7 +219,7 @@ pub(crate) fn collect(
             gathered.extend((found.split == Split::Gather).then_some(binding.layer));
             bindings.insert(parameter.id(), binding);
         }
-        // A layer whose parameters are all another's has nothing to move.
+        // A layer whose parameters all belong to other layers has nothing to move.
         if !tensors.is_empty() {
             layers.push((found, tensors));
         }
@@ -225,7 +228,7 @@ pub(crate) fn collect(
         problems.find_names(source);
         return Err(Error::Incompatible(Box::new(problems)));
     }
-    // A table that is gathered from anywhere is one to gather from everywhere.
+    // A table that is gathered from once is gathered from everywhere.
     for layer in &gathered {
         layers[layer.0].0.split = Split::Gather;
     }
@@ -242,7 +245,7 @@ pub(crate) fn collect(
     Ok(Collected { layers: layers.into_iter().map(spec).collect(), bindings, dtype, encoded })
 }
 
-/// All names under which each parameter is in the tree.
+/// All names that each parameter has in the tree.
 fn names_of(layers: &[Found<'_>]) -> HashMap<ParamId, Vec<String>> {
     let mut names: HashMap<ParamId, Vec<String>> = HashMap::new();
     for (path, parameter) in layers.iter().flat_map(|found| &found.parameters) {
@@ -267,7 +270,7 @@ struct Collect<'m, 'a> {
     uses: Uses,
 }
 
-/// What parameters met inside a module belong to.
+/// Where the parameters of a module belong.
 #[derive(Clone)]
 struct Frame {
     name: String,
@@ -277,7 +280,7 @@ struct Frame {
 
 #[derive(Clone)]
 enum Owner {
-    /// No rule: each module that has parameters is uncovered, or a layer of its own.
+    /// No rule: each module with parameters is uncovered, or a layer by itself.
     Nobody { layer: Option<usize> },
     /// A layer that takes everything below.
     Layer { split: Split, layer: Option<usize> },
@@ -313,7 +316,7 @@ impl<'a> Visitor<'a> for Collect<'_, 'a> {
 
     fn leave_module(&mut self, _path: &Path, _module: &'a dyn Module) {
         let left = self.frames.pop();
-        // A layer goes on in its parent, so that what follows joins the same one.
+        // A layer continues in its parent, so that what follows joins it.
         if let (Some(Frame { owner: Owner::Layer { layer: Some(id), .. }, .. }), Some(parent)) =
             (left, self.frames.last_mut())
             && let Owner::Layer { layer, .. } = &mut parent.owner

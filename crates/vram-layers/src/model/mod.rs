@@ -1,4 +1,4 @@
-//! A model under management, and what its code calls.
+//! Models under management, and what their code calls.
 
 pub(crate) mod binding;
 pub(crate) mod companions;

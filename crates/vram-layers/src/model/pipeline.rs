@@ -1,9 +1,10 @@
 //! Several models under one device budget: a text encoder, a transformer, a decoder, one after the other.
 //!
-//! Models need not be told to come and go. When another one begins to run, what its predecessors hold only for a
-//! running pass is given back, and of what they keep as much as pays: it is cheaper to leave a text encoder where it
-//! is than to load it again for the next picture, unless the transformer's many passes gain more by the room. The
-//! most recently run model is evicted first, because in a cycle it is needed again last.
+//! Models need not be loaded and offloaded explicitly. When another model begins to run, its predecessors
+//! give back what only a running pass needs, and keep as much of the rest as pays. It is cheaper to leave a
+//! text encoder in place than to load it again for the next picture, unless the transformer's many passes
+//! gain more from the room. The most recently run model is evicted first, because in a cycle it is needed
+//! again last.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, Weak};
@@ -16,13 +17,13 @@ use crate::error::Error;
 use crate::plan::compose::{PlanInput, plan};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Passes that a model is taken to run at a time until it has run once.
+/// Passes that a model's turn is assumed to have until it has run once.
 const UNKNOWN_PASSES: u64 = 4;
 
-/// Turns that are remembered.
+/// How many turns are remembered.
 const SWITCHES: usize = 256;
 
-/// Shares of what could be evicted that are weighed against each other, in quarters.
+/// The shares of evictable bytes that are compared, in quarters.
 const SHARES: [u64; 5] = [0, 1, 2, 3, 4];
 
 /// Models that share a device budget and run in turn.
@@ -37,7 +38,7 @@ const SHARES: [u64; 5] = [0, 1, 2, 3, 4];
 ///     let pipeline = Pipeline::new(text.budget().clone());
 ///     pipeline.add("text encoder", text)?;
 ///     pipeline.add("transformer", image)?;
-///     // Passes of either begin as ever; the pipeline makes room for them.
+///     // Passes of either begin as usual; the pipeline makes room for them.
 ///     Ok(pipeline)
 /// }
 ///
@@ -50,7 +51,7 @@ const SHARES: [u64; 5] = [0, 1, 2, 3, 4];
 #[derive(Debug)]
 pub struct Pipeline(Arc<Stages>);
 
-/// What is shared with the engines, which find it when they begin a pass.
+/// State shared with the engines, which reach it when they begin a pass.
 #[derive(Debug)]
 pub(crate) struct Stages {
     budget: Budget,
@@ -60,7 +61,7 @@ pub(crate) struct Stages {
 #[derive(Debug, Default)]
 struct State {
     stages: Vec<Stage>,
-    /// Stages by when they ran last, the latest at the end.
+    /// Stages in the order in which they last ran, the latest at the end.
     order: Vec<usize>,
     switches: VecDeque<Switch>,
 }
@@ -71,26 +72,26 @@ struct Stage {
     engine: Weak<Engine>,
     /// Bytes that it holds while others run.
     parked: u64,
-    /// Passes since it began to run, and in all of its last turn.
+    /// Passes in the current turn, and in the whole last turn.
     passes: u64,
     last_turn: Option<u64>,
 }
 
-/// A model taking its turn.
+/// A model's turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Switch {
     /// Which.
     pub model: String,
-    /// Passes that its turn was taken to have.
+    /// Passes that the turn was expected to have.
     pub expected_passes: u64,
-    /// Models that gave way, and how many bytes each.
+    /// Models that gave up memory, and how many bytes each.
     pub evicted: Vec<(String, u64)>,
-    /// Bytes that the others go on to hold.
+    /// Bytes that the others still hold.
     pub kept_by_others: u64,
 }
 
 impl Switch {
-    /// Bytes that had to go in all.
+    /// Total bytes evicted.
     pub fn evicted_bytes(&self) -> u64 {
         self.evicted.iter().map(|(_, bytes)| bytes).sum()
     }
@@ -102,14 +103,14 @@ impl Pipeline {
         Pipeline(Arc::new(Stages { budget, state: Mutex::default() }))
     }
 
-    /// Adds a model. Its budget has to be the pipeline's, or a clone of it.
+    /// Adds a model. Its budget must be the pipeline's, or a clone of it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model with a budget of its own.
+    /// [`Error::Unsupported`] for a model with another budget.
     pub fn add(&self, name: &str, engine: &Arc<Engine>) -> Result<(), Error> {
         if !engine.budget().is_same(&self.0.budget) {
             return Err(Error::Unsupported(format!(
-                "model {name:?} has a device budget of its own; models of a pipeline share one"
+                "model {name:?} has another device budget; models of a pipeline share one"
             )));
         }
         let mut state = self.0.state();
@@ -134,7 +135,8 @@ impl Pipeline {
 
 impl Stages {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Lock order: an engine's admission, this, then the admission of engines that are idle and wait for nobody.
+        // Lock order: an engine's admission, this, then the admissions of idle engines, which wait for no
+        // lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,7 +151,7 @@ impl Neighbours for Stages {
         }
         let held = state.park_others(stage)?;
         let others = self.budget.used().saturating_sub(own);
-        // What is held outside of the pipeline, or by a model that is running, stays as it is.
+        // What is held outside of the pipeline, or by a running model, stays.
         let available = self.budget.limit().saturating_sub(others.saturating_sub(held));
         let expected = state.stages[stage].last_turn.unwrap_or(UNKNOWN_PASSES);
         let evict = best_share(input, available, held, expected)?;
@@ -179,7 +181,8 @@ impl Neighbours for Stages {
 }
 
 impl State {
-    /// Takes from all other stages what only a running pass needs. Bytes that they hold then, and could give.
+    /// Takes what only a running pass needs from all other stages. Returns the bytes that they still hold and
+    /// could give up.
     fn park_others(&mut self, running: usize) -> Result<u64, Error> {
         let mut held = 0;
         for (_, stage) in self.stages.iter_mut().enumerate().filter(|(i, _)| *i != running) {
@@ -189,7 +192,8 @@ impl State {
         Ok(held)
     }
 
-    /// Evicts at least so many bytes: of who ran last first, since in a cycle that is who is needed last.
+    /// Evicts at least `bytes`, from the most recently run model first, because in a cycle it is needed again
+    /// last.
     fn evict(&mut self, running: usize, mut bytes: u64) -> Result<Vec<(String, u64)>, Error> {
         let never = (0..self.stages.len()).filter(|s| !self.order.contains(s));
         let order: Vec<usize> =
@@ -212,7 +216,7 @@ impl State {
     }
 }
 
-/// Parks a stage's engine; one that is running, or gone, has nothing to give.
+/// Parks a stage's engine; one that is running or gone gives nothing.
 fn park(stage: &Stage, keep: u64) -> Result<u64, Error> {
     match stage.engine.upgrade().map(|engine| engine.park(keep)) {
         Some(Err(Error::Busy)) | None => Ok(0),
@@ -220,7 +224,7 @@ fn park(stage: &Stage, keep: u64) -> Result<u64, Error> {
     }
 }
 
-/// How many of the bytes that others hold it pays to evict for a turn of so many passes.
+/// How many of the bytes that others hold are worth evicting for a turn of `passes` passes.
 fn best_share(input: &PlanInput<'_>, available: u64, held: u64, passes: u64) -> Result<u64, Error> {
     let mut best: Option<(f64, u64)> = None;
     let mut refused = None;
@@ -229,14 +233,14 @@ fn best_share(input: &PlanInput<'_>, available: u64, held: u64, passes: u64) -> 
         let with = PlanInput { budget: available.saturating_sub(held - evict), ..input.clone() };
         match plan(&with) {
             Ok(planned) => {
-                // What is evicted has to be read again when its model's turn comes.
+                // Evicted bytes must be read again when their model's turn comes.
                 let again = evict as f64 / input.costs.disk.bytes_per_second.max(1.0);
                 let seconds = passes as f64 * planned.data.pass_seconds + again;
                 if best.is_none_or(|(least, _)| seconds < least) {
                     best = Some((seconds, evict));
                 }
                 if planned.data.ring_bytes == 0 {
-                    // All of it stays already.
+                    // Everything stays already.
                     break;
                 }
             }

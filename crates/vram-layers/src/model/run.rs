@@ -12,23 +12,23 @@ use crate::model::joined::Seat;
 use crate::model::tensor::Tensor;
 use crate::spec::LayerId;
 
-/// What a forward needs, found by running it dry.
+/// The needs of a forward, found by a dry run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Needs {
     /// Bytes of activations and scratch.
     pub(crate) workspace: u64,
     /// Layers in order of use.
     pub(crate) trace: Vec<LayerId>,
-    /// Floating-point operations of the kernels that follow a layer's use.
+    /// Floating-point operations of the kernels that follow the use of a layer.
     pub(crate) flops: Vec<(LayerId, u64)>,
 }
 
-/// Operations of one tile of a layer's weights; without a lease in a dry run.
+/// Operations on one tile of a layer's weights; a dry run has no lease.
 pub(crate) type OnTile<'f> = dyn FnMut(&mut dyn Run, Option<&Lease>) -> Result<(), Error> + 'f;
 
 /// How a forward runs.
 pub(crate) trait Run {
-    /// Whether shapes are real and bytes are not.
+    /// Whether this is a dry run: shapes are real, bytes are not.
     fn is_dry(&self) -> bool;
 
     /// Memory for an activation.
@@ -37,13 +37,13 @@ pub(crate) trait Run {
     /// Issues an operation, or counts it.
     fn issue(&mut self, op: Checked<'_>, scratch: Option<&mut Tensor>) -> Result<(), Error>;
 
-    /// Calls `f` once for each tile that a layer's weights come in.
+    /// Calls `f` once for each tile of a layer's weights.
     fn with_layer(&mut self, layer: LayerId, f: &mut OnTile<'_>) -> Result<(), Error>;
 
-    /// Whether a layer is on the device as a whole.
+    /// Whether a whole layer is on the device.
     fn is_resident(&self, layer: LayerId) -> bool;
 
-    /// Reads rows of the `index`-th tensor of a layer, so many bytes; `None` in a dry run, which only counts them.
+    /// Reads rows of the `index`-th tensor of a layer; `None` in a dry run, which only counts their bytes.
     fn gather(
         &mut self,
         layer: LayerId,
@@ -53,7 +53,7 @@ pub(crate) trait Run {
     ) -> Result<Option<Region>, Error>;
 }
 
-/// As much scratch as an operation needs; `None` if it needs none.
+/// The scratch that an operation needs; `None` if it needs none.
 pub(crate) fn scratch(
     run: &mut dyn Run,
     kernels: &dyn Kernels,
@@ -71,7 +71,7 @@ pub(crate) fn scratch_meta(kernels: &dyn Kernels, op: &Op<'_>) -> Result<TensorM
     Ok(TensorMeta::new(vram_types::DType::U8, [bytes])?)
 }
 
-/// A dry run: it finds out what the forward needs.
+/// A dry run, which finds out what a forward needs.
 pub(crate) struct Dry<'p> {
     kernels: &'p dyn Kernels,
     arena: Arena,
@@ -86,7 +86,7 @@ impl<'p> Dry<'p> {
         Dry { kernels, arena, needs: Needs::default(), seat: None }
     }
 
-    /// One of several that measure in one arena.
+    /// One of several dry runs that measure in one arena.
     pub(crate) fn joined(kernels: &'p dyn Kernels, arena: Arena, seat: Seat<'p>) -> Dry<'p> {
         Dry { kernels, arena, needs: Needs::default(), seat: Some(seat) }
     }
@@ -142,7 +142,7 @@ impl Run for Dry<'_> {
     }
 }
 
-/// A forward with a pass of its own.
+/// A forward with its own pass.
 pub(crate) struct Real<'p, 'e> {
     pub(crate) kernels: &'p dyn Kernels,
     pub(crate) pass: &'p mut Pass<'e>,
@@ -229,6 +229,6 @@ fn issue(kernels: &dyn Kernels, op: Checked<'_>, scratch: Option<&mut Tensor>) -
 }
 
 fn lock<'a, 'e>(pass: &'a Mutex<Pass<'e>>) -> MutexGuard<'a, Pass<'e>> {
-    // A forward that panics ends the whole run, and a pass may be dropped anywhere.
+    // A forward that panics ends the whole run, and a pass may be dropped at any point.
     pass.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use vram_types::{DType, Shape, TensorMeta};
 use crate::engine::Session;
 use crate::error::Error;
 
-/// Memory with a dtype and a shape: an activation, which is of its pass, or a tensor of a [`Session`].
+/// Memory with a dtype and a shape: an activation, which belongs to its pass, or a tensor of a [`Session`].
 #[derive(Debug)]
 pub struct Tensor {
     /// At least as large as `meta` says.
@@ -20,14 +20,14 @@ impl Session {
     /// A tensor that outlives passes: a cache of keys, a state. Its contents are unspecified.
     ///
     /// # Errors
-    /// As [`alloc`](Session::alloc).
+    /// See [`alloc`](Session::alloc).
     pub fn tensor(&self, meta: TensorMeta) -> Result<Tensor, Error> {
         Ok(Tensor::new(self.alloc(meta.bytes())?, meta))
     }
 }
 
 impl Tensor {
-    /// Memory that was allocated for such a tensor.
+    /// A tensor in memory that was allocated for it.
     pub(crate) fn new(region: Region, meta: TensorMeta) -> Tensor {
         Tensor { region, meta }
     }
@@ -55,13 +55,13 @@ impl Tensor {
         self.meta.dtype()
     }
 
-    /// To read.
+    /// A view for reading.
     pub fn view(&self) -> View<'_> {
-        // The region is as large as the tensor; if it were not, no backend would take a view without memory.
+        // The region is as large as the tensor; otherwise no backend would take a view without memory.
         View::new(&self.region, 0, self.meta.clone()).unwrap_or_else(|_| View::absent(self.meta.clone()))
     }
 
-    /// To write.
+    /// A view for writing.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
         // As above.
         match ViewMut::new(&mut self.region, 0, self.meta.clone()) {
@@ -70,7 +70,7 @@ impl Tensor {
         }
     }
 
-    /// Some rows (steps of the outermost extent), to read.
+    /// Some rows (steps of the outermost extent), for reading.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are no such rows.
@@ -79,7 +79,7 @@ impl Tensor {
         Ok(View::new(&self.region, at, meta)?)
     }
 
-    /// Some rows (steps of the outermost extent), to write.
+    /// Some rows (steps of the outermost extent), for writing.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are no such rows.
@@ -102,7 +102,7 @@ impl Tensor {
     /// The same elements under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`] if it has another number of elements.
+    /// [`Error::Shape`] if the number of elements differs.
     pub fn reshape(self, shape: impl Into<Shape>) -> Result<Tensor, Error> {
         let meta = TensorMeta::new(self.dtype(), shape)?;
         if meta.bytes() != self.meta.bytes() {

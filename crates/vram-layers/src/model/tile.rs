@@ -13,8 +13,8 @@ use crate::model::run::{Run, scratch_meta};
 use crate::model::tensor::Tensor;
 use crate::spec::LayerId;
 
-/// Some rows of a layer's weights, or all of them, for as long as operations are issued that read them.
-/// [`Forward::run_with`](crate::Forward::run_with) gives one for each tile that the weights come in.
+/// Some or all rows of a layer's weights, while operations are issued that read them.
+/// [`Forward::run_with`](crate::Forward::run_with) gives one for each tile.
 pub struct Tile<'t> {
     pub(crate) run: &'t mut dyn Run,
     pub(crate) kernels: &'t dyn Kernels,
@@ -29,9 +29,9 @@ pub struct Tile<'t> {
 #[derive(Default)]
 pub(crate) struct Kept {
     scratch: Option<Tensor>,
-    /// Which operation of a tile wrote the scratch last.
+    /// Which operation of a tile last wrote the scratch.
     written_by: Option<usize>,
-    /// Operations of the present tile so far.
+    /// Operations of the current tile so far.
     issued: usize,
 }
 
@@ -42,8 +42,9 @@ impl Kept {
 }
 
 impl<'t> Tile<'t> {
-    /// A parameter of the layer, or the rows of it that this tile has; without bytes in a dry run. The weight of a
-    /// [`Linear`](crate::layers::Linear) and the table of an [`Embedding`](crate::layers::Embedding) may be encoded.
+    /// A parameter of the layer, or the rows of it that this tile has; without bytes in a dry run. The weight
+    /// of a [`Linear`](crate::layers::Linear) and the table of an [`Embedding`](crate::layers::Embedding) may
+    /// be encoded.
     ///
     /// # Errors
     /// [`Error::Model`] for a parameter of another layer.
@@ -59,18 +60,19 @@ impl<'t> Tile<'t> {
         }
     }
 
-    /// The rows that these are, of a layer that comes in tiles; `None` for all of it, also in a dry run.
+    /// The rows of this tile if the layer comes in tiles; `None` for all rows, and in a dry run.
     pub fn rows(&self) -> Option<Range<usize>> {
         self.lease.and_then(Lease::rows)
     }
 
-    /// The lease under which the weights are used, for kernels of one's own; `None` in a dry run.
+    /// The lease on the weights, for custom kernels; `None` in a dry run.
     pub fn lease(&self) -> Option<&'t Lease> {
         self.lease
     }
 
-    /// Runs an operation with scratch of the pass. All tiles have the same scratch, and where nothing else has been
-    /// written to it, a linear layer uses what it packed for the tile before: its input has to be the same for all.
+    /// Runs an operation with scratch memory of the pass. All tiles share the scratch. If nothing else has
+    /// written to it, a linear layer reuses what it packed for the previous tile, so its input must be the
+    /// same for all tiles.
     ///
     /// # Errors
     /// As [`Forward::run`](crate::Forward::run).
@@ -81,7 +83,7 @@ impl<'t> Tile<'t> {
         let needed = scratch_meta(self.kernels, &op)?;
         if needed.bytes() > 0 {
             if self.kept.scratch.as_ref().is_none_or(|scratch| scratch.meta().bytes() < needed.bytes()) {
-                // The old goes first, so that both are never held at once.
+                // Drop the old one first, so that both are never held at once.
                 self.kept.scratch = None;
                 self.kept.scratch = Some(self.run.tensor(needed)?);
                 self.kept.written_by = None;

@@ -1,4 +1,4 @@
-//! What happens in an engine, told as it happens.
+//! Events of an engine, reported as they happen.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-/// Is told what an engine does. Called from the computing thread and from the readers, at once and often: whatever it
-/// does, a pass waits for.
+/// Receives the events of an engine. Called often, and concurrently, from the computing thread and the
+/// readers; a pass waits for every call to return.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +56,7 @@ use serde::Serialize;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Debug + Send + Sync {
-    /// Something happened.
+    /// Receives one event.
     fn event(&self, event: &Event<'_>);
 }
 
@@ -70,7 +70,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// From then until now.
+    /// From `start` until now.
     pub fn since(start: Instant) -> Span {
         Span { start, end: Instant::now() }
     }
@@ -81,7 +81,7 @@ impl Span {
     }
 }
 
-/// Something that happened.
+/// One event.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -94,8 +94,8 @@ pub enum Event<'a> {
         /// When.
         span: Span,
     },
-    /// Bytes were copied to the device: from when the copy was issued until it was known to be done, which is when its
-    /// staging is used again.
+    /// Bytes were copied to the device. The span runs from when the copy was issued until it was known to be
+    /// done, which is when its staging is used again.
     Copied {
         /// Of which unit.
         unit: &'a Arc<str>,
@@ -104,7 +104,7 @@ pub enum Event<'a> {
         /// When.
         span: Span,
     },
-    /// The computing thread used a unit; on a device with queues of its own, issued the kernels that do.
+    /// The computing thread used a unit, or on a device with queues issued the kernels that do.
     Computed {
         /// Which.
         unit: &'a Arc<str>,
@@ -120,7 +120,7 @@ pub enum Event<'a> {
         /// When.
         span: Span,
     },
-    /// A unit that stayed on the device had to go.
+    /// A unit that stayed on the device was evicted.
     Evicted {
         /// Which.
         unit: &'a Arc<str>,
@@ -156,13 +156,13 @@ pub enum StallCause {
     RingFull,
     /// They stay on the device and came for the first time.
     FirstLoad,
-    /// The pass did not follow the trace, so that nobody had fetched them.
+    /// The pass did not follow the trace, so they had not been fetched.
     Departure,
     /// Rows of a table, which are known only when they are needed.
     Gather,
 }
 
-/// Why a unit had to leave the device.
+/// Why a unit was evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -171,15 +171,15 @@ pub enum EvictionReason {
     Budget,
     /// The pass needs more memory for activations.
     Workspace,
-    /// The pass uses other layers, or in another order.
+    /// The pass uses other layers, or another order.
     Trace,
     /// Memory that outlives passes was asked for.
     Session,
-    /// What was measured makes other units worth more.
+    /// New measurements favour other units.
     Costs,
     /// Another model of the pipeline needs the room.
     Pipeline,
-    /// The model was put away.
+    /// The model was offloaded.
     Offload,
 }
 

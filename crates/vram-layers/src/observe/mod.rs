@@ -1,4 +1,4 @@
-//! What passes do, told as it happens and reported afterwards.
+//! What passes do: events as they happen, and reports afterwards.
 
 pub(crate) mod event;
 pub(crate) mod report;

@@ -17,7 +17,7 @@ pub struct Stall {
     pub seconds: f64,
 }
 
-/// A unit that stayed on the device and had to go.
+/// A unit that stayed on the device and was evicted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Eviction {
     /// Which.
@@ -41,32 +41,32 @@ pub struct PassReport {
     pub disk_bytes: u64,
     /// Bytes put on the device for them.
     pub device_bytes: u64,
-    /// What the plan said these bytes would be, rows of tables apart.
+    /// What the plan predicted for `device_bytes`, without rows of tables.
     pub planned_bytes: u64,
-    /// What the plan in force said a pass takes in the long run; with the costs that passes before it measured, if any.
+    /// The plan's steady-state time of a pass, from the costs that earlier passes measured, if any.
     pub predicted_seconds: f64,
-    /// What no schedule is faster than, likewise.
+    /// The lower bound of any schedule, from the same costs.
     pub bound_seconds: f64,
     /// Every wait for weights.
     pub stalls: Vec<Stall>,
-    /// What had to leave the device since the pass before.
+    /// What was evicted since the pass before.
     pub evictions: Vec<Eviction>,
 }
 
-/// Weights in quantised blocks that are decoded as they are read, before they go to the device.
+/// Quantised weights that are decoded while they are read, before they go to the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DecodedOnHost {
     /// How they are stored.
     pub encoding: String,
     /// How many tensors.
     pub tensors: usize,
-    /// Bytes that they take, decoded.
+    /// Bytes that they take after decoding.
     pub bytes: u64,
-    /// What cannot take them as they are.
+    /// What cannot take them encoded.
     pub why: String,
 }
 
-/// A model's passes under a budget.
+/// All passes of a model under a budget.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// Backend and what it runs on.
@@ -75,7 +75,7 @@ pub struct Report {
     pub dtype: String,
     /// The device budget in bytes.
     pub budget_bytes: u64,
-    /// The most bytes of it ever held at once, as the ledger has it.
+    /// The most bytes of it ever held at once, according to the ledger.
     pub peak_bytes: u64,
     /// Weights that stay on the device, in bytes.
     pub resident_bytes: u64,
@@ -85,13 +85,12 @@ pub struct Report {
     pub weights_bytes: u64,
     /// Activations and scratch in bytes.
     pub workspace_bytes: u64,
-    /// Weights in quantised blocks that are not kept so, because something cannot decode them.
+    /// Quantised weights that are not kept in their blocks, because something cannot decode them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub decoded_on_host: Vec<DecodedOnHost>,
     /// All passes together.
     pub total: Totals,
-    /// The last passes, first to last: [`Report::PASSES`] of them, or fewer where they have very
-    /// many waits to tell of.
+    /// The last passes, in order: [`Report::PASSES`] of them, or fewer if they have very many waits to list.
     pub passes: Vec<PassReport>,
 }
 
@@ -116,9 +115,9 @@ pub struct Totals {
     pub disk_bytes: u64,
     /// Bytes put on the device for them.
     pub device_bytes: u64,
-    /// What plans said these bytes would be, rows of tables apart.
+    /// What plans predicted for `device_bytes`, without rows of tables.
     pub planned_bytes: u64,
-    /// How often a unit had to leave the device.
+    /// How often a unit was evicted.
     pub evictions: u64,
     /// Bytes that these units held.
     pub evicted_bytes: u64,
@@ -138,11 +137,11 @@ impl Totals {
     }
 }
 
-/// Waits and evictions that the last passes may list together. A model of thousands of units waits
-/// thousands of times in a pass.
+/// Waits and evictions that the last passes may list together. A model of thousands of units waits thousands
+/// of times in a pass.
 const LISTED: usize = 1 << 14;
 
-/// What is remembered of passes: the sums, and the last of them one by one.
+/// What is remembered of passes: the sums, and the details of the last ones.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     total: Totals,
@@ -161,7 +160,7 @@ impl History {
         }
     }
 
-    /// What a report tells of it.
+    /// What a report contains.
     pub(crate) fn told(&self) -> (Totals, Vec<PassReport>) {
         (self.total.clone(), self.recent.iter().cloned().collect())
     }

@@ -1,4 +1,4 @@
-//! What passes did, as tracks over time that a trace viewer opens.
+//! A trace of passes, as tracks over time for a trace viewer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +8,14 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use crate::observe::event::{Event, EvictionReason, Observer, Span, StallCause};
 
-/// An [`Observer`] that keeps what it is told. Serialised, with `serde_json` for one, it is the JSON object format of
-/// Chrome's trace events, which Perfetto opens.
+/// An [`Observer`] that records all events. Serialised, for example with `serde_json`, it is the JSON object
+/// format of Chrome's trace events, which Perfetto opens.
 ///
-/// One track each for the passes, for the disk, for copies, for the computing thread, and for its waits, each wait
-/// named by its cause; evictions are instants on the track of the passes. Where transfers overlap, as those of several
-/// readers do, a track has further lanes, so that nothing in one lane overlaps. A reader tells of a copy when its staging is
-/// used again, and of the last one when the engine goes. It grows by some hundred bytes for each
-/// event, without limit.
+/// There is one track each for passes, disk, copies, the computing thread, and its waits, each wait named by
+/// its cause; evictions are instants on the track of the passes. Where transfers overlap, as those of several
+/// readers do, a track has more lanes, so that nothing in one lane overlaps. A copy is recorded when its
+/// staging is used again, and the last one when the engine is dropped. A trace grows by some hundred bytes
+/// for each event, without limit.
 pub struct Trace {
     origin: Instant,
     records: Mutex<Vec<Record>>,
@@ -63,7 +63,7 @@ impl Track {
 }
 
 impl Trace {
-    /// An empty one, whose time begins now.
+    /// An empty trace whose clock starts now.
     pub fn new() -> Trace {
         Trace { origin: Instant::now(), records: Mutex::default() }
     }
@@ -138,7 +138,7 @@ impl Serialize for Trace {
 /// A record and the lane of its track, from 0.
 type Laid = (Record, usize);
 
-/// Puts each record into the first lane of its track that is free again by then.
+/// Puts each record into the first lane of its track that is free by then.
 fn laid_out(records: Vec<Record>) -> Vec<Laid> {
     let mut free: [Vec<u64>; Track::ALL.len()] = Default::default();
     let mut laid = Vec::with_capacity(records.len());
@@ -158,7 +158,7 @@ fn laid_out(records: Vec<Record>) -> Vec<Laid> {
     laid
 }
 
-/// Most lanes of a track that keep their numbers apart from the next track's.
+/// Lanes per track, so that lane numbers of tracks do not collide.
 const LANES: usize = 1000;
 
 fn thread(track: Track, lane: usize) -> usize {
@@ -228,17 +228,17 @@ struct TraceEvent<'a> {
     ph: &'static str,
     pid: u32,
     tid: usize,
-    /// In microseconds, as the format has it.
+    /// In microseconds, as the format requires.
     ts: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     dur: Option<f64>,
-    /// How far an instant reaches: all of the process.
+    /// The scope of an instant: the whole process.
     #[serde(skip_serializing_if = "Option::is_none")]
     s: Option<&'static str>,
     args: Details<'a>,
 }
 
-/// What a person sees when a slice is clicked.
+/// What the viewer shows when a slice is clicked.
 #[derive(Default, serde::Serialize)]
 struct Details<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

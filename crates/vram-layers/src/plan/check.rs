@@ -1,4 +1,4 @@
-//! Proves a plan safe, whoever made it. Small on purpose, and of the planner it knows nothing but its answer.
+//! Proves a plan safe, whatever made it. Deliberately small, and independent of the planner.
 
 use std::fmt;
 
@@ -9,53 +9,53 @@ use crate::plan::schedule::{Fetch, Residency};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// It holds more bytes than it may.
+    /// It holds more bytes than the budget allows.
     OverBudget {
         /// `"device"` or `"host"`.
         tier: &'static str,
-        /// Bytes held at the most.
+        /// The most bytes it holds.
         held: u64,
-        /// Bytes that may be.
+        /// Bytes that it may hold.
         budget: u64,
     },
-    /// A sum that it states is not the sum.
+    /// A stated sum is not the actual sum.
     Miscounted {
-        /// Which.
+        /// Which sum.
         what: &'static str,
-        /// What it says.
+        /// The sum that the plan states.
         stated: u64,
-        /// What comes out.
+        /// The actual sum.
         counted: u64,
     },
-    /// It lists the fetches of no pass, though units pass through the ring: nothing is proved.
+    /// It lists no fetches, though units pass through the ring, so nothing is proved.
     NothingListed,
-    /// A use, or a fetch, of a unit that there is not.
+    /// A use or a fetch of a unit that does not exist.
     UnknownUnit {
         /// Its number.
         unit: usize,
     },
-    /// A unit is used that is not on the device then: never fetched, fetched too late, or given back already.
+    /// A unit is used while it is not on the device: never fetched, fetched too late, or already given back.
     NotLoaded {
         /// The use, counted through all passes.
         position: u64,
         /// The unit.
         unit: usize,
     },
-    /// A fetch that no use asks for: of a resident, of another unit than is used there, or out of turn.
+    /// A fetch that no use asks for: of a resident, of a unit other than the one used there, or out of order.
     Unasked {
         /// The use that it names.
         position: u64,
     },
-    /// A fetch leaves the ring.
+    /// A fetch goes beyond the ring.
     OutsideRing {
         /// The use that it is for.
         position: u64,
     },
-    /// A fetch is issued onto bytes that are still to be read.
+    /// A fetch overwrites bytes that are still to be read.
     Overwrites {
         /// The use that it is for.
         position: u64,
-        /// The use whose bytes are there.
+        /// The use that the overwritten bytes are for.
         live: u64,
     },
 }
@@ -64,10 +64,10 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Violation::OverBudget { tier, held, budget } => {
-                write!(f, "{held} bytes are held on the {tier}, of {budget}")
+                write!(f, "{held} bytes are held on the {tier}, with a budget of {budget}")
             }
             Violation::Miscounted { what, stated, counted } => {
-                write!(f, "{what} are {counted} bytes and not {stated}")
+                write!(f, "{what} are {counted} bytes instead of {stated}")
             }
             Violation::NothingListed => {
                 f.write_str("units pass through the ring, and no fetch of them is listed")
@@ -77,7 +77,7 @@ impl fmt::Display for Violation {
                 write!(f, "use {position} is of unit {unit}, which is not on the device then")
             }
             Violation::Unasked { position } => {
-                write!(f, "nobody asks for what is fetched for use {position}")
+                write!(f, "the fetch for use {position} is not needed")
             }
             Violation::OutsideRing { position } => write!(f, "the fetch for use {position} leaves the ring"),
             Violation::Overwrites { position, live } => {
@@ -89,8 +89,8 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Checks that a plan keeps to its budgets, and, played through all passes that it lists, that every unit is on the
-/// device when it is used and nothing is overwritten before.
+/// Checks that a plan keeps to its budgets. Plays through all passes that it lists, and checks that every
+/// unit is on the device when it is used and is not overwritten before.
 ///
 /// # Errors
 /// The first [`Violation`] found.
@@ -102,12 +102,12 @@ pub fn check(plan: &Plan) -> Result<(), Violation> {
     if streams && plan.passes == 0 {
         return Err(Violation::NothingListed);
     }
-    // Without fetches every pass is like the first.
+    // Without fetches, all passes are like the first.
     let passes = if streams { plan.passes } else { plan.passes.min(1) };
     let mut live: Vec<&Fetch> = Vec::new();
     let mut fetches = plan.fetches.iter().peekable();
     for position in 0..len.saturating_mul(passes) {
-        // What may be issued by now is: a fetch is the more dangerous the earlier it comes.
+        // Every fetch that may be issued by now is issued: the earlier it comes, the more it can overwrite.
         while let Some(fetch) = fetches.next_if(|f| f.after <= position) {
             issue(plan, &live, fetch, position)?;
             live.push(fetch);
@@ -133,7 +133,7 @@ fn issue(plan: &Plan, live: &[&Fetch], fetch: &Fetch, now: u64) -> Result<(), Vi
     let end = fetch.at.checked_add(unit.bytes).filter(|end| *end <= plan.ring_bytes);
     let end = end.ok_or(Violation::OutsideRing { position })?;
     for other in live {
-        // Only what was issued is in `live`, so its unit exists.
+        // Only issued fetches are in `live`, so the unit exists.
         let other_end = other.at + plan.units[other.unit].bytes;
         if fetch.at < other_end && other.at < end {
             return Err(Violation::Overwrites { position, live: other.position });
@@ -168,7 +168,7 @@ fn sums(plan: &Plan) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The sum, or the largest number there is: the plan may come from anywhere.
+/// The sum, saturating: the plan may come from anywhere.
 fn total(parts: impl IntoIterator<Item = u64>) -> u64 {
     parts.into_iter().fold(0, u64::saturating_add)
 }

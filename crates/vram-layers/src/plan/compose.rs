@@ -1,5 +1,5 @@
-//! What stays on the device, what passes through the ring, and how large the ring is, as data that can be printed,
-//! saved, checked and simulated. Pure: no I/O, no clock, no allocation of weights.
+//! Composes the plan: what stays on the device, what passes through the ring, and how large the ring is, as
+//! data that can be printed, saved, checked and simulated. Pure: no I/O, no clock, no allocation of weights.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -16,17 +16,17 @@ use crate::plan::schedule::{
 };
 use crate::spec::{Layer, LayerId};
 
-/// The ring is no larger than this unless it is asked for: more read-ahead than it takes to smooth a disk's hiccups
-/// only takes room from residents.
+/// Largest ring, unless a size is asked for. A ring larger than it takes to smooth a disk's hiccups only
+/// takes room from residents.
 const RING_TARGET: u64 = 64 << 20;
 
 /// The ring holds at least this many units where the budget allows it.
 const RING_UNITS: u64 = 3;
 
-/// Other cuts of the model into units have to pay by one part in so many.
+/// Another cut of the model into units must save at least one part in `WORTH` of a pass.
 const WORTH: u64 = 50;
 
-/// Passes that are simulated, and how many of them a plan lists the fetches of.
+/// How many passes are simulated, and for how many a plan lists the fetches.
 const PASSES: usize = 8;
 const LISTED: u64 = 3;
 
@@ -36,30 +36,30 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) layers: &'a [Layer],
     /// Layers in the order of a pass, repeats included.
     pub(crate) trace: &'a [LayerId],
-    /// Whether a pass may use layers that the trace has not: the ring takes these as well.
+    /// Whether a pass may use layers that are not in the trace; if so, the ring must fit these too.
     pub(crate) guessed: bool,
-    /// Bytes that weights, activations and scratch may take together.
+    /// Bytes that weights, activations and scratch may take in total.
     pub(crate) budget: u64,
     /// Bytes of activations and scratch.
     pub(crate) workspace: u64,
     /// Bytes that sessions hold or are about to.
     pub(crate) session: u64,
-    /// Size of the ring in bytes, if it was asked for.
+    /// Size of the ring in bytes, if one was asked for.
     pub(crate) ring: Option<u64>,
     /// Whether units may stay on the device between passes.
     pub(crate) residents: bool,
-    /// Congruence of slots to file offsets.
+    /// Slots and file offsets are congruent modulo this.
     pub(crate) sector: u64,
     pub(crate) costs: &'a Costs,
     pub(crate) topology: Topology,
-    /// Bytes that the device allocates at once: of the ring, and of a unit that stays.
+    /// The most bytes that the device allocates at once, for the ring and for a unit that stays.
     pub(crate) max_allocation: u64,
     pub(crate) host: HostRoom,
     pub(crate) smallest: &'a Smallest,
 }
 
-/// Remembers the smallest ring: finding it takes the size of every tile of every layer, and neither budgets nor costs
-/// change it.
+/// Remembers the smallest ring. Finding it takes the size of every tile of every layer, and neither budgets
+/// nor costs change it.
 #[derive(Debug, Default)]
 pub(crate) struct Smallest(Mutex<Option<(HashSet<LayerId>, bool, u64)>>);
 
@@ -78,47 +78,48 @@ pub(crate) struct HostRoom {
 
 /// Which units stay, how large the ring is, and what is fetched when. [`check`](crate::check()) proves it safe.
 ///
-/// Bytes count what is held, alignment and the slack of merged reads included.
+/// Sizes are what is actually held, including alignment and the slack of merged reads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The device budget that it was made for.
+    /// The device budget that the plan was made for.
     pub budget_bytes: u64,
-    /// The smallest device budget with which the same pass works.
+    /// The smallest device budget under which the same pass works.
     pub smallest_budget_bytes: u64,
     /// Activations and scratch.
     pub workspace_bytes: u64,
     /// Memory that outlives passes.
     #[serde(default)]
     pub session_bytes: u64,
-    /// The ring.
+    /// Size of the ring.
     pub ring_bytes: u64,
-    /// All units that stay on the device.
+    /// Size of all units that stay on the device.
     pub resident_bytes: u64,
-    /// The most that is ever held on the device: workspace, sessions, ring and residents.
+    /// The most ever held on the device: workspace, sessions, ring and residents.
     pub peak_bytes: u64,
-    /// The host budget that it was made for.
+    /// The host budget that the plan was made for.
     pub host_budget_bytes: u64,
-    /// Memory that weights pass through on the host.
+    /// Host memory that weights pass through.
     pub staging_bytes: u64,
-    /// All units that wait in host memory.
+    /// Size of all units that wait in host memory.
     pub host_bytes: u64,
-    /// The most that is ever held on the host.
+    /// The most ever held on the host.
     pub host_peak_bytes: u64,
-    /// The first pass, which loads what stays.
+    /// Time of the first pass, which loads what stays.
     pub first_pass_seconds: f64,
-    /// A pass in the long run.
+    /// Time of a pass in the steady state.
     pub pass_seconds: f64,
-    /// What no schedule of these units is faster than.
+    /// Lower bound of a pass, for any schedule of these units.
     pub bound_seconds: f64,
     /// What sets the bound.
     pub limited_by: Limit,
     /// The units in order of registration.
     pub units: Vec<PlannedUnit>,
-    /// Units in order of use, as indices; a table that rows are gathered from is not among them.
+    /// Units in order of use, as indices. Tables that rows are gathered from are not among them.
     pub trace: Vec<usize>,
-    /// Of how many passes `fetches` lists what goes through the ring.
+    /// For how many passes `fetches` lists what goes through the ring.
     pub passes: u64,
-    /// What goes through the ring in the first passes, each fetch at the earliest point at which it can be issued.
+    /// What goes through the ring in the first passes. Each fetch is at the earliest point at which it can be
+    /// issued.
     pub fetches: Vec<Fetch>,
 }
 
@@ -131,15 +132,16 @@ pub struct PlannedUnit {
     pub bytes: u64,
     /// Where it is between uses.
     pub kept: Residency,
-    /// Its kernels, each time it is used.
+    /// Time of its kernels for one use.
     pub compute_seconds: f64,
-    /// Its way to the device over the slowest link that it crosses; of one that stays, that it would cross.
+    /// Time of its transfer to the device over the slowest link that it crosses. For a unit that stays, over
+    /// the link that it would cross.
     pub transfer_seconds: f64,
-    /// Its kernels' wait for it in a pass, as simulated.
+    /// How long kernels wait for it in a pass, as simulated.
     pub stall_seconds: f64,
 }
 
-/// A plan with what the engine needs to follow it.
+/// A plan, with what the engine needs to follow it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Planned {
     pub(crate) data: std::sync::Arc<Plan>,
@@ -147,7 +149,7 @@ pub(crate) struct Planned {
     pub(crate) trace: Vec<UnitId>,
     /// Units that are in the trace.
     pub(crate) used: Vec<bool>,
-    /// Of each unit.
+    /// Where each unit waits.
     pub(crate) residency: Vec<Residency>,
 }
 
@@ -163,7 +165,7 @@ impl Planned {
     }
 }
 
-/// Makes the plan, or says what budget would do.
+/// Makes the plan, or says what budget is needed.
 pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let used: HashSet<LayerId> = input.trace.iter().copied().collect();
     let beside = input.workspace.saturating_add(input.session);
@@ -175,7 +177,7 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     let smallest = smallest(input, &used)?;
     if smallest > input.max_allocation {
         let reason = format!(
-            "the device allocates at most {} bytes at once, and a layer has so many that are not split",
+            "the device allocates at most {} bytes at once, but a layer needs this many in one piece",
             input.max_allocation
         );
         return Err(DeviceError::OutOfMemory { bytes: smallest, reason }.into());
@@ -204,8 +206,8 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     for units in [RING_UNITS, 2 * RING_UNITS, 2] {
         let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
         let problem = input.problem(&cut);
-        // One unit computes, one is on its way and one is ready, so that a slow read is not waited for at once; or at
-        // least the two, where they do not take all the room.
+        // One unit computes, one is being copied and one is ready, so that a slow read does not stall at
+        // once. At least the first two, unless they take all the room.
         let several = [RING_UNITS, 2].map(|units| units * largest(&cut, may));
         let fits = |bytes: &u64| bytes + bytes / 2 <= available && *bytes <= most;
         let several = several.into_iter().find(fits).unwrap_or(0);
@@ -251,7 +253,7 @@ pub(crate) fn minimum(input: &PlanInput<'_>) -> Result<u64, Error> {
     }
 }
 
-/// Nanoseconds that a plan takes with other costs than those that it was made with.
+/// Nanoseconds that a pass of the plan takes with other costs than those it was made with.
 pub(crate) fn predict(input: &PlanInput<'_>, planned: &Planned) -> u64 {
     let kept: Vec<Residency> = planned.data.units.iter().map(|u| u.kept).collect();
     let problem = input.problem(&planned.partition);
@@ -259,7 +261,7 @@ pub(crate) fn predict(input: &PlanInput<'_>, planned: &Planned) -> u64 {
     timeline.map_or(u64::MAX, |t| t.steady())
 }
 
-/// Seconds of a pass, and its bound, with other costs than those that the plan was made with.
+/// Seconds of a pass and its bound, with other costs than those the plan was made with.
 pub(crate) fn forecast(input: &PlanInput<'_>, planned: &Planned) -> (f64, f64) {
     let kept: Vec<Residency> = planned.data.units.iter().map(|u| u.kept).collect();
     let bound = input.problem(&planned.partition).bound(&kept).nanos;
@@ -267,7 +269,7 @@ pub(crate) fn forecast(input: &PlanInput<'_>, planned: &Planned) -> (f64, f64) {
 }
 
 impl PlanInput<'_> {
-    /// Weights are read into the memory that kernels read.
+    /// Whether weights are read straight into the memory that kernels read.
     fn shares_memory(&self) -> bool {
         self.topology.memory == Memory::Shared
     }
@@ -313,7 +315,7 @@ fn is_used(unit: &Unit, used: &HashSet<LayerId>) -> bool {
     unit.table || unit.members.iter().any(|m| used.contains(&m.layer))
 }
 
-/// Bytes of the tables and of all other units that a pass uses.
+/// Bytes of the tables, and of all other units that a pass uses.
 fn weigh(partition: &Partition, used: &HashSet<LayerId>) -> (u64, u64) {
     partition.units.iter().filter(|u| is_used(u, used)).fold((0, 0), |(tables, streamed), u| {
         if u.table { (tables + u.bytes, streamed) } else { (tables, streamed + u.bytes) }
@@ -339,8 +341,8 @@ fn largest(partition: &Partition, which: impl Fn(&Unit) -> bool) -> u64 {
     partition.units.iter().filter(|u| which(u)).map(|u| u.bytes).max().unwrap_or(0)
 }
 
-/// Units in order of use; the tiles of a layer follow each other, and a unit that serves several layers in a row
-/// counts once.
+/// Units in order of use. The tiles of a layer follow each other, and a unit that serves several layers in a
+/// row counts once.
 fn order(partition: &Partition, trace: &[LayerId]) -> Vec<UnitId> {
     let mut order = Vec::new();
     for layer in trace {

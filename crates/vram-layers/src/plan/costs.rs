@@ -1,5 +1,5 @@
-//! What moving and computing takes: assumed before the first pass, measured in it, or declared for a device that is
-//! not here.
+//! Costs of moving and computing: assumed before the first pass, measured in it, or declared for a device
+//! that is not present.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 pub struct Link {
     /// Bytes per second of long transfers.
     pub bytes_per_second: f64,
-    /// Seconds that each transfer takes besides.
+    /// Fixed seconds of each transfer.
     #[serde(default)]
     pub latency_seconds: f64,
 }
 
 impl Link {
-    /// Nanoseconds of a transfer in so many pieces.
+    /// Nanoseconds of a transfer in `pieces` pieces.
     pub(crate) fn nanos(&self, bytes: u64, pieces: u64) -> u64 {
         nanos(bytes as f64 / self.bytes_per_second.max(1.0) + pieces as f64 * self.latency_seconds)
     }
@@ -27,20 +27,20 @@ pub(crate) fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9).round() as u64
 }
 
-/// What a plan reckons with. Wrong costs make a pass slower, never wrong.
+/// The costs that a plan is based on. Wrong costs make a pass slower, never wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
     /// From disk to host memory.
     pub disk: Link,
-    /// From host memory to the device; of no account where they are the same.
+    /// From host memory to the device; ignored if they are the same memory.
     pub bus: Link,
     /// Seconds of each layer's kernels in a pass, by [`LayerId`](crate::LayerId).
     pub compute_seconds: Vec<f64>,
-    /// Seconds that a use of a unit takes besides its kernels.
+    /// Seconds of overhead for each use of a unit, besides its kernels.
     pub unit_seconds: f64,
 }
 
-/// What a layer does each time it is used.
+/// The work of a layer each time it is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerWork {
     /// Bytes of weights.
@@ -50,8 +50,8 @@ pub struct LayerWork {
 }
 
 impl Costs {
-    /// What is assumed before anything was measured: a disk of 2 GB/s, a bus of 12 GB/s, and kernels that take their
-    /// weights from memory at 10 GB/s.
+    /// What is assumed before anything is measured: a disk of 2 GB/s, a bus of 12 GB/s, and kernels that read
+    /// their weights from memory at 10 GB/s.
     pub fn assumed(layer_bytes: impl IntoIterator<Item = u64>) -> Costs {
         Costs {
             disk: Link { bytes_per_second: 2e9, latency_seconds: 50e-6 },

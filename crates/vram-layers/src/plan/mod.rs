@@ -1,5 +1,5 @@
-//! Which units there are, where each waits between its uses, and what that costs. Pure: no clock, no locks, no threads,
-//! no I/O.
+//! Which units there are, where each waits between uses, and what that costs. Pure: no clock, no locks, no
+//! threads, no I/O.
 
 pub(crate) mod check;
 pub(crate) mod compose;

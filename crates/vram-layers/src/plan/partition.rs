@@ -1,4 +1,4 @@
-//! From layers to units: which weights move together, given the largest piece that may. Pure.
+//! Groups layers into units: which weights move together, given the size limit of a unit. Pure.
 
 use std::collections::HashSet;
 use std::collections::hash_map::{Entry, HashMap};
@@ -13,13 +13,13 @@ use vram_types::{Encoding, FileId, TensorMeta};
 use crate::error::Error;
 use crate::spec::{Layer, LayerId, LayerTensor, Split};
 
-/// Tiles of a layer that is split begin at multiples of this many rows, so that kernels work on whole blocks.
+/// Tiles of a split layer begin at multiples of this many rows, so that kernels work on whole blocks.
 pub const TILE_ROWS: usize = 16;
 
 /// Gaps up to this many bytes between tensors of a unit are read along with them.
 const MERGE_GAP: u64 = 4096;
 
-/// Names a unit of a [`Plan`](crate::Plan): its place in the order of registration.
+/// Identifies a unit of a [`Plan`](crate::Plan) by its place in the order of registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitId(pub usize);
 
@@ -30,13 +30,13 @@ pub(crate) struct Unit {
     pub(crate) name: Arc<str>,
     /// Bytes of the slot that holds it, slack included.
     pub(crate) bytes: u64,
-    /// Whether it is a table of which passes read only a few rows: it never goes through the ring.
+    /// Whether it is a table of which passes read only a few rows; such a unit never goes through the ring.
     pub(crate) table: bool,
     pub(crate) members: Vec<Member>,
     pub(crate) packing: Packing,
 }
 
-/// A unit by the layers and rows that it holds: what it is called in every plan.
+/// The layers and rows of a unit, which identify it across plans.
 pub(crate) type Identity = Vec<(LayerId, Option<Range<usize>>)>;
 
 impl Unit {
@@ -44,7 +44,7 @@ impl Unit {
         self.members.iter().map(|m| (m.layer, m.rows.clone())).collect()
     }
 
-    /// Bytes that are read for it: its tensors, and the gaps between them.
+    /// Bytes that are read for it: its tensors and the gaps between them.
     pub(crate) fn read_bytes(&self) -> u64 {
         let extents = self.packing.extents.iter().map(|e| e.bytes);
         extents.chain(self.packing.computed.iter().map(|c| c.bytes)).sum()
@@ -55,7 +55,7 @@ impl Unit {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) layer: LayerId,
-    /// The rows, of a layer that is split; `None` for all of it.
+    /// The rows, if the layer is split; `None` for all of it.
     pub(crate) rows: Option<Range<usize>>,
     pub(crate) tensors: Vec<Placed>,
 }
@@ -64,10 +64,10 @@ pub(crate) struct Member {
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) at: u64,
-    /// Dtype and shape, once decoded.
+    /// Dtype and shape after decoding.
     pub(crate) meta: TensorMeta,
     pub(crate) encoding: Encoding,
-    /// The bytes of the tensor that these are, as it is kept.
+    /// Which bytes of the stored tensor these are.
     pub(crate) within: Range<u64>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Tile {
 }
 
 impl Placed {
-    /// Bytes that it takes.
+    /// Its size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.within.end - self.within.start
     }
@@ -92,11 +92,11 @@ pub(crate) struct Partition {
     pub(crate) tiles: Vec<Vec<Tile>>,
 }
 
-/// Cuts a model into units of at most `cap` bytes where its layers allow it: a group stays together if it fits,
-/// else its layers come apart, and a layer that does not fit is split into tiles of at least [`TILE_ROWS`] rows.
-/// Where `cap` is smaller than what cannot be split, the unit is larger than `cap`.
+/// Cuts a model into units of at most `cap` bytes where its layers allow it. A group stays together if it
+/// fits, otherwise its layers become separate units, and a layer that does not fit is split into tiles of at
+/// least [`TILE_ROWS`] rows. If what cannot be split exceeds `cap`, the unit exceeds it too.
 ///
-/// A table that no pass leases stays whole: it is on the device for good or not at all.
+/// A table that no pass leases is not split: it is on the device for good or not at all.
 pub(crate) fn partition(
     layers: &[Layer],
     leased: &HashSet<LayerId>,
@@ -127,9 +127,9 @@ pub(crate) fn partition(
     Ok(out)
 }
 
-/// Bytes of the largest unit of the finest cut, among the layers that `which` names and without
-/// tables that no pass leases. Equal to the largest of a [`partition`] with `cap` 0, but keeps
-/// nothing: that partition has a unit for every [`TILE_ROWS`] rows of the model.
+/// Bytes of the largest unit of the finest cut, among the layers that `which` names, without tables that no
+/// pass leases. The same as the largest unit of a [`partition`] with `cap` 0, but without building it: that
+/// partition has a unit for every [`TILE_ROWS`] rows of the model.
 pub(crate) fn finest(
     layers: &[Layer],
     leased: &HashSet<LayerId>,
@@ -177,19 +177,19 @@ fn lay_out(layer: &Layer, rows: Option<&Range<usize>>, sector: u64) -> Result<Pa
     packed(&pieces, sector)
 }
 
-/// All that the sizes of a layer's tiles depend on. Layers that are stored alike, whole sectors
-/// apart, have the same footprint.
+/// Everything that the sizes of a layer's tiles depend on. Layers that are stored alike, whole sectors apart,
+/// have the same footprint.
 #[derive(PartialEq, Eq, Hash)]
 struct Footprint {
     split: Split,
     rows: usize,
-    /// Bytes of each tensor, and where it begins if it lies in one run of a file.
+    /// Size of each tensor in bytes, and its start if it lies in one run of a file.
     tensors: SmallVec<[(u64, Option<Begin>); 2]>,
     /// How scales are cut.
     scales: SmallVec<[ScaleBlocks; 1]>,
 }
 
-/// A file and an offset from the sector in which the first tensor of the layer begins.
+/// A file, and an offset from the sector in which the layer's first tensor begins.
 type Begin = (FileId, i128);
 
 impl Footprint {
@@ -238,7 +238,7 @@ impl Partition {
     }
 }
 
-/// Tiles of a layer, of at most `cap` bytes each where [`TILE_ROWS`] rows are not more.
+/// Cuts a layer into tiles of at most `cap` bytes each, but of at least [`TILE_ROWS`] rows.
 fn cut(layers: &[Layer], id: LayerId, cap: u64, sector: u64) -> Result<Vec<Unit>, Error> {
     let layer = &layers[id.0];
     let with = |slack| -> Result<Vec<Unit>, Error> {
@@ -248,19 +248,19 @@ fn cut(layers: &[Layer], id: LayerId, cap: u64, sector: u64) -> Result<Vec<Unit>
     };
     let units = with(slack(layer, sector))?;
     if units.iter().any(|u| u.bytes > cap) {
-        // Gaps between the tensors' rows are read along; where that is too much, leave room for them.
+        // Gaps between the tensors' rows are read along; if that is too much, leave room for them.
         return with(slack(layer, sector) + layer.tensors.len() as u64 * MERGE_GAP);
     }
     Ok(units)
 }
 
-/// The most that a tile's slot exceeds its tensors' bytes and the gaps between them.
+/// The most that a tile's slot can exceed its tensors and the gaps between them.
 fn slack(layer: &Layer, sector: u64) -> u64 {
     let uneven: u64 = layer.tensors.iter().map(LayerTensor::uneven).sum();
     layer.tensors.len() as u64 * (2 * (sector - 1)).max(64) + uneven
 }
 
-/// Tiles of equal size, each at most `cap` bytes with slack, but at least [`TILE_ROWS`] rows.
+/// Tiles of equal size, each at most `cap` bytes with slack, but of at least [`TILE_ROWS`] rows.
 fn tiles(rows: usize, row_bytes: u64, slack: u64, cap: u64) -> impl Iterator<Item = Range<usize>> {
     let fitting = cap.saturating_sub(slack) / row_bytes.max(1);
     let fitting = usize::try_from(fitting).unwrap_or(usize::MAX) / TILE_ROWS * TILE_ROWS;
@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
 
-    /// Layers of one to three tensors in files with gaps, some in several runs, as they come.
+    /// Layers of one to three tensors in files with gaps, some in several runs, in random order.
     fn random_layers(seed: u64) -> Vec<Layer> {
         let mut state = seed;
         let mut below = |n: u64| {

@@ -1,4 +1,4 @@
-//! Devices that are not here, as their data sheets have them.
+//! Profiles of devices that are not present, from their data sheets.
 
 use serde::{Deserialize, Serialize};
 use vram_device::{Execution, Memory, Topology};
@@ -7,7 +7,7 @@ use vram_types::DType;
 use crate::error::Error;
 use crate::plan::costs::{Costs, LayerWork, Link};
 
-/// The profiles that come with the crate: names and texts.
+/// The built-in profiles: names and texts.
 const BUILT_IN: [(&str, &str); 4] = [
     ("rtx4090-pcie4", include_str!("../../profiles/rtx4090-pcie4.toml")),
     ("rtx3060-pcie3", include_str!("../../profiles/rtx3060-pcie3.toml")),
@@ -15,16 +15,18 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("h100-pcie5", include_str!("../../profiles/h100-pcie5.toml")),
 ];
 
-/// A device and the machine around it: what a [`Plan`](crate::Plan) for it is reckoned from.
+/// A device and its host machine, from which a [`Plan`](crate::Plan) for it can be computed.
 ///
-/// Written as TOML; the four that come with the crate, in its folder `profiles`, cite the source of every number.
+/// Written as TOML. The four built-in profiles, in the crate's folder `profiles`, cite the source of every
+/// number.
 ///
 /// ```
 /// use vram_layers::{LayerWork, Profile};
 /// use vram_types::DType;
 ///
 /// let card = Profile::named("rtx4090-pcie4")?;
-/// // A linear layer of 3072 inputs and outputs on one row waits for its weights, on a thousand rows for its sums.
+/// // A linear layer of 3072 inputs and outputs: one row waits for its weights, a thousand rows for the
+/// arithmetic.
 /// let layer = |rows: u64| LayerWork { bytes: 2 * 3072 * 3072, flops: 2 * 3072 * 3072 * rows };
 /// let costs = card.costs(&[layer(1), layer(1000)], DType::BF16)?;
 /// assert!(costs.compute_seconds[0] < 30e-6 && costs.compute_seconds[1] > 100e-6);
@@ -33,15 +35,15 @@ const BUILT_IN: [(&str, &str); 4] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// In words.
+    /// A description.
     pub about: String,
-    /// Seconds that the use of a layer takes besides its kernels.
+    /// Seconds of overhead for each use of a layer, besides its kernels.
     pub dispatch_seconds: f64,
     /// The device's memory.
     pub device: DeviceMemory,
     /// How fast it computes.
     pub flops: Flops,
-    /// From host memory to the device; of no account where they are the same.
+    /// From host memory to the device; ignored if they are the same memory.
     pub bus: Link,
     /// From disk to host memory.
     pub disk: Link,
@@ -57,9 +59,9 @@ pub struct Profile {
 pub struct DeviceMemory {
     /// All of it, in bytes.
     pub memory_bytes: u64,
-    /// What driver and display keep of it, in bytes.
+    /// What the driver and the display reserve, in bytes.
     pub reserved_bytes: u64,
-    /// Bytes per second at the peak.
+    /// Peak bandwidth in bytes per second.
     pub bytes_per_second: f64,
     /// The share of the peak that kernels reach, in 0..=1.
     pub attainable_bytes: f64,
@@ -85,11 +87,11 @@ pub struct Flops {
 pub struct HostMemory {
     /// All of it, in bytes.
     pub memory_bytes: u64,
-    /// What is not for weights, in bytes.
+    /// What is not available for weights, in bytes.
     pub reserved_bytes: u64,
 }
 
-/// [`Topology`] as it is written.
+/// [`Topology`] in its serialised form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProfileTopology {
@@ -118,41 +120,44 @@ enum ExecutionText {
 }
 
 impl Profile {
-    /// Names of the profiles that come with the crate.
+    /// Names of the built-in profiles.
     pub fn names() -> impl Iterator<Item = &'static str> {
         BUILT_IN.iter().map(|(name, _)| *name)
     }
 
-    /// One of the profiles that come with the crate.
+    /// A built-in profile by name.
     ///
     /// # Errors
-    /// [`Error::Profile`] with the names that there are.
+    /// [`Error::Profile`], which lists the existing names.
     pub fn named(name: &str) -> Result<Profile, Error> {
         match BUILT_IN.iter().find(|(n, _)| *n == name) {
             Some((name, text)) => Profile::parse(name, text),
             None => {
                 let names: Vec<&str> = Profile::names().collect();
-                Err(refuse(name, format!("there is no such profile; there are {}", names.join(", "))))
+                Err(refuse(
+                    name,
+                    format!("there is no such profile; the built-in ones are {}", names.join(", ")),
+                ))
             }
         }
     }
 
-    /// Reads a profile. `name` is what errors call it.
+    /// Parses a profile. `name` appears in error messages.
     ///
     /// # Errors
-    /// [`Error::Profile`] where the text is no profile or a number in it cannot be.
+    /// [`Error::Profile`] if the text is not a profile or a number in it makes no sense.
     pub fn parse(name: &str, text: &str) -> Result<Profile, Error> {
         let profile: Profile = toml::from_str(text).map_err(|e| refuse(name, e.to_string()))?;
         profile.check().map_err(|what| refuse(name, what))?;
         Ok(profile)
     }
 
-    /// Bytes of the device's memory that a budget can have.
+    /// Bytes of device memory available to a budget.
     pub fn device_bytes(&self) -> u64 {
         self.device.memory_bytes.saturating_sub(self.device.reserved_bytes)
     }
 
-    /// Bytes of the host's memory that a budget can have.
+    /// Bytes of host memory available to a budget.
     pub fn host_bytes(&self) -> u64 {
         self.host.memory_bytes.saturating_sub(self.host.reserved_bytes)
     }
@@ -163,17 +168,17 @@ impl Profile {
         Topology { memory, kernels, separate_copy_queue }
     }
 
-    /// What these layers take there: each as long as the slower of its operations and its weights' way out of the
-    /// device's memory (S. Williams et al., "Roofline", CACM 52(4), 2009).
+    /// The costs of these layers on this device. A layer takes as long as the slower of its arithmetic and of
+    /// reading its weights from device memory (S. Williams et al., "Roofline", CACM 52(4), 2009).
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a dtype that nothing computes in.
+    /// [`Error::Unsupported`] for a dtype that no kernel computes in.
     pub fn costs(&self, work: &[LayerWork], dtype: DType) -> Result<Costs, Error> {
         let flops = match dtype {
             DType::BF16 => self.flops.bf16,
             DType::F16 => self.flops.f16,
             DType::F32 => self.flops.f32,
-            other => return Err(Error::Unsupported(format!("nothing computes in {other}"))),
+            other => return Err(Error::Unsupported(format!("{other} is not a compute dtype"))),
         } * self.flops.attainable;
         let memory = self.device.bytes_per_second * self.device.attainable_bytes;
         let seconds = |w: &LayerWork| (w.flops as f64 / flops).max(w.bytes as f64 / memory);
@@ -205,7 +210,7 @@ impl Profile {
             ("host.reserved_bytes", self.host_bytes() > 0, "less than host.memory_bytes"),
         ];
         match rules.into_iter().find(|(_, holds, _)| !holds) {
-            Some((field, _, wanted)) => Err(format!("{field} has to be {wanted}")),
+            Some((field, _, wanted)) => Err(format!("{field} must be {wanted}")),
             None => Ok(()),
         }
     }
@@ -232,7 +237,7 @@ mod tests {
                     ["memory = \"", "kernels", "separate_copy_queue"].iter().any(|w| line.contains(w));
                 assert!(sourced || stated, "{name}: {line}");
             }
-            // Every source that is cited is listed.
+            // Every cited source is listed.
             for cited in text.split('[').skip(1).filter_map(|t| t.split_once(']')).map(|(c, _)| c) {
                 for source in cited
                     .split(", ")
@@ -268,7 +273,7 @@ mod tests {
         check(&format!("speed = 3\n{text}"), "speed");
         check(
             &text.replace("attainable = 0.7", "attainable = 1.5"),
-            "flops.attainable has to be above 0 and at most 1",
+            "flops.attainable must be above 0 and at most 1",
         );
         check(&text.replace("bytes_per_second = 6.3e9", "bytes_per_second = 0.0"), "disk.bytes_per_second");
         check(&text.replace("bytes_per_second = 6.3e9", "bytes_per_second = nan"), "disk.bytes_per_second");

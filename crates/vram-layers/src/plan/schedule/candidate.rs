@@ -1,11 +1,11 @@
-//! A choice of what stays, and how fast it is.
+//! Evaluates a choice of what stays.
 
 use super::problem::{Problem, Residency, Room};
 use super::simulate::steady;
 use super::spread::Spread;
 
-/// Passes that a candidate is simulated for: the first half of them fills the ring. Fewer where a pass has so many uses
-/// that a ring is filled in a small part of one.
+/// Passes simulated for each candidate; the first half fills the ring. Fewer if a pass has so many uses that
+/// filling the ring takes a small part of one.
 const PASSES: usize = 8;
 const FEWEST_PASSES: usize = 4;
 const ENOUGH_USES: usize = 4096;
@@ -17,17 +17,17 @@ pub struct Choice {
     pub kept: Vec<Residency>,
     /// Bytes of the ring.
     pub ring_bytes: u64,
-    /// Nanoseconds of a pass in the long run.
+    /// Nanoseconds of a pass in the steady state.
     pub pass: u64,
 }
 
-/// Passes that candidates of a problem are simulated for.
+/// Passes to simulate for each candidate.
 pub(super) fn passes(problem: &Problem) -> usize {
     (ENOUGH_USES / problem.trace.len().max(1)).clamp(FEWEST_PASSES, PASSES)
 }
 
-/// The choice that keeps these units on the device and as many of the others as fit on the host, and the steps that its
-/// simulation took; `None` if it does not fit.
+/// Keeps these units on the device and as many of the others as fit on the host, and simulates that. Returns
+/// the choice and the steps that its simulation took; `None` if it does not fit.
 pub(super) fn evaluate(problem: &Problem, room: &Room, on_device: &[Residency]) -> Option<(Choice, u64)> {
     let mut kept: Vec<Residency> = on_device
         .iter()
@@ -39,7 +39,7 @@ pub(super) fn evaluate(problem: &Problem, room: &Room, on_device: &[Residency]) 
     if largest > beside {
         return None;
     }
-    // What a pass streams and what the next one does: further ahead than that nobody fetches.
+    // What this pass and the next one stream; no fetch is further ahead.
     let all = (2 * streamed(problem, &kept).sum::<u64>()).max(room.least_ring);
     if resident > 0 && room.ring.is_some_and(|ring| ring.min(all) > beside) {
         return None;
@@ -49,7 +49,7 @@ pub(super) fn evaluate(problem: &Problem, room: &Room, on_device: &[Residency]) 
         Spread::Bytes { owed_first: 0 }.choose(problem, room.host, &mut kept, Residency::Host);
     }
     let (steady, steps) = steady(problem, &kept, ring_bytes, passes(problem))?;
-    // Where the window of a few passes ends within the read-ahead, it may seem to beat the bound.
+    // If the simulated window ends within the read-ahead, it may seem to beat the bound.
     let pass = steady.max(problem.bound(&kept).nanos);
     Some((Choice { kept, ring_bytes, pass }, steps))
 }

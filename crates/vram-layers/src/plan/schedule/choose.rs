@@ -1,4 +1,4 @@
-//! Which units stay: candidates that spread them through the depth, each simulated, the best improved.
+//! Chooses which units stay: simulates candidates that spread them through the depth, and improves the best.
 
 use super::candidate::{Choice, evaluate, streamed};
 use super::floor::{enough, floor};
@@ -6,17 +6,18 @@ use super::problem::{Problem, Residency, Room};
 use super::search::improve;
 use super::spread::SPREADS;
 
-/// Steps of simulation that candidates may take in all: tens of milliseconds. The first of them is always tried.
+/// Simulation steps that all candidates may take together: tens of milliseconds. The first candidate is
+/// always tried.
 const STEPS: u64 = 2_000_000;
 
-/// A larger ring than the one asked for has to pay: by one part in so many.
+/// A ring larger than the preferred one must save at least one part in `WORTH` of a pass.
 const WORTH: u64 = 50;
 
-/// Sizes of units for which a ring of their own is tried.
+/// How many unit sizes get a ring sized for them.
 const SIZES: usize = 6;
 
-/// Chooses what stays. Nothing does if the room has place for no more than the largest unit. Of candidates that are as
-/// fast, the first one that was thought of: units spread by bytes.
+/// Chooses what stays. Nothing stays if there is no room for more than the largest unit. Among equally fast
+/// candidates, the first one tried wins: units spread by bytes.
 pub fn choose(problem: &Problem, room: &Room) -> Choice {
     let all: Vec<Residency> = problem
         .uses()
@@ -58,7 +59,7 @@ pub fn choose(problem: &Problem, room: &Room) -> Choice {
     improve(problem, room, best, floor)
 }
 
-/// Sizes of the ring to leave room for, and whether each is the size that is wanted where nothing speaks against it.
+/// Ring sizes to try, and whether each is the preferred one.
 fn rings(problem: &Problem, room: &Room) -> Vec<(u64, bool)> {
     if let Some(ring) = room.ring {
         return vec![(ring, true)];

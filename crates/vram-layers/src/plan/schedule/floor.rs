@@ -1,13 +1,14 @@
-//! What no choice is faster than.
+//! A lower bound for all choices.
 
 use super::problem::{Problem, Room};
 
-/// Near enough to the floor: a few thousandths are not worth a search.
+/// Close enough to the floor: a few thousandths are not worth a search.
 pub(super) fn enough(floor: u64) -> u64 {
     floor + floor / 500
 }
 
-/// What no choice is faster than: the kernels, or the slower link with the room full of what gains most by it.
+/// A lower bound for all choices: the kernels, or the slower link with the room full of the units that save
+/// most time on it.
 pub(super) fn floor(problem: &Problem, room: &Room) -> u64 {
     let uses = problem.uses();
     let compute: u64 = problem.trace.iter().map(|&u| problem.units[u].compute).sum();
@@ -20,9 +21,10 @@ pub(super) fn floor(problem: &Problem, room: &Room) -> u64 {
     if problem.machine.one_queue { disk.max(compute + bus) } else { disk.max(bus).max(compute) }
 }
 
-/// What is left of the time of a link when so many bytes need not cross it, the dearest first.
+/// The link time that remains when `room` bytes need not cross it, the units with most link time per byte
+/// first.
 fn unavoidable(gains: &mut [(u64, u64)], mut room: u64) -> u64 {
-    // Dearest first: a/b > c/d  <=>  a*d > c*b.
+    // Most time per byte first: a/b > c/d  <=>  a*d > c*b.
     gains.sort_by(|a, b| (u128::from(b.0) * u128::from(a.1)).cmp(&(u128::from(a.0) * u128::from(b.1))));
     let mut left = 0;
     for &(time, bytes) in gains.iter() {

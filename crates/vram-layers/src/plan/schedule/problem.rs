@@ -4,16 +4,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What one unit takes, in nanoseconds of each resource that it needs.
+/// Costs of one unit, in nanoseconds of each resource that it needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UnitCost {
-    /// Bytes of its slot.
+    /// Size of its slot in bytes.
     pub bytes: u64,
-    /// Its kernels, each time it is used.
+    /// Its kernels, for one use.
     pub compute: u64,
-    /// From disk to the host, or straight into the slot where the device's memory is the host's.
+    /// From disk to the host, or straight into the slot if the device shares the host's memory.
     pub disk: u64,
-    /// From the host to the device; 0 where the device's memory is the host's.
+    /// From the host to the device; 0 if they share memory.
     pub bus: u64,
 }
 
@@ -25,7 +25,7 @@ pub enum Residency {
     Device,
     /// In host memory: it crosses the bus for each use.
     Host,
-    /// In the source alone: it crosses both links for each use.
+    /// In the source only: it crosses both links for each use.
     #[default]
     Source,
 }
@@ -33,25 +33,25 @@ pub enum Residency {
 /// How links and kernels work together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Readers fill the slot itself and kernels run where they are issued: one link, no staging.
+    /// Readers fill the slot itself and kernels run when they are issued: one link, no staging.
     pub shares_memory: bool,
     /// Copies and kernels take turns on one queue.
     pub one_queue: bool,
     /// Host memory that bytes pass through on their way from the disk to the bus.
     pub staging: u64,
-    /// Slots begin at multiples of so many bytes, a power of two.
+    /// Slots begin at multiples of this many bytes, a power of two.
     pub align: u64,
-    /// Bytes that move at a time; a unit is on its way over the bus while the rest of it is still read.
+    /// Bytes that move at a time: a unit can be crossing the bus while the rest of it is still being read.
     pub chunk: u64,
 }
 
 impl Machine {
-    /// The device's memory is the host's.
+    /// The device shares the host's memory.
     pub const fn shared() -> Machine {
         Machine { shares_memory: true, one_queue: false, staging: 0, align: 1, chunk: u64::MAX }
     }
 
-    /// A device with memory of its own and a queue for copies beside that for kernels.
+    /// A device with its own memory and separate queues for copies and kernels.
     pub const fn discrete(staging: u64, chunk: u64) -> Machine {
         Machine { shares_memory: false, one_queue: false, staging, align: 1, chunk }
     }
@@ -62,13 +62,13 @@ impl Machine {
 pub struct Problem {
     /// What each unit takes.
     pub units: Vec<UnitCost>,
-    /// Indices of units in order of use; one may come more than once.
+    /// Indices of units in order of use; a unit may appear more than once.
     pub trace: Vec<usize>,
     /// The machine.
     pub machine: Machine,
 }
 
-/// What a pass cannot be faster than.
+/// The lower bound of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     /// In nanoseconds.
@@ -92,18 +92,18 @@ pub enum Limit {
     Queue,
 }
 
-/// What there is to hold weights in.
+/// The memory available for weights.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Bytes on the device, for residents and ring together.
     pub device: u64,
     /// Bytes on the host, for weights that wait there.
     pub host: u64,
-    /// Bytes of the ring, if that is not to be chosen.
+    /// Size of the ring in bytes, if it is fixed.
     pub ring: Option<u64>,
-    /// Bytes that the ring has at least, for units that are not in the trace.
+    /// Smallest ring in bytes, for units that are not in the trace.
     pub least_ring: u64,
-    /// Bytes above which a ring is of no more use than residents are.
+    /// Size in bytes above which a larger ring is worth no more than residents.
     pub target_ring: u64,
 }
 
@@ -125,12 +125,12 @@ impl Problem {
         if self.machine.one_queue && bus > 0 {
             all.insert(0, (compute + bus, Limit::Queue));
         }
-        // The first of equals.
+        // On a tie, the first.
         let best = all.into_iter().rev().max_by_key(|(nanos, _)| *nanos);
         best.map_or(Bound { nanos: 0, limit: Limit::Compute }, |(nanos, limit)| Bound { nanos, limit })
     }
 
-    /// A room of so many bytes on the device and none on the host, the ring as large as is of use.
+    /// `device` bytes on the device and none on the host, with the ring as large as is useful.
     pub fn room(&self, device: u64) -> Room {
         Room { device, host: 0, ring: None, least_ring: 0, target_ring: u64::MAX }
     }

@@ -4,17 +4,17 @@ use super::candidate::{Choice, evaluate, passes};
 use super::floor::enough;
 use super::problem::{Problem, Residency, Room};
 
-/// Uses that a search may simulate in all: tens of milliseconds.
+/// Uses that all simulations of a search may step through: tens of milliseconds.
 const STEPS: usize = 400_000;
 
-/// Up to this many units every choice is tried, where a pass does not use them over and over.
+/// Up to this many units, every choice is tried, unless a pass uses the units over and over.
 const FEW: usize = 12;
 
-/// Units that a choice may differ in from one that is near it.
+/// The most units in which a neighbouring choice differs.
 const REACH: usize = 3;
 
-/// Goes from better to better choice until none is near, the floor is reached, or the search has taken its share of
-/// time. Deterministic.
+/// Moves to better neighbours until there are none, the floor is reached, or the search has used up its
+/// steps. Deterministic.
 pub(super) fn improve(problem: &Problem, room: &Room, best: Choice, floor: u64) -> Choice {
     let enough = enough(floor);
     if best.pass <= enough {
@@ -54,17 +54,18 @@ struct Search<'a> {
     problem: &'a Problem,
     room: &'a Room,
     best: Choice,
-    /// Simulations that may still be made.
+    /// Simulations that may still be run.
     left: usize,
 }
 
 impl Search<'_> {
-    /// Tries what is a few units away, the nearest first. Whether any of it was better.
+    /// Tries the neighbours, nearest first. Returns whether any was better.
     fn round(&mut self, used: &[usize]) -> bool {
         (1..=REACH).any(|units| self.within(used, units, &mut Vec::with_capacity(units)))
     }
 
-    /// Tries all choices that differ in `more` units besides those that are picked. Whether any was better.
+    /// Tries all choices that differ in `more` units besides those already picked. Returns whether any was
+    /// better.
     fn within(&mut self, used: &[usize], more: usize, picked: &mut Vec<usize>) -> bool {
         if more == 0 {
             return self.attempt(picked);
@@ -81,11 +82,11 @@ impl Search<'_> {
         better
     }
 
-    /// Lets units that stayed go and those stay that did not, if that is faster.
+    /// Evicts those of the units that stayed and keeps those that did not, if that is faster.
     fn attempt(&mut self, units: &[usize]) -> bool {
         let stays = |unit: &usize| self.best.kept[*unit] == Residency::Device;
         if units.len() > 1 && (units.iter().all(stays) || !units.iter().any(stays)) {
-            // All in one direction: one at a time does it.
+            // All in one direction: changing one at a time finds that.
             return false;
         }
         let Some(left) = self.left.checked_sub(1) else { return false };

@@ -1,4 +1,4 @@
-//! A schedule played through on a model of the machine.
+//! Simulates a schedule on a model of the machine.
 
 use std::collections::VecDeque;
 
@@ -7,35 +7,35 @@ use vram_device::{OffsetAlloc, RingAlloc};
 
 use super::problem::{Problem, Residency};
 
-/// More chunks than this are not told apart within one unit.
+/// At most this many chunks of a unit are told apart.
 const CHUNKS: u64 = 16;
 
-/// One unit on its way into the ring.
+/// One fetch of a unit into the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
-    /// Which use it is for: uses are counted through all passes, from 0.
+    /// The use that it is for; uses are counted through all passes, from 0.
     pub position: u64,
     /// The unit.
     pub unit: usize,
-    /// Where in the ring, in bytes.
+    /// Offset in the ring in bytes.
     pub at: u64,
-    /// How many uses must have given their slots back before it is issued.
+    /// How many uses must have given their slots back before the fetch is issued.
     pub after: u64,
 }
 
-/// What a simulation found; times in nanoseconds since its start.
+/// The result of a simulation; times are in nanoseconds since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     /// When the last kernel of each pass ended.
     pub ends: Vec<u64>,
     /// Everything that went through the ring, in order.
     pub fetches: Vec<Fetch>,
-    /// For how long kernels waited for weights, by unit, over all passes but the first.
+    /// How long kernels waited for weights, by unit, over all passes but the first.
     pub stalls: Vec<u64>,
 }
 
 impl Timeline {
-    /// The time of a pass in the long run: the mean of the later half.
+    /// The time of a pass in the steady state: the mean over the later half.
     pub fn steady(&self) -> u64 {
         let last = self.ends.len().saturating_sub(1);
         let from = last / 2;
@@ -46,19 +46,19 @@ impl Timeline {
         }
     }
 
-    /// The time of the first pass, which loads what stays and into which nothing was read ahead.
+    /// The time of the first pass, which loads what stays and finds nothing read ahead.
     pub fn first(&self) -> u64 {
         self.ends.first().copied().unwrap_or(0)
     }
 }
 
-/// Plays `passes` passes, one right after the other, with a ring of so many bytes. What is kept comes when it is used
-/// for the first time. `None` if a unit that passes through the ring is larger than it.
+/// Simulates `passes` passes back to back with a ring of `ring_bytes`. What stays is loaded when it is first
+/// used. `None` if a unit that passes through the ring is larger than it.
 pub fn simulate(problem: &Problem, kept: &[Residency], ring_bytes: u64, passes: usize) -> Option<Timeline> {
     simulate_listing(problem, kept, ring_bytes, passes, passes + 1)
 }
 
-/// The same, with the fetches of the first `listed` passes alone: a list of all of them is long where units are many.
+/// The same, but lists the fetches of the first `listed` passes only: with many units the full list is long.
 pub(crate) fn simulate_listing(
     problem: &Problem,
     kept: &[Residency],
@@ -69,7 +69,7 @@ pub(crate) fn simulate_listing(
     play(problem, kept, ring_bytes, passes, listed).map(|run| run.out)
 }
 
-/// The time of a pass in the long run, and the steps that it took to find it.
+/// The time of a pass in the steady state, and the steps that it took to find it.
 pub(super) fn steady(
     problem: &Problem,
     kept: &[Residency],
@@ -102,16 +102,16 @@ fn play<'a>(
     Some(run)
 }
 
-/// A fetch that has its place.
+/// A fetch that has been given its place.
 struct Slot {
     position: u64,
-    /// Where in the ring; `None` for what stays.
+    /// Offset in the ring; `None` for a unit that stays.
     at: Option<u64>,
-    /// Chunks that are still to be moved, and what one of them takes on each link.
+    /// Chunks still to be moved, and what one of them takes on each link.
     left: u64,
     disk: u64,
     bus: u64,
-    /// When the device has the last chunk that was moved, and when its copy was issued.
+    /// When the last moved chunk arrived on the device, and when its copy was issued.
     arrived: u64,
     issued: u64,
 }
@@ -119,7 +119,7 @@ struct Slot {
 struct Run<'a> {
     problem: &'a Problem,
     kept: &'a [Residency],
-    /// Uses to be computed. What comes after them is fetched ahead as in any pass.
+    /// Uses to compute. What comes after them is fetched ahead, as in any pass.
     total: u64,
     /// Uses whose fetches are listed.
     listed: u64,
@@ -127,14 +127,14 @@ struct Run<'a> {
     steps: u64,
     ring: RingAlloc,
     slots: VecDeque<Slot>,
-    /// How many of the slots, from the front, have all their chunks: they are moved in order.
+    /// How many of the slots, from the front, are complete: they are filled in order.
     moved: usize,
     /// Units that have been read once.
     read: Vec<bool>,
-    /// The next use whose unit has no place yet, and the next use to be computed.
+    /// The next use whose unit has no place yet, and the next use to compute.
     next: u64,
     used: u64,
-    /// When the room that was given back last was given back, and when its kernels were done.
+    /// When room was last given back, and when its kernels were done.
     room_at: u64,
     room_done: u64,
     disk_free: u64,
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         self.problem.trace[(position % self.problem.trace.len() as u64) as usize]
     }
 
-    /// Moves one chunk, or computes one use.
+    /// Moves one chunk or computes one use.
     fn step(&mut self) {
         self.place();
         self.steps += 1;
@@ -201,8 +201,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a chunk is issued before the next kernels, which are ready to be. Where they share no queue it makes no
-    /// difference which is looked at first.
+    /// Whether a chunk is issued before the next kernels, which are ready. With separate queues the order
+    /// makes no difference.
     fn comes_first(&self, slot: usize) -> bool {
         if !self.problem.machine.one_queue {
             return true;
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         self.read_end(slot) < self.host.max(front)
     }
 
-    /// Gives places in the ring to as many units as there is room for.
+    /// Gives places in the ring to as many units as fit.
     fn place(&mut self) {
         while self.next < self.total + self.problem.trace.len() as u64 {
             let unit = self.unit(self.next);
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
             return;
         }
         let queue = if machine.one_queue { &mut self.compute_free } else { &mut self.bus_free };
-        // Before its first chunk, `arrived` is when the last kernels that read the place are done.
+        // Before its first chunk, `arrived` is when the last kernels that read this place are done.
         let end = (*queue).max(read).max(s.arrived) + s.bus;
         *queue = end;
         s.arrived = end;

@@ -1,23 +1,22 @@
-//! Ways to spread what stays through the order of use.
+//! Ways to spread the units that stay through the order of use.
 
 use super::problem::{Problem, Residency};
 
-/// Units whose bytes are a smaller part of all bytes than this, and of the mean than that, cost latency and not
-/// bandwidth.
+/// Units smaller than this fraction of all bytes, and of the mean size, cost latency rather than bandwidth.
 const SMALL: u64 = 4096;
 const SMALL_OF_MEAN: u64 = 8;
 
-/// A way to spread what stays.
+/// A way to spread the units that stay.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Spread {
-    /// In every stretch of the order, units that stay get the share of bytes that they get of the whole; the first of
-    /// them when so many 64ths of it have passed.
+    /// Over any stretch of the order, units that stay get the same share of bytes as over the whole. The
+    /// first one comes when `owed_first` 64ths of its share have passed.
     Bytes { owed_first: u64 },
-    /// What passes through the ring keeps step with the kernels.
+    /// Transfers through the ring keep pace with the kernels.
     Time,
-    /// The dearest link time for its bytes first.
+    /// Most link time per byte first.
     Dearest,
-    /// The largest first, so that a small ring does for the others.
+    /// Largest first, so that a small ring suffices for the others.
     Largest,
 }
 
@@ -31,7 +30,7 @@ pub(super) const SPREADS: [Spread; 6] = [
 ];
 
 impl Spread {
-    /// Marks units that are kept nowhere yet as kept, up to `room` bytes.
+    /// Marks units that are not kept anywhere yet, up to `room` bytes.
     pub(super) fn choose(self, problem: &Problem, mut room: u64, kept: &mut [Residency], place: Residency) {
         let mut seen = vec![false; problem.units.len()];
         let order: Vec<usize> = problem
