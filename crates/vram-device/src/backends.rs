@@ -1,11 +1,11 @@
-//! What there is to compute on.
+//! The backends, and the devices they find.
 
 use std::sync::Arc;
 
 use crate::cpu::Cpu;
 use crate::{DeviceError, Kernels};
 
-/// A kind of device, and the one of it that is here.
+/// A backend, and its device on this machine.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Backend {
@@ -13,15 +13,15 @@ pub struct Backend {
     pub name: &'static str,
     /// Its device with default options, or why there is none.
     pub device: Result<Arc<dyn Kernels>, DeviceError>,
-    /// Descriptions of all that can be chosen by place, as in `cuda:1`.
+    /// Descriptions of all devices that can be chosen by index, as in `cuda:1`.
     pub adapters: Vec<String>,
 }
 
-/// The device of a name: a backend's (`cpu`, `cuda`, `wgpu`), with the adapter behind a colon where there are several, by its
-/// place or a part of its name (`cuda:1`, `wgpu:3090`). Options are the default ones.
+/// Opens a device by name: a backend (`cpu`, `cuda`, `wgpu`), optionally with an adapter after a colon, by
+/// its index or part of its name (`cuda:1`, `wgpu:3090`). Options are the defaults.
 ///
 /// # Errors
-/// [`DeviceError::Unavailable`] with the reason, also for a backend that this build is without.
+/// [`DeviceError::Unavailable`] with the reason, also for a backend that is not in this build.
 ///
 /// ```
 /// let cpu = vram_device::open("cpu")?;
@@ -35,7 +35,7 @@ pub fn open(name: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
         ("cpu", "") => Ok(Arc::new(Cpu::new(Default::default())?)),
         ("wgpu", which) => wgpu(which),
         ("cuda", which) => cuda(which),
-        _ => Err(missing(name, "there are cpu, cuda and wgpu")),
+        _ => Err(missing(name, "the backends are cpu, cuda and wgpu")),
     }
 }
 
@@ -59,7 +59,7 @@ fn cuda(_which: &str) -> Result<Arc<dyn Kernels>, DeviceError> {
     ))
 }
 
-/// Descriptions of all devices of a backend that can be chosen by place.
+/// Descriptions of all devices of a backend that can be chosen by index.
 fn adapters(name: &str) -> Vec<String> {
     match name {
         #[cfg(feature = "cuda")]
@@ -82,8 +82,8 @@ fn missing(name: &str, reason: &str) -> DeviceError {
     DeviceError::Unavailable { what: format!("the {name} backend"), reason: reason.to_owned() }
 }
 
-/// All backends, each asked for its device; those that this build is without say so. The CPU is the first and starts
-/// its threads, which end with the device.
+/// All backends, each with its device; one that is not in this build says so. The CPU is the first. It starts
+/// its threads here, and they end with the device.
 ///
 /// ```
 /// for backend in vram_device::backends() {
@@ -106,7 +106,7 @@ mod tests {
         let all = backends();
         assert!(all[0].device.is_ok());
         for Backend { name, device, adapters } in all {
-            // A device of an adapter is one of those that can be chosen.
+            // A backend with adapters lists its own device among them.
             assert!(name != "cpu" || adapters.is_empty());
             assert!(name == "cpu" || device.is_err() || !adapters.is_empty());
             match device {

@@ -1,4 +1,4 @@
-//! Hard byte budgets: the ledger from which every allocation takes its bytes first.
+//! Hard byte budgets: the ledger that every allocation takes its bytes from first.
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub enum Tier {
     /// In a checkpoint.
     Disk,
-    /// In memory of the host that the device does not compute from.
+    /// In host memory that the device does not compute from.
     Host,
     /// In memory that kernels read.
     Device,
@@ -32,9 +32,9 @@ impl fmt::Display for Tier {
 /// How long reserved bytes are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lifetime {
-    /// Residents, ring and staging: as long as the plan stands.
+    /// Residents, ring and staging: as long as the plan is in force.
     Weights,
-    /// Activations and scratch: one pass, or as long as passes of that shape follow.
+    /// Activations and scratch: for one pass, or while passes of the same shape follow.
     Pass,
     /// KV caches and computed buffers: as long as the model.
     Session,
@@ -91,7 +91,7 @@ impl Budget {
     /// Takes bytes from the budget until the [`Reservation`] is dropped.
     ///
     /// # Errors
-    /// [`BudgetExceeded`] if they do not fit; nothing is taken then.
+    /// [`BudgetExceeded`] if they do not fit; nothing is taken in that case.
     pub fn reserve(&self, lifetime: Lifetime, bytes: u64) -> Result<Reservation, BudgetExceeded> {
         let mut books = self.books();
         let total = books.used.total();
@@ -175,21 +175,21 @@ impl Reservation {
         self.bytes
     }
 
-    /// How long they are meant to be held.
+    /// How long they are expected to be held.
     pub fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// Splits off `bytes` into a reservation of their own; `None` if there are not so many.
+    /// Splits off `bytes` into a separate reservation; `None` if there are fewer.
     pub fn split(&mut self, bytes: u64) -> Option<Reservation> {
         self.bytes = self.bytes.checked_sub(bytes)?;
         Some(Reservation { budget: self.budget.clone(), lifetime: self.lifetime, bytes })
     }
 
-    /// Takes so many bytes more from the budget.
+    /// Takes `bytes` more from the budget.
     ///
     /// # Errors
-    /// [`BudgetExceeded`] if they do not fit; nothing is taken then.
+    /// [`BudgetExceeded`] if they do not fit; nothing is taken in that case.
     pub fn grow(&mut self, bytes: u64) -> Result<(), BudgetExceeded> {
         let mut more = self.budget.reserve(self.lifetime, bytes)?;
         self.bytes += std::mem::take(&mut more.bytes);
@@ -203,7 +203,7 @@ impl Drop for Reservation {
     }
 }
 
-/// A reservation would pass the budget.
+/// A reservation would exceed the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetExceeded {
     /// The tier.

@@ -5,33 +5,34 @@ use std::ops::Range;
 
 use crate::{Buffer, DeviceError, Part, Region, Reservation, Staging};
 
-/// How a device's memory and queues relate to the host; the planner works from it.
+/// How a device's memory and queues relate to the host. The planner uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// Where kernels find weights.
+    /// Whether kernels read host memory.
     pub memory: Memory,
     /// When kernels run.
     pub kernels: Execution,
-    /// Copies run beside kernels. Where they do not, the bound of a pass is the sum of both and not the larger.
+    /// Whether copies run concurrently with kernels. If not, the bound of a pass is the sum of both instead
+    /// of the larger.
     pub separate_copy_queue: bool,
 }
 
 /// Whether kernels read the memory that host threads write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// They do: readers fill slots in place, and there is no host tier, because what waits in host memory is on the
-    /// device already.
+    /// Yes: readers fill slots in place. There is no host tier, because what waits in host memory is already
+    /// on the device.
     Shared,
-    /// They do not: weights are staged and copied, and some can wait in host memory.
+    /// No: weights are staged and copied, and some can wait in host memory.
     Discrete,
 }
 
 /// Whether a kernel is done when the call that issued it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Execution {
-    /// It is.
+    /// Yes.
     Inline,
-    /// It may still be waiting. A host that needs its result, or the time it took, waits for a ticket.
+    /// Not necessarily. A host that needs its result, or the time it took, waits for a ticket.
     Queued,
 }
 
@@ -53,12 +54,12 @@ impl fmt::Display for Execution {
     }
 }
 
-/// What a device is.
+/// Description of a device.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
     /// Short name of the backend, as `--device` takes it.
     pub backend: &'static str,
-    /// Name for people: model, cores, instruction set.
+    /// Display name: model, cores, instruction set.
     pub name: String,
     /// Memory and queues.
     pub topology: Topology,
@@ -68,16 +69,16 @@ pub struct DeviceInfo {
     pub max_allocation: u64,
 }
 
-/// Memory of the device as the driver or system tells it.
+/// Memory of the device, as reported by the driver or system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryInfo {
     /// Bytes that could be allocated now.
     pub free: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub total: u64,
 }
 
-/// A sequence of work that the device performs in order.
+/// A sequence of work that the device runs in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
     /// Copies to the device.
@@ -91,24 +92,25 @@ pub enum Queue {
 pub struct Ticket {
     /// The queue.
     pub queue: Queue,
-    /// Its position; grows with every piece of work.
+    /// Its position, which grows with every operation.
     pub value: u64,
 }
 
-/// Memory, copies and order on one device. Calls are coarse and object-safe, and none waits for the device unless
-/// its documentation says so.
+/// Memory, copies and order on one device. Calls are coarse and object-safe, and none waits for the device
+/// unless its documentation says so.
 pub trait Device: Send + Sync + fmt::Debug {
     /// What the device is.
     fn info(&self) -> &DeviceInfo;
 
-    /// Memory as the driver tells it.
+    /// Free and total memory, as reported by the driver.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] with the reason where the backend cannot tell.
+    /// [`DeviceError::Unavailable`] with the reason if the backend cannot tell.
     fn memory(&self) -> Result<MemoryInfo, DeviceError>;
 
-    /// Allocates `reservation.bytes()` bytes, which are unspecified until written. The buffer keeps the reservation.
-    /// It may be dropped while copies and kernels that use it are under way: the backend frees it behind them.
+    /// Allocates `reservation.bytes()` bytes, which are unspecified until written. The buffer keeps the
+    /// reservation. It may be dropped while copies and kernels that use it are in flight: the backend frees
+    /// it after them.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`].
@@ -120,8 +122,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`DeviceError::OutOfMemory`].
     fn stage(&self, reservation: Reservation) -> Result<Staging, DeviceError>;
 
-    /// Issues a copy of `src[range]` to byte `at` of a part on the copy queue. `src` may be written again once the
-    /// ticket is done.
+    /// Issues a copy of `src[range]` to byte `at` of a part on the copy queue. `src` may be written again
+    /// once the ticket is done.
     ///
     /// # Errors
     /// [`DeviceError::OutOfRange`], [`DeviceError::Lost`].
@@ -157,7 +159,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`DeviceError::Lost`].
     fn is_done(&self, ticket: Ticket) -> Result<bool, DeviceError>;
 
-    /// Stops the host until the ticket is done.
+    /// Blocks the host until the ticket is done.
     ///
     /// # Errors
     /// [`DeviceError::Lost`].

@@ -11,9 +11,9 @@ use crate::BudgetExceeded;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The reservation would pass the budget.
+    /// The reservation would exceed the budget.
     Budget(BudgetExceeded),
-    /// The device itself has not the memory, whatever the budget says.
+    /// The device itself is out of memory, whatever the budget says.
     OutOfMemory {
         /// Bytes asked for.
         bytes: u64,
@@ -22,12 +22,12 @@ pub enum DeviceError {
     },
     /// The backend or option cannot be used on this machine.
     Unavailable {
-        /// Which.
+        /// Which backend or option.
         what: String,
         /// Why.
         reason: String,
     },
-    /// A range lies outside its memory, or the memory is of another device.
+    /// A range is outside its memory, or the memory belongs to another device.
     OutOfRange {
         /// What was addressed.
         what: &'static str,
@@ -35,7 +35,7 @@ pub enum DeviceError {
         offset: u64,
         /// Number of bytes.
         bytes: u64,
-        /// Bytes there are.
+        /// Bytes available.
         available: u64,
     },
     /// The tensors of an operation do not fit together, or are not where the device can use them.
@@ -49,21 +49,21 @@ pub enum DeviceError {
     Unsupported {
         /// Name of the operation.
         op: &'static str,
-        /// The dtype, if the operation is there for others.
+        /// The dtype, if the operation is supported for others.
         dtype: Option<DType>,
-        /// What there is instead, or what is missing.
+        /// What is supported instead, or what is missing.
         why: String,
     },
-    /// A dtype and shape have no size.
+    /// A dtype and shape whose size is undefined.
     Type(TypeError),
-    /// A call failed, and the device goes on.
+    /// A call failed, but the device still works.
     Failed {
-        /// What was called or given.
+        /// The call or argument.
         what: &'static str,
         /// What the driver said.
         reason: String,
     },
-    /// The device is lost; nothing on it can be used again.
+    /// The device is lost; nothing on it can be used any more.
     Lost {
         /// What the driver said.
         reason: String,
@@ -71,7 +71,7 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
-    /// Whether less memory, elsewhere or later, may help.
+    /// Whether using less memory, another device, or trying later may help.
     pub fn is_oom(&self) -> bool {
         matches!(self, DeviceError::Budget(_) | DeviceError::OutOfMemory { .. })
     }
@@ -80,7 +80,7 @@ impl DeviceError {
         DeviceError::Shape { op, message: message.into() }
     }
 
-    /// A variant of an operation that a backend has no kernel for.
+    /// The backend has no kernel for this variant of an operation.
     pub(crate) fn unsupported(op: &'static str, why: impl Into<String>) -> DeviceError {
         DeviceError::Unsupported { op, dtype: None, why: why.into() }
     }
@@ -89,14 +89,14 @@ impl DeviceError {
         DeviceError::shape(op, format!("{what} has shape {actual} where {expected} is needed"))
     }
 
-    /// No version for a dtype.
+    /// The backend has no kernel for this dtype.
     pub(crate) fn dtype(op: &'static str, dtype: DType, why: impl Into<String>) -> DeviceError {
         DeviceError::Unsupported { op, dtype: Some(dtype), why: why.into() }
     }
 
     /// Memory that a kernel of this device cannot reach.
     pub(crate) fn foreign(op: &'static str) -> DeviceError {
-        DeviceError::shape(op, "the memory is of another device, or absent")
+        DeviceError::shape(op, "the memory belongs to another device, or is absent")
     }
 }
 

@@ -3,14 +3,15 @@
 use crate::ops::{Checked, Op, Operation as _};
 use crate::{Device, DeviceError, ViewMut};
 
-/// Kernels of a backend. Activations are row-major in the *compute dtype* (f32, bf16 or f16); weights come in their
-/// *storage dtype* at any alignment and are rounded to the compute dtype as they are read, never as a whole matrix.
-/// Where a backend takes weights that are [encoded](crate::View::encoded), it decodes them as it reads them.
-/// Sums run in f32 and are rounded once.
+/// Kernels of a backend. Activations are row-major in the *compute dtype* (f32, bf16 or f16). Weights are in
+/// their *storage dtype* at any alignment, and are rounded to the compute dtype as they are read, never as a
+/// whole matrix. A backend that supports [encoded](crate::View::encoded) weights decodes them as it reads
+/// them. Sums are computed in f32 and rounded once.
 ///
-/// Every output element depends only on its own row of the input, its own row of the weight, the inner extent, the
-/// dtypes and the instruction-set path: not on how many rows there are, on how the weight was split, on where it
-/// lies or on the number of threads. That is what lets a budget change without changing the answer.
+/// Every output element depends only on its own row of the input, its own row of the weight, the inner
+/// extent, the dtypes and the instruction-set path: not on how many rows there are, how the weight was split,
+/// where it is in memory, or the number of threads. That is why a budget can change without changing the
+/// answer.
 ///
 /// Callers use [`KernelsExt::call`], which checks an operation before it runs it.
 ///
@@ -34,24 +35,26 @@ use crate::{Device, DeviceError, ViewMut};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Kernels: Device {
-    /// Bytes of scratch that an operation needs here. It follows from dtypes, shapes and parameters alone; for a linear
-    /// layer not from the number of the weight's rows, so that all tiles of a weight can use the same scratch.
+    /// Bytes of scratch that an operation needs on this device. It depends only on dtypes, shapes and
+    /// parameters. For a linear layer it does not depend on the number of the weight's rows, so that all
+    /// tiles of a weight can use the same scratch.
     fn scratch(&self, op: &Op<'_>) -> u64;
 
-    /// Issues an operation. The scratch has at least the [bytes that it needs](Kernels::scratch) if that is more than
-    /// none. It belongs to the operation until that is done; what is in it afterwards is up to the backend.
+    /// Issues an operation. The scratch has at least the [bytes that it needs](Kernels::scratch), and may be
+    /// `None` if that is 0. It belongs to the operation until that is done; its contents afterwards are up to
+    /// the backend.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] for what the backend has no kernel for, [`DeviceError::Shape`] for memory of
-    /// another device, for absent memory and for what exceeds a limit of the device, [`DeviceError::Lost`].
+    /// [`DeviceError::Unsupported`] if the backend has no kernel for it; [`DeviceError::Shape`] for memory of
+    /// another device, for absent memory, and beyond a limit of the device; [`DeviceError::Lost`].
     fn run(&self, op: Checked<'_>, scratch: Option<&mut ViewMut<'_>>) -> Result<(), DeviceError>;
 
-    /// Whether there is a kernel for an operation on operands of these encodings. It follows from encodings, dtypes and
-    /// shapes alone, so that it can be asked of an operation without bytes: whoever keeps weights keeps them encoded
-    /// where the device takes them so, and decoded where it does not. As it is, nothing encoded is taken.
+    /// Whether there is a kernel for an operation on operands of these encodings. It depends only on
+    /// encodings, dtypes and shapes, so that operations without bytes can be asked about: weights are kept
+    /// encoded if the device supports that, and decoded if not. The default supports no encodings.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] with the encoding that is not taken.
+    /// [`DeviceError::Unsupported`] with the unsupported encoding.
     fn takes(&self, op: &Op<'_>) -> Result<(), DeviceError> {
         match op.decoded().filter(|view| view.is_encoded()) {
             Some(view) => Err(op.unsupported(format!("it does not decode {}", view.encoding()))),
@@ -59,20 +62,20 @@ pub trait Kernels: Device {
         }
     }
 
-    /// Runs a whole forward where issuing kernels is cheapest: the CPU's own pool, a thread that a context is current
-    /// on. Kernels may be called from anywhere; this saves a change of threads for each.
+    /// Runs a whole forward where issuing kernels is cheapest: in the CPU's own pool, or on a thread with a
+    /// current context. Kernels may be called from anywhere; this saves a thread switch for each.
     fn scope(&self, forward: &mut (dyn FnMut() + Send)) {
         forward();
     }
 }
 
-/// What every device with kernels can do besides.
+/// Methods that every device with kernels has in addition.
 pub trait KernelsExt: Kernels {
     /// Checks an operation and its scratch, and issues it.
     ///
     /// # Errors
-    /// As [`Operation::check`](crate::ops::Operation::check), [`Kernels::takes`] and [`Kernels::run`];
-    /// [`DeviceError::Shape`] if there is less scratch than the operation needs here.
+    /// See [`Operation::check`](crate::ops::Operation::check), [`Kernels::takes`] and [`Kernels::run`];
+    /// [`DeviceError::Shape`] if there is less scratch than the operation needs on this device.
     fn call<'a>(&self, op: impl Into<Op<'a>>, scratch: Option<&mut ViewMut<'_>>) -> Result<(), DeviceError> {
         let op = op.into().checked()?;
         self.takes(op.op())?;

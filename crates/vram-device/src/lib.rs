@@ -1,11 +1,12 @@
-//! Device memory under a hard byte budget, asynchronous copies ordered by tickets, and compute kernels, behind two
-//! object-safe traits: [`Device`] (ten methods, memory and order) and [`Kernels`] (arithmetic: it runs the operations of [`ops`]).
+//! Device memory under a hard byte budget, asynchronous copies ordered by tickets, and compute kernels,
+//! behind two object-safe traits: [`Device`] (ten methods, memory and order) and [`Kernels`] (arithmetic: it
+//! runs the operations of [`ops`]).
 //!
-//! Nothing is allocated without a [`Reservation`] from a [`Budget`]; a [`Region`] is the exclusive owner of its
-//! bytes, so two users of one slot cannot exist. The CPU backend, [`cpu::Cpu`], is the embedded default and does
-//! real work; [`sim::Sim`] is a device with a clock of its own that shows whether an order is missing; with the feature
-//! `wgpu` the module of that name has every card that Vulkan, Metal or DX12 reaches, with the feature `cuda` NVIDIA's through
-//! their own interface; [`conformance`] is the suite that every backend passes.
+//! Nothing is allocated without a [`Reservation`] from a [`Budget`]. A [`Region`] is the exclusive owner of
+//! its bytes, so a slot never has two users. The CPU backend, [`cpu::Cpu`], is the embedded default and does
+//! real work. [`sim::Sim`] is a simulated device with a virtual clock that detects missing ordering. The
+//! feature `wgpu` adds a module for every card that Vulkan, Metal or DX12 supports, the feature `cuda` one
+//! for NVIDIA cards. [`conformance`] is the suite that every backend passes.
 //!
 //! ```
 //! use vram_device::{Budget, Device, Lifetime, Tier, cpu::Cpu};

@@ -1,5 +1,5 @@
-//! The locks of budgets and of memory: the standard ones, or with the feature `shuttle`, which is for tests alone, those
-//! that let a test choose the schedule.
+//! The locks of budgets and memory: the standard ones, or with the test-only feature `shuttle`, ones that let
+//! a test choose the schedule.
 
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard};

@@ -7,21 +7,21 @@ use vram_types::{DType, Encoding, Shape, TensorMeta};
 
 use crate::{DeviceError, Region};
 
-/// A tensor to read: a dtype and a shape over bytes in a [`Region`], or in host memory for host-visible devices.
-/// The bytes may be unaligned.
+/// A tensor for reading: a dtype and a shape over bytes in a [`Region`], or in host memory for host-visible
+/// devices. The bytes may be unaligned.
 ///
-/// The bytes of a weight may be [encoded](View::encoded), or numbers [with scales](View::scaled): dtype and shape are then
-/// those of what they decode to. An operation that does not decode them refuses them.
+/// The bytes of a weight may be [encoded](View::encoded), or numbers [with scales](View::scaled); dtype and
+/// shape are then those after decoding. Operations that do not decode them refuse them.
 ///
-/// An [absent](View::absent) view has no bytes at all. It stands for a tensor in a dry run.
+/// An [absent](View::absent) view has no bytes. It stands for a tensor in a dry run.
 #[derive(Clone)]
 pub struct View<'a> {
     place: Place<'a>,
     meta: TensorMeta,
     encoding: Encoding,
-    /// As they are stored.
+    /// Stored size.
     bytes: u64,
-    /// With [`Encoding::Scaled`], and with nothing else.
+    /// Present if and only if the encoding is [`Encoding::Scaled`].
     scales: Option<Box<(View<'a>, ScaledRows)>>,
 }
 
@@ -44,13 +44,13 @@ impl<'a> View<'a> {
     /// A tensor in host memory, for kernels of host-visible devices. Others refuse it.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfRange`] if the slice has not exactly the tensor's length.
+    /// [`DeviceError::OutOfRange`] unless the slice has exactly the tensor's length.
     pub fn host(bytes: &'a [u8], meta: TensorMeta) -> Result<View<'a>, DeviceError> {
         View::plain(Place::Host(bytes), meta).checked()
     }
 
-    /// A dtype and a shape without bytes. Operations over it can be checked and measured; every backend refuses to
-    /// run them.
+    /// A dtype and a shape without bytes. Operations over it can be checked and measured; every backend
+    /// refuses to run them.
     pub fn absent(meta: TensorMeta) -> View<'a> {
         View::plain(Place::Absent, meta)
     }
@@ -58,8 +58,8 @@ impl<'a> View<'a> {
     /// A tensor of this shape whose encoded bytes begin at byte `at` of a region.
     ///
     /// # Errors
-    /// [`DeviceError::Type`] where the encoding does not have the shape, such as rows that are no whole blocks;
-    /// [`DeviceError::OutOfRange`] if it does not fit the region.
+    /// [`DeviceError::Type`] if the encoding does not support the shape, for example if rows are not whole
+    /// blocks; [`DeviceError::OutOfRange`] if it does not fit the region.
     pub fn encoded(
         region: &'a Region,
         at: u64,
@@ -75,7 +75,7 @@ impl<'a> View<'a> {
     /// use vram_device::{KernelsExt, View, ViewMut, cpu::Cpu, ops};
     /// use vram_types::{BlockType, DType, Encoding, TensorMeta};
     ///
-    /// // A block of 32 elements: half of 1 as f16, and 4 bits for each, of which 8 stands for 0.
+    /// // A block of 32 elements: the scale 0.5 as f16, and 4 bits for each element, where 8 stands for 0.
     /// let block = [&[0x00, 0x38][..], &[0x9a; 16]].concat();
     /// let x = View::encoded_host(&block, [1, 32], Encoding::Blocks(BlockType::Q4_0))?;
     /// assert_eq!((x.dtype(), x.stored_bytes(), x.meta().bytes()), (DType::F32, 18, 128));
@@ -88,7 +88,7 @@ impl<'a> View<'a> {
     /// ```
     ///
     /// # Errors
-    /// As [`encoded`](View::encoded); the slice has to have exactly the length of the encoded tensor.
+    /// See [`encoded`](View::encoded); the slice must have exactly the length of the encoded tensor.
     pub fn encoded_host(
         bytes: &'a [u8],
         shape: impl Into<Shape>,
@@ -97,10 +97,11 @@ impl<'a> View<'a> {
         View::with_encoding(Place::Host(bytes), shape.into(), encoding)?.checked()
     }
 
-    /// A shape and an encoding without bytes; see [`absent`](View::absent). Of a weight with scales, one for all of it.
+    /// A shape and an encoding without bytes; see [`absent`](View::absent). A weight with scales gets one for
+    /// the whole tensor.
     ///
     /// # Errors
-    /// [`DeviceError::Type`] where the encoding does not have the shape.
+    /// [`DeviceError::Type`] if the encoding does not support the shape.
     pub fn encoded_absent(shape: impl Into<Shape>, encoding: Encoding) -> Result<View<'a>, DeviceError> {
         let shape = shape.into();
         if let Encoding::Scaled(dtype) = encoding
@@ -113,7 +114,7 @@ impl<'a> View<'a> {
         View::with_encoding(Place::Absent, shape, encoding)
     }
 
-    /// The numbers of this view `[rows, columns]` times their scales, in f32. `scales` are those that the
+    /// This view `[rows, columns]` with its numbers multiplied by scales, in f32. `scales` are those that the
     /// [rows need](ScaledRows::scales), one after the other.
     ///
     /// ```
@@ -136,7 +137,8 @@ impl<'a> View<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`DeviceError::Shape`] for numbers that are encoded already, and where numbers, scales and rows do not fit together.
+    /// [`DeviceError::Shape`] for numbers that are already encoded, and if numbers, scales and rows do not
+    /// fit together.
     pub fn scaled(self, scales: View<'a>, rows: ScaledRows) -> Result<View<'a>, DeviceError> {
         let refused = |what: String| Err(DeviceError::shape("a weight with scales", what));
         let Encoding::Plain(dtype) = self.encoding else {
@@ -155,7 +157,7 @@ impl<'a> View<'a> {
         Ok(View { meta, encoding, scales: Some(Box::new((scales, rows))), ..self })
     }
 
-    /// Element type, once decoded.
+    /// Element type after decoding.
     pub fn dtype(&self) -> DType {
         self.meta.dtype()
     }
@@ -165,7 +167,7 @@ impl<'a> View<'a> {
         self.meta.shape()
     }
 
-    /// Dtype, shape and size of the tensor, once decoded.
+    /// Dtype, shape and size after decoding.
     pub fn meta(&self) -> &TensorMeta {
         &self.meta
     }
@@ -175,7 +177,7 @@ impl<'a> View<'a> {
         self.encoding
     }
 
-    /// What the numbers are multiplied with, of a view [with scales](View::scaled), and which of them with what.
+    /// For a view [with scales](View::scaled): the scales, and which number has which scale.
     pub fn scales(&self) -> Option<(&View<'a>, &ScaledRows)> {
         self.scales.as_deref().map(|(values, rows)| (values, rows))
     }
@@ -186,12 +188,12 @@ impl<'a> View<'a> {
         View { scales, ..self }
     }
 
-    /// Whether the bytes are something else than numbers of the dtype.
+    /// Whether the bytes are anything but numbers of the dtype.
     pub fn is_encoded(&self) -> bool {
         self.encoding != Encoding::Plain(self.meta.dtype())
     }
 
-    /// Bytes that it takes, encoded as it is, without scales.
+    /// Size of the stored bytes, without scales.
     pub fn stored_bytes(&self) -> u64 {
         self.bytes
     }
@@ -206,7 +208,7 @@ impl<'a> View<'a> {
     /// The same tensor in other host memory. Its scales have no bytes.
     ///
     /// # Errors
-    /// As [`host`](View::host).
+    /// See [`host`](View::host).
     pub fn to_host<'b>(&self, bytes: &'b [u8]) -> Result<View<'b>, DeviceError> {
         View { place: Place::Host(bytes), ..self.to_absent() }.checked()
     }
@@ -219,7 +221,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The bytes, encoded as they are, where the host sees them.
+    /// The stored bytes, if the host sees them.
     pub fn bytes(&self) -> Option<&'a [u8]> {
         match self.place {
             Place::Host(bytes) => Some(bytes),
@@ -243,7 +245,7 @@ impl<'a> View<'a> {
         Ok(View { place, meta, encoding, bytes, scales: None })
     }
 
-    /// Whether it fits its place.
+    /// Checks that it fits its place.
     fn checked(self) -> Result<View<'a>, DeviceError> {
         match self.place {
             Place::Region { region, at } => check_range(region, at, self.bytes)?,
@@ -260,7 +262,8 @@ impl fmt::Debug for View<'_> {
     }
 }
 
-/// A tensor to write: all of a range in a [`Region`] or in host memory, or an [absent](ViewMut::absent) one.
+/// A tensor for writing: all of a range in a [`Region`] or in host memory, or an [absent](ViewMut::absent)
+/// one.
 pub struct ViewMut<'a> {
     place: PlaceMut<'a>,
     meta: TensorMeta,
@@ -285,7 +288,7 @@ impl<'a> ViewMut<'a> {
     /// A tensor in host memory, for kernels of host-visible devices. Others refuse it.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfRange`] if the slice has not exactly the tensor's length.
+    /// [`DeviceError::OutOfRange`] unless the slice has exactly the tensor's length.
     pub fn host(bytes: &'a mut [u8], meta: TensorMeta) -> Result<ViewMut<'a>, DeviceError> {
         check_len(bytes.len(), meta.bytes())?;
         Ok(ViewMut { place: PlaceMut::Host(bytes), meta })
@@ -296,7 +299,7 @@ impl<'a> ViewMut<'a> {
         ViewMut { place: PlaceMut::Absent, meta }
     }
 
-    /// The same tensor for a shorter time, so that an operation can take it and the caller keeps it.
+    /// The same tensor with a shorter lifetime, so that an operation can take it and the caller keeps it.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
         let place = match &mut self.place {
             PlaceMut::Region { region, at } => PlaceMut::Region { region, at: *at },
@@ -329,7 +332,7 @@ impl<'a> ViewMut<'a> {
         }
     }
 
-    /// The bytes, where the host sees them.
+    /// The bytes, if the host sees them.
     pub fn bytes(&mut self) -> Option<&mut [u8]> {
         match &mut self.place {
             PlaceMut::Host(bytes) => Some(bytes),

@@ -9,7 +9,7 @@ use super::tensors::{POISON, Random, Tensor, near, same, with_scratch};
 use crate::ops::Attention;
 use crate::{Kernels, KernelsExt};
 
-/// A way of attending.
+/// A variant of attention.
 macro_rules! attention {
     ($name:literal, $causal:literal, $shared:literal) => {
         Variant::required(
@@ -50,7 +50,8 @@ fn on_chosen(device: &dyn Kernels, causal: bool, shared: bool) -> Result<(), Fau
             let shape = Shape { queries: tokens, keys: tokens, heads, kv_heads, dim, causal };
             attention_of(device, &mut random, act, shape)?;
         }
-        // Wide heads, and queries that see more keys than kernels take at a time, some of them none of the last.
+        // Wide heads, and queries that see more keys than kernels take at a time; some see none of the last
+        // keys.
         for (queries, keys, dim) in [(20, 20, 130), (66, 140, 20)] {
             let (heads, causal) = (if shared { 3 } else { 1 }, causal.then_some(keys - queries));
             let shape = Shape { queries, keys, heads, kv_heads: 1, dim, causal };
@@ -69,7 +70,7 @@ fn on_random(
     let (queries, keys) = (extent(random, 50), extent(random, 40));
     let (kv_heads, dim) = (extent(random, 3), extent(random, 24));
     let heads = kv_heads * if shared { 1 + extent(random, 3) } else { 1 };
-    // From before all keys to behind the last.
+    // From before all keys to beyond the last.
     let causal = causal.then(|| below(random, keys + 3));
     attention_of(device, random, act, Shape { queries, keys, heads, kv_heads, dim, causal })
 }
@@ -79,7 +80,7 @@ fn attention_of(device: &dyn Kernels, random: &mut Random, act: DType, shape: Sh
     let (width, kv_width) = (heads * dim, kv_heads * dim);
     let seen = |query: usize| causal.map_or(keys, |p| keys.min(p + query + 1));
     let q = Tensor::random(device, random, act, [queries, width], 0)?;
-    // Keys that no query sees are no numbers.
+    // Keys that no query sees are NaN.
     let mut tensor = || -> Result<Tensor, Fault> {
         let tensor = Tensor::random(device, random, act, [keys, kv_width], 0)?;
         let (mut bytes, meta) = (tensor.bytes, tensor.meta);

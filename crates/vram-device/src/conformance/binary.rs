@@ -9,7 +9,7 @@ use super::tensors::{Random, Tensor, near};
 use crate::ops::{Binary, BinaryKind, Broadcast};
 use crate::{Kernels, KernelsExt, View};
 
-/// One way that the operands go together.
+/// One way to broadcast the operands.
 macro_rules! broadcast {
     ($name:literal, $broadcast:ident) => {
         Variant::required(
@@ -50,7 +50,7 @@ fn on_chosen(device: &dyn Kernels, broadcast: Broadcast) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The result `[m, width]`, and `x` in each of the shapes that it may have.
+/// The result `[m, width]`, and `x` in each shape that it may have.
 fn binary_of(
     device: &dyn Kernels,
     random: &mut Random,

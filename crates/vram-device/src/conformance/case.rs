@@ -1,4 +1,4 @@
-//! A case, and how it ends.
+//! A case, and its outcome.
 
 use std::error::Error;
 use std::fmt;
@@ -6,35 +6,36 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{DeviceError, Kernels};
 
-/// One thing that a backend has to get right.
+/// One requirement on a backend.
 #[derive(Clone, Copy)]
 pub struct Case {
     name: &'static str,
     check: fn(&dyn Kernels) -> Result<(), Fault>,
-    /// The operation, if a backend may do without what is checked.
+    /// The operation, if a backend may lack what is checked.
     optional: Option<&'static str>,
 }
 
 impl Case {
-    /// One that every backend has to pass.
+    /// A case that every backend must pass.
     pub(super) const fn new(name: &'static str, check: fn(&dyn Kernels) -> Result<(), Fault>) -> Case {
         Case { name, check, optional: None }
     }
 
-    /// One on an operation, or on a variant of it, that a backend may refuse as [`DeviceError::Unsupported`].
+    /// A case for an operation, or a variant of one, that a backend may refuse as
+    /// [`DeviceError::Unsupported`].
     pub(super) const fn optional(self, operation: &'static str) -> Case {
         Case { optional: Some(operation), ..self }
     }
 
-    /// What it is about.
+    /// What it checks.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Checks a device.
+    /// Runs the case on a device.
     ///
     /// # Errors
-    /// [`Failure`] with what was expected and what came; a panic of the backend is one as well.
+    /// [`Failure`] with what was expected and what was found; also if the backend panics.
     pub fn run(&self, device: &dyn Kernels) -> Result<Outcome, Failure> {
         guarded(self.name, || Outcome::of((self.check)(device), self.optional))
     }
@@ -46,17 +47,17 @@ impl fmt::Debug for Case {
     }
 }
 
-/// How a case ended that did not fail.
+/// The outcome of a case that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The device does it, and does it right.
+    /// The device supports it, and its results are right.
     Passed,
     /// The case is optional, and the device answered [`DeviceError::Unsupported`].
     Gap(String),
 }
 
 impl Outcome {
-    /// A gap, if the fault is that an optional operation is refused by its name.
+    /// A gap if the fault is that an optional operation was refused by name.
     pub(super) fn of(result: Result<(), Fault>, optional: Option<&'static str>) -> Result<Outcome, Fault> {
         match result {
             Ok(()) => Ok(Outcome::Passed),
@@ -71,7 +72,7 @@ impl Outcome {
 pub struct Failure {
     /// Name of the case.
     pub case: &'static str,
-    /// What was expected and what came.
+    /// What was expected and what was found.
     pub message: String,
 }
 
@@ -83,7 +84,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Makes a failure of a fault and of a panic.
+/// Turns faults and panics into failures.
 pub(super) fn guarded<T>(case: &'static str, check: impl FnOnce() -> Result<T, Fault>) -> Result<T, Failure> {
     let fail = |message| Failure { case, message };
     match catch_unwind(AssertUnwindSafe(check)) {
@@ -98,7 +99,7 @@ pub(super) fn guarded<T>(case: &'static str, check: impl FnOnce() -> Result<T, F
 
 /// Why a check ended early.
 pub(super) enum Fault {
-    /// What was expected and what came.
+    /// What was expected and what was found.
     Wrong(String),
     /// The device refused the operation `op`; whether that is a failure depends on the case.
     Unsupported { op: &'static str, why: String, message: String },
@@ -129,7 +130,7 @@ pub(super) fn ensure(ok: bool, what: impl FnOnce() -> String) -> Result<(), Faul
     if ok { Ok(()) } else { Err(Fault::Wrong(what())) }
 }
 
-/// An operation that cannot be done ended in an error that says so.
+/// Checks that an unsupported operation ended in an error that says so.
 pub(super) fn refused(what: &str, result: Result<(), DeviceError>) -> Result<(), Fault> {
     let named = matches!(
         result,

@@ -62,7 +62,7 @@ fn blocks(device: &dyn Kernels) -> Result<(), Fault> {
     Ok(())
 }
 
-/// `m` rows of so many blocks to a dtype.
+/// Casts `m` rows of blocks to a dtype.
 fn cast_of_blocks(
     device: &dyn Kernels,
     random: &mut Random,
@@ -82,7 +82,7 @@ fn scales(device: &dyn Kernels) -> Result<(), Fault> {
     WEIGHTS.into_iter().try_for_each(|to| cast_with_scales(device, &mut random, to, [5, 300]))
 }
 
-/// A scale for each row and 128 columns.
+/// With a scale for each row and 128 columns.
 fn cast_with_scales(
     device: &dyn Kernels,
     random: &mut Random,
@@ -97,7 +97,7 @@ fn cast_with_scales(
     same(&format!("cast of fp8 with scales to {to}, {shape:?}"), &y.download(device)?, &expected)
 }
 
-/// A tensor `[m, width]` from one dtype to another.
+/// Casts a tensor `[m, width]` from one dtype to another.
 fn cast_of(
     device: &dyn Kernels,
     random: &mut Random,

@@ -11,7 +11,7 @@ use crate::{Kernels, KernelsExt};
 
 const EPS: f32 = 1e-5;
 
-/// With some of weight and bias.
+/// With or without weight and bias.
 macro_rules! norm {
     ($name:literal, $weight:literal, $bias:literal) => {
         Variant::required(
@@ -20,7 +20,7 @@ macro_rules! norm {
             Draws::ForWeights(|device, random, dtypes| {
                 let groups = extent(random, 6);
                 let shape = (extent(random, 3), extent(random, 90), groups * extent(random, 10));
-                // Of one element alone the difference to the mean is nothing but its error.
+                // With a single element, the difference to the mean would be nothing but rounding error.
                 let shape = (shape.0, shape.1 + 1, shape.2);
                 group_norm_of(device, random, ($weight, $bias), dtypes, (shape, groups))
             }),

@@ -20,7 +20,7 @@ pub(super) const SUITE: Suite = Suite {
             let mut axes = |least: usize, most: usize| [0; 3].map(|_| least + below(random, most));
             let (kernel, stride, dilation) = (axes(1, 3), axes(1, 2), axes(1, 2));
             let window = Window { kernel, stride, dilation, before: axes(0, 3), after: axes(0, 3) };
-            // So large that the window fits.
+            // Large enough for the window.
             let outputs = axes(1, 6);
             let extents = [0, 1, 2].map(|axis| {
                 let padded = (kernel[axis] - 1) * dilation[axis] + outputs[axis];
@@ -78,7 +78,7 @@ fn im2col_of(
             }
         }
     }
-    // All positions, and the last few of them alone.
+    // All positions, and then only the last few.
     for first in [0, positions - positions.div_ceil(3)] {
         let mut y = Tensor::poison(device, act, [positions - first, row])?;
         device.call(Im2col::new(x.view()?, extents, window, y.view_mut()?).from_position(first), None)?;

@@ -9,7 +9,7 @@ use super::tensors::{Random, Tensor};
 use crate::ops::LayerNorm;
 use crate::{Kernels, KernelsExt};
 
-/// With some of weight and bias.
+/// With or without weight and bias.
 macro_rules! norm {
     ($name:literal, $norm:expr) => {
         Variant::required(

@@ -1,4 +1,4 @@
-//! [`Linear`]: f64 sums, split weights, rows alone, odd addresses.
+//! [`Linear`]: f64 sums, split weights, single rows, odd addresses.
 
 use vram_types::DType::{BF16, F32, U8};
 use vram_types::{BlockType, DType, Encoding, TensorMeta};
@@ -53,7 +53,7 @@ pub(super) const SUITE: Suite = Suite {
     refusals: Case::new("refusals: linear", refusals),
 };
 
-/// The dtypes that come with scales.
+/// The dtypes that may have scales.
 const FP8: [DType; 2] = [DType::F8_E4M3, DType::F8_E5M2];
 
 /// Rows `rows` of the output, with the weight in pieces that end at `cuts`.
@@ -66,7 +66,7 @@ fn linear_in_pieces(
     let x = x.rows(rows.0, rows.1)?;
     let outputs = weight.meta.shape()[0];
     let mut y = Tensor::poison(device, x.dtype(), [rows.1 - rows.0, outputs])?;
-    // Of any piece: what is packed has nothing to do with the weight's rows.
+    // The scratch of any piece: what is packed does not depend on the weight's rows.
     let whole = Linear::new(x.clone(), weight.view()?, y.view_mut()?).with_activations(activations);
     let whole = Op::from(whole);
     let mut scratch = Tensor::poison(device, U8, [device.scratch(&whole) as usize])?;
@@ -99,7 +99,7 @@ fn linear(device: &dyn Kernels) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A weight that is decoded as it is read.
+/// A weight that is decoded while it is read.
 fn blocks(device: &dyn Kernels) -> Result<(), Fault> {
     let mut random = Random::new(11);
     for act in ACTS {
@@ -126,7 +126,7 @@ fn blocks_by_bytes(device: &dyn Kernels) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A weight that is multiplied with its scales as it is read.
+/// A weight whose scales are applied while it is read.
 fn scales(device: &dyn Kernels) -> Result<(), Fault> {
     let mut random = Random::new(12);
     for act in ACTS {
@@ -160,7 +160,7 @@ fn linear_with_scales(
     agrees(device, &what, (&x, Activations::Exact), (&odd?, &even?), &bias)
 }
 
-/// `m` rows of so many blocks to `n` outputs.
+/// `m` rows of `blocks` blocks to `n` outputs.
 fn linear_of_blocks(
     device: &dyn Kernels,
     random: &mut Random,
@@ -192,8 +192,8 @@ fn linear_of(
     agrees(device, &what, (&x, Activations::Exact), (&weight, &even), &bias)
 }
 
-/// With sums in f64, and with itself however the weight is split and wherever it lies: `even` is the same weight at another
-/// place.
+/// Checks the result against sums in f64 and against itself, with the weight split and at another address:
+/// `even` is the same weight at another place.
 fn agrees(
     device: &dyn Kernels,
     what: &str,

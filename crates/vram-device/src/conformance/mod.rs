@@ -1,13 +1,13 @@
-//! The suite that every backend passes. It needs no test framework: [`run`] does all of it, [`cases`] names what there
-//! is, for a harness that reports one by one.
+//! The suite that every backend passes. It needs no test framework: [`run`] runs all of it, and [`cases`]
+//! lists the cases for a harness that reports them one by one.
 //!
-//! Kernels are compared with sums in f64 on odd sizes and on random ones, into memory that was poisoned first; and with themselves, bit
-//! for bit, where the contract of [`Kernels`] says that the budget must not matter: rows split, rows alone, weights at
-//! odd addresses.
+//! Kernels run on odd and on random sizes, into poisoned memory. Their results are compared with sums in f64,
+//! and with themselves, bit for bit, where the contract of [`Kernels`] says that the budget must not matter:
+//! split rows, single rows, weights at odd addresses.
 //!
 //! Some operations, and some variants of operations, are optional: a backend may answer
-//! [`Unsupported`](crate::DeviceError::Unsupported) by the operation's name. That is a [gap](Outcome::Gap) and no failure;
-//! [`support`] tells what a device has.
+//! [`Unsupported`](crate::DeviceError::Unsupported) with the operation's name. That is a [gap](Outcome::Gap),
+//! not a failure. [`support`] lists what a device supports.
 //!
 //! ```
 //! use vram_device::{conformance, cpu::Cpu};
@@ -63,7 +63,7 @@ pub struct Summary {
     pub gaps: Vec<(&'static str, String)>,
 }
 
-/// All cases, memory first: what comes later relies on it.
+/// All cases. Memory comes first, because the later cases rely on it.
 pub fn cases() -> Vec<Case> {
     let operations = SUITES.iter().flat_map(|suite| suite.cases());
     let refusals = SUITES.iter().map(|suite| suite.refusals);
@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
     memory.chain(operations).chain(random).chain(refusals).collect()
 }
 
-/// Checks a device by all cases, and stops at the first that it fails.
+/// Runs all cases on a device, and stops at the first failure.
 ///
 /// # Errors
 /// [`Failure`].

@@ -1,4 +1,4 @@
-//! Every operation on shapes drawn at random.
+//! Every operation on random shapes.
 
 use vram_types::DType;
 
@@ -19,7 +19,7 @@ fn check(device: &dyn Kernels) -> Result<(), Fault> {
 /// What [`random_shapes`] draws from.
 #[derive(Clone, Debug)]
 pub struct Draw {
-    /// The same for the same shapes and values.
+    /// Equal seeds give equal shapes and values.
     pub seed: u64,
     /// Compute dtypes.
     pub acts: Vec<DType>,
@@ -28,14 +28,14 @@ pub struct Draw {
 }
 
 impl Default for Draw {
-    /// The dtypes that every backend takes.
+    /// The dtypes that every backend supports.
     fn default() -> Draw {
         Draw { seed: 0, acts: ACTS.into(), weights: WEIGHTS.into() }
     }
 }
 
-/// Each operation once for each pair of dtypes, on a shape and values that follow from the seed. Run it for as many
-/// seeds as there is time. Optional operations that the device refuses are left out.
+/// Runs each operation once for each pair of dtypes, on a shape and values that follow from the seed. Run it
+/// for as many seeds as time permits. Optional operations that the device refuses are skipped.
 ///
 /// # Errors
 /// [`Failure`] with the seed, the operation and its shape.

@@ -43,7 +43,7 @@ fn on_chosen(device: &dyn Kernels, form: RotaryForm) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Heads of `dim` elements of which the first `turned` are turned.
+/// Heads of `dim` elements, of which the first `turned` are rotated.
 fn rotary_of(
     device: &dyn Kernels,
     random: &mut Random,

@@ -1,4 +1,4 @@
-//! What norms have in common.
+//! What the norms share.
 
 use vram_types::DType;
 
@@ -7,7 +7,7 @@ use super::suite::{ACTS, WEIGHTS, extent};
 use super::tensors::{Random, Tensor, near, rounded, same};
 use crate::{Kernels, View};
 
-/// A norm, and which of its weight and bias are given to it.
+/// A norm, and whether it has a weight and a bias.
 #[derive(Clone, Copy)]
 pub(super) struct Norm {
     pub(super) name: &'static str,
@@ -17,13 +17,13 @@ pub(super) struct Norm {
     pub(super) bias: bool,
 }
 
-/// Runs a norm of `x` with the weight and the bias that there are, into the result.
+/// Runs a norm of `x`, with the weight and the bias if given, into the result.
 type NormKernel =
     fn(&dyn Kernels, View<'_>, (Option<View<'_>>, Option<View<'_>>), &mut Tensor) -> Result<(), Fault>;
-/// Values and the sizes of what was added up, from a row, the weight and the bias.
+/// From a row, the weight and the bias: the values, and the magnitudes of what was added up.
 type NormRow = fn(&[f64], &[f64], &[f64]) -> Vec<(f64, f64)>;
 
-/// On chosen shapes.
+/// Checks a norm on chosen shapes.
 pub(super) fn norms(device: &dyn Kernels, norm: Norm) -> Result<(), Fault> {
     let mut random = Random::new(11);
     for act in ACTS {
@@ -36,7 +36,7 @@ pub(super) fn norms(device: &dyn Kernels, norm: Norm) -> Result<(), Fault> {
     Ok(())
 }
 
-/// On a random shape.
+/// Checks a norm on a random shape.
 pub(super) fn random_norm(
     device: &dyn Kernels,
     random: &mut Random,
@@ -47,7 +47,7 @@ pub(super) fn random_norm(
     norm_of(device, random, norm, dtypes, shape)
 }
 
-/// One norm of `m` rows, and its invariance to batches and addresses.
+/// Checks one norm of `m` rows, and that it does not depend on the batch or on addresses.
 fn norm_of(
     device: &dyn Kernels,
     random: &mut Random,

@@ -39,7 +39,7 @@ fn strided_copy(device: &dyn Kernels) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Any bits, also those that are no number, at byte `at` of an allocation.
+/// Any bits, including NaN, at byte `at` of an allocation.
 fn bytes(
     device: &dyn Kernels,
     random: &mut Random,
@@ -80,7 +80,7 @@ fn permuted(
     same(&format!("{shape:?} {dtype} as {order:?}"), &y.download(device)?, &expected)
 }
 
-/// Two tensors side by side, each with columns of its own; what is not written stays.
+/// Copies two tensors side by side into separate columns; all other elements must stay.
 fn columns(device: &dyn Kernels, random: &mut Random, dtype: DType) -> Result<(), Fault> {
     let (a, b) = (bytes(device, random, dtype, [4, 3], 0)?, bytes(device, random, dtype, [4, 5], 1)?);
     let mut y = bytes(device, random, dtype, [4, 9], 0)?;
@@ -96,7 +96,7 @@ fn columns(device: &dyn Kernels, random: &mut Random, dtype: DType) -> Result<()
     same(&format!("columns of two {dtype} tensors"), &y.download(device)?, &expected)
 }
 
-/// Any axes, against a loop over all of them; strides of 0 in `x` and gaps in `y` among them.
+/// Any axes, including strides of 0 in `x` and gaps in `y`, checked against a loop over all of them.
 fn strided(device: &dyn Kernels, random: &mut Random, dtype: DType) -> Result<(), Fault> {
     let mut axes = Vec::new();
     let (mut reads, mut writes) = (1, 1);
@@ -107,7 +107,7 @@ fn strided(device: &dyn Kernels, random: &mut Random, dtype: DType) -> Result<()
         reads += (extent - 1) * from;
         writes += (extent - 1) * to;
     }
-    // In an order that has nothing to do with their strides.
+    // In an order unrelated to their strides.
     let turn = below(random, axes.len() + 1);
     axes.rotate_left(turn);
     let (from, to) = (below(random, 4), below(random, 4));

@@ -1,4 +1,4 @@
-//! What is checked of one operation.
+//! The checks of one operation.
 
 use vram_types::DType;
 use vram_types::DType::F32;
@@ -11,16 +11,16 @@ use crate::Kernels;
 pub(super) const ACTS: [DType; 2] = [DType::F32, DType::BF16];
 pub(super) const WEIGHTS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
-/// What is checked of one operation.
+/// The checks of one operation.
 #[derive(Clone, Copy)]
 pub(super) struct Suite {
     /// Its name in errors.
     pub(super) operation: &'static str,
     /// Its documentation, which begins with the formula.
     pub(super) doc: &'static str,
-    /// What a backend can have or lack separately.
+    /// The variants that a backend can have or lack separately.
     pub(super) variants: &'static [Variant],
-    /// What does not fit is an error, neither a panic nor a guess.
+    /// Operands that do not fit must give an error, neither a panic nor a guess.
     pub(super) refusals: Case,
 }
 
@@ -34,7 +34,7 @@ impl Suite {
         })
     }
 
-    /// The operation's name, if a backend may lack the variant.
+    /// The operation's name, if the variant is optional.
     pub(super) fn optional(&self, variant: &Variant) -> Option<&'static str> {
         variant.optional.then_some(self.operation)
     }
@@ -46,10 +46,10 @@ impl Suite {
     }
 }
 
-/// An operation, or what is particular about some of its uses.
+/// An operation, or a special use of it.
 #[derive(Clone, Copy)]
 pub(super) struct Variant {
-    /// The operation's name and, behind a colon, what is particular.
+    /// The operation's name and, after a colon, the special use.
     pub(super) name: &'static str,
     optional: bool,
     check: fn(&dyn Kernels) -> Result<(), Fault>,
@@ -57,7 +57,7 @@ pub(super) struct Variant {
 }
 
 impl Variant {
-    /// One that every backend has: a check on chosen shapes, and one on a shape drawn at random.
+    /// A variant that every backend has, with a check on chosen shapes and one on a random shape.
     pub(super) const fn required(
         name: &'static str,
         check: fn(&dyn Kernels) -> Result<(), Fault>,
@@ -75,12 +75,12 @@ impl Variant {
         Variant { name, optional: true, check, random }
     }
 
-    /// What is particular, if anything.
+    /// The special use, if any.
     pub(super) fn label(&self) -> &'static str {
         self.name.split_once(": ").map_or("", |(_, label)| label)
     }
 
-    /// On one random shape in each pair of dtypes.
+    /// Checks one random shape in each pair of dtypes.
     pub(super) fn draw(
         &self,
         device: &dyn Kernels,
@@ -96,7 +96,7 @@ impl Variant {
         }
     }
 
-    /// On one random shape in f32.
+    /// Checks one random shape in f32.
     pub(super) fn draw_once(&self, device: &dyn Kernels) -> Result<(), Fault> {
         self.draw(device, &mut Random::new(1), F32, &[F32])
     }
@@ -114,7 +114,7 @@ pub(super) enum Draws {
 /// Draws a shape and checks the operation on it, in some dtypes.
 type Draw<D> = fn(&dyn Kernels, &mut Random, D) -> Result<(), Fault>;
 
-/// 1 to `most`: as often a small one as a large one, odd ones among both.
+/// A random extent of 1 to `most`. Small and large ones are equally likely, and some of both are odd.
 pub(super) fn extent(random: &mut Random, most: usize) -> usize {
     let most = if random.next() >> 63 == 0 { most } else { most.min(7) };
     1 + below(random, most)

@@ -1,4 +1,4 @@
-//! The operations that are checked.
+//! All checked operations.
 
 use super::suite::Suite;
 use super::{

@@ -1,27 +1,27 @@
-//! What a device can do.
+//! Lists what a device supports.
 
 use super::case::{Failure, Outcome, guarded};
 use super::suites::SUITES;
 use crate::Kernels;
 
-/// Whether a device has an operation, or a variant of one.
+/// Whether a device supports an operation, or a variant of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Support {
     /// Name of the operation.
     pub operation: &'static str,
     /// What the operation computes.
     pub formula: String,
-    /// Which uses of it; empty for the operation as such.
+    /// The variant; empty for the operation as such.
     pub variant: &'static str,
-    /// Why not, where the device refuses it.
+    /// If the device refuses it, why.
     pub result: Result<(), String>,
 }
 
-/// Runs a small instance of every operation and variant, in f32. An answer of
-/// [`DeviceError::Unsupported`](crate::DeviceError::Unsupported) is a result like any other.
+/// Runs a small instance of every operation and variant, in f32.
+/// [`DeviceError::Unsupported`](crate::DeviceError::Unsupported) is recorded as a result.
 ///
 /// # Errors
-/// [`Failure`] if an operation fails otherwise, or gives a wrong result.
+/// [`Failure`] if an operation fails in another way, or gives a wrong result.
 ///
 /// ```
 /// use vram_device::{conformance, cpu::Cpu};

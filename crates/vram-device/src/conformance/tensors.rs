@@ -1,4 +1,4 @@
-//! Random tensors, their way to the device and back, and comparisons.
+//! Random tensors, transfers to the device and back, and comparisons.
 
 use vram_types::cast::cast;
 use vram_types::encoding::{ScaleBlocks, ScaledRows};
@@ -8,7 +8,7 @@ use super::case::{Fault, ensure};
 use crate::ops::Op;
 use crate::{Budget, Kernels, KernelsExt, Lifetime, Queue, Region, Tier, View, ViewMut};
 
-/// What outputs hold before a kernel writes them: no number in any dtype.
+/// What outputs hold before a kernel writes them: NaN in every dtype.
 pub(super) const POISON: u8 = 0xff;
 
 /// xorshift64*.
@@ -30,13 +30,14 @@ impl Random {
         (0..n).map(|_| (self.next() >> 56) as u8).collect()
     }
 
-    /// A block, and what it decodes to: values about as large as those of [`value`](Random::value).
+    /// A random block and the values that it decodes to, which are about as large as those of
+    /// [`value`](Random::value).
     fn block(&mut self, block: BlockType) -> Result<(Vec<u8>, Vec<f32>), Fault> {
         let mut values = vec![0.0; block.block_elements() as usize];
         loop {
             let stored = self.bytes(block.block_bytes() as usize);
             block.decode_f32(&stored, &mut values)?;
-            // Of random bytes scales can be infinite, or nearly nothing.
+            // Scales of random bytes can be infinite or tiny.
             let largest = values.iter().fold(0f32, |most, v| most.max(v.abs()));
             if values.iter().all(|v| v.is_finite()) && (1e-2..8.0).contains(&largest) {
                 return Ok((stored, values));
@@ -50,7 +51,7 @@ impl Random {
     }
 }
 
-/// A tensor on the device, and on the host what it holds exactly.
+/// A tensor on the device, and its exact contents on the host.
 pub(super) struct Tensor {
     pub(super) bytes: Vec<u8>,
     pub(super) values: Vec<f64>,
@@ -96,7 +97,8 @@ impl Tensor {
         Ok(Tensor { bytes, values: decoded, meta, encoding, scales: None, region, at })
     }
 
-    /// A matrix of random fp8 numbers, at byte `at` of an allocation, with so many random scales in each extent.
+    /// A matrix of random fp8 numbers, at byte `at` of an allocation, with this many random scales along each
+    /// extent.
     pub(super) fn scaled(
         device: &dyn Kernels,
         random: &mut Random,
@@ -118,7 +120,7 @@ impl Tensor {
         Ok(Tensor { values, meta, encoding, scales, ..numbers })
     }
 
-    /// Poison, to be written.
+    /// A poisoned tensor, for output.
     pub(super) fn poison(
         device: &dyn Kernels,
         dtype: DType,
@@ -170,7 +172,7 @@ impl Tensor {
         Ok(ViewMut::new(&mut self.region, self.at, self.meta.clone())?)
     }
 
-    /// What it holds on the device by now.
+    /// Its current contents on the device.
     pub(super) fn download(&self, device: &dyn Kernels) -> Result<Vec<u8>, Fault> {
         let mut bytes = vec![0; self.bytes.len()];
         device.download(&self.region, self.at, &mut bytes)?;
@@ -178,7 +180,7 @@ impl Tensor {
     }
 }
 
-/// Bytes at offset `at` of a region of their own.
+/// Bytes at offset `at` of a new region.
 pub(super) fn put(device: &dyn Kernels, bytes: &[u8], at: u64) -> Result<Region, Fault> {
     let (near, far) = (Budget::new(Tier::Host, u64::MAX), Budget::new(Tier::Device, u64::MAX));
     let len = bytes.len() as u64;
@@ -193,7 +195,7 @@ pub(super) fn put(device: &dyn Kernels, bytes: &[u8], at: u64) -> Result<Region,
     part.finish().ok_or_else(|| Fault::Wrong("the last part did not give the region back".into()))
 }
 
-/// Runs an operation with as much scratch as it needs.
+/// Runs an operation with the scratch it needs.
 pub(super) fn with_scratch<'a>(device: &dyn Kernels, op: impl Into<Op<'a>>) -> Result<(), Fault> {
     let op = op.into();
     let mut scratch = Tensor::poison(device, DType::U8, [device.scratch(&op) as usize])?;
@@ -214,14 +216,14 @@ pub(super) fn decode(bytes: &[u8], dtype: DType) -> Result<Vec<f64>, Fault> {
     Ok(words.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect())
 }
 
-/// The values as `dtype` holds them.
+/// The values rounded to `dtype`.
 pub(super) fn rounded(values: &[f64], dtype: DType) -> Result<Vec<f64>, Fault> {
     let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
     decode(&encode(&narrow, dtype)?, dtype)
 }
 
-/// Every value of `actual` is what is expected, within the dtype's tolerance times the size that comes with it: the
-/// sum of the absolute values that were added up.
+/// Checks that every value of `actual` is as expected, within the dtype's tolerance times the magnitude given
+/// with it: the sum of the absolute values that were added up.
 pub(super) fn near(what: &str, actual: &[u8], dtype: DType, expected: &[(f64, f64)]) -> Result<(), Fault> {
     let tolerance = match dtype {
         DType::F32 => 1e-5,

@@ -39,7 +39,7 @@ fn on_chosen(device: &dyn Kernels, ks: &[usize]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Rows of a few values, so that there are equal ones.
+/// Rows with few distinct values, so that some are equal.
 fn few_values(random: &mut Random, elements: usize) -> Vec<f32> {
     (0..elements).map(|_| below(random, 20) as f32 - 10.0).collect()
 }
@@ -64,7 +64,7 @@ fn top_k_of(
     let mut expected = Vec::new();
     for row in x.values.chunks(width) {
         let mut order: Vec<usize> = (0..width).collect();
-        // Stable, so that of equal elements the first stays first; a NaN is above every number.
+        // The sort is stable, so the first of equal elements stays first; a NaN is above every number.
         let key = |i: usize| if row[i].is_nan() { (1, 0.0) } else { (0, row[i]) };
         order.sort_by(|&a, &b| key(b).partial_cmp(&key(a)).unwrap_or(std::cmp::Ordering::Equal));
         expected.extend(order.iter().take(k).flat_map(|&i| (i as u32).to_le_bytes()));

@@ -44,7 +44,7 @@ fn on_random(device: &dyn Kernels, random: &mut Random, act: DType, kind: UnaryK
     unary_of(device, kind, act, &values)
 }
 
-/// A function of these values, in place.
+/// Applies a function to these values in place.
 fn unary_of(device: &dyn Kernels, kind: UnaryKind, act: DType, values: &[f32]) -> Result<(), Fault> {
     let meta = TensorMeta::new(act, [values.len()])?;
     let mut x = Tensor::of(device, encode(values, act)?, meta, 0)?;
@@ -69,7 +69,7 @@ pub(super) fn right(kind: UnaryKind, x: f64) -> f64 {
     }
 }
 
-/// By its series where that converges well, else by its continued fraction.
+/// By its series where that converges well, otherwise by its continued fraction.
 fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);

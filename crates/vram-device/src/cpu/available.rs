@@ -1,17 +1,17 @@
-//! How much memory there is and could be had now, control groups included.
+//! How much memory exists and is available now, including limits of control groups.
 
 use std::fs;
 use std::path::Path;
 
 use crate::{DeviceError, MemoryInfo};
 
-/// What the system has and could give.
+/// Total and available memory of the system.
 pub(super) fn available() -> Result<MemoryInfo, DeviceError> {
     in_root(Path::new("/"))
         .map_err(|reason| DeviceError::Unavailable { what: "the amount of free memory".into(), reason })
 }
 
-/// The least of what the machine has and what each control group above this process allows. `root` is `/`.
+/// The minimum of what the machine has and what each control group above this process allows. `root` is `/`.
 fn in_root(root: &Path) -> Result<MemoryInfo, String> {
     let text = fs::read_to_string(root.join("proc/meminfo")).map_err(|e| format!("/proc/meminfo: {e}"))?;
     let field = |name: &str| {
@@ -37,11 +37,11 @@ struct Group<'a> {
     files: &'static Files,
 }
 
-/// What the two versions call the same things.
+/// The file names, which differ between the two versions.
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// In `memory.stat`: pages of files that the kernel gives back before it refuses memory.
+    /// In `memory.stat`: file pages that the kernel reclaims before it refuses memory.
     reclaimable: &'static str,
 }
 
@@ -53,7 +53,7 @@ const V1: Files = Files {
 const V2: Files = Files { limit: "memory.max", used: "memory.current", reclaimable: "inactive_file" };
 
 impl<'a> Group<'a> {
-    /// From a line of /proc/self/cgroup, `number:controllers:path`; `None` if it does not limit memory.
+    /// Parses a line of /proc/self/cgroup, `number:controllers:path`; `None` if it does not limit memory.
     fn parse(line: &'a str) -> Option<Group<'a>> {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -64,8 +64,8 @@ impl<'a> Group<'a> {
         memory.then_some(Group { mount: "sys/fs/cgroup/memory", path, files: &V1 })
     }
 
-    /// What every group from this one up to the mount allows, those without a limit left out. Inside a container the
-    /// path is often not there, and the container's own group is the mount itself.
+    /// The limits of every group from this one up to the mount, without groups that have none. Inside a
+    /// container the path often does not exist, and the container's own group is the mount itself.
     fn limits(&self, root: &Path) -> Vec<MemoryInfo> {
         let mount = root.join(self.mount);
         let own = mount.join(self.path.trim_start_matches('/'));
@@ -74,7 +74,7 @@ impl<'a> Group<'a> {
 
     fn limit(&self, folder: &Path) -> Option<MemoryInfo> {
         let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
-        // "max" is no number: no limit.
+        // "max" does not parse: no limit.
         let limit: u64 = read(self.files.limit)?.trim().parse().ok()?;
         let used: u64 = read(self.files.used)?.trim().parse().ok()?;
         let stat = read("memory.stat").unwrap_or_default();
@@ -91,7 +91,7 @@ impl<'a> Group<'a> {
 mod tests {
     use super::*;
 
-    /// Makes the files and checks what is free, in MiB.
+    /// Creates the files and checks the free memory, in MiB.
     fn check(files: &[(&str, &str)], expected: Option<u64>) {
         let dir = tempfile::tempdir().unwrap();
         for (path, text) in files {

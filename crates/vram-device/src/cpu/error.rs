@@ -1,21 +1,21 @@
-//! What a kernel refuses.
+//! Errors of CPU kernels.
 
 use std::fmt;
 
 use vram_types::{DType, Encoding};
 
-/// A kernel was called with something that it cannot compute on. Nothing has been written then.
+/// A kernel was called with arguments that it cannot compute on. Nothing has been written in that case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// An instruction-set path was asked for that does not exist or that this machine cannot take.
+    /// The requested instruction-set path does not exist or is not supported by this machine.
     Isa {
         /// What was asked for.
         asked: String,
-        /// Why it cannot be had.
+        /// Why it is not available.
         reason: String,
     },
-    /// A slice has not the length that its shape needs.
+    /// A slice does not have the length that its shape needs.
     Length {
         /// Which argument.
         what: &'static str,
@@ -24,32 +24,32 @@ pub enum KernelError {
         /// Bytes given.
         given: usize,
     },
-    /// The kernel does not know this dtype there.
+    /// The kernel does not support this dtype for this argument.
     DType {
         /// Which argument.
         what: &'static str,
         /// Its dtype.
         dtype: DType,
     },
-    /// The kernel cannot decode this there.
+    /// The kernel cannot decode this encoding for this argument.
     Encoding {
         /// Which argument.
         what: &'static str,
         /// How it is stored.
         encoding: Encoding,
     },
-    /// Extents that contradict one another.
+    /// Contradictory extents.
     Shape {
         /// Which rule is broken.
         what: &'static str,
     },
-    /// An index points past the end of a table.
+    /// An index is past the end of a table.
     Index {
         /// Which argument.
         what: &'static str,
         /// The index.
         index: u64,
-        /// Rows that there are.
+        /// Rows of the table.
         len: u64,
     },
 }
@@ -64,14 +64,16 @@ impl fmt::Display for KernelError {
             KernelError::DType { what, dtype } => write!(f, "{what} cannot be {dtype}"),
             KernelError::Encoding { what, encoding } => write!(f, "{what} cannot be {encoding}"),
             KernelError::Shape { what } => f.write_str(what),
-            KernelError::Index { what, index, len } => write!(f, "{what} {index} is not below {len}"),
+            KernelError::Index { what, index, len } => {
+                write!(f, "{what} {index} is out of range: there are {len}")
+            }
         }
     }
 }
 
 impl std::error::Error for KernelError {}
 
-/// Fails unless `given` bytes are at least `rows * row` elements of `bytes` each.
+/// Fails if `given` is less than the product of `extents`.
 pub(crate) fn check_len(what: &'static str, given: usize, extents: &[usize]) -> Result<(), KernelError> {
     let needed = extents.iter().try_fold(1usize, |n, &e| n.checked_mul(e)).unwrap_or(usize::MAX);
     if given < needed {

@@ -35,7 +35,7 @@ impl IsaKind {
         }
     }
 
-    /// Why this machine cannot take the path; `None` if it can.
+    /// Why this machine does not support the path; `None` if it does.
     fn missing(self) -> Option<String> {
         match self {
             IsaKind::Portable => None,
@@ -68,13 +68,13 @@ impl fmt::Display for IsaKind {
     }
 }
 
-/// An instruction-set path that this machine has been found to support: whoever holds one may use its instructions.
+/// An instruction-set path that this machine supports: the holder may use its instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Isa(IsaKind);
 
 impl Isa {
-    /// The path that [`ISA_VARIABLE`] names, or else the fastest that there is. The environment is read each time,
-    /// the processor once.
+    /// The path that [`ISA_VARIABLE`] names, or else the fastest one. The environment is read each time, the
+    /// processor once.
     ///
     /// # Errors
     /// [`KernelError::Isa`] if the variable holds an unknown name or a path that this machine lacks.
@@ -100,10 +100,10 @@ impl Isa {
         }
     }
 
-    /// That path, if this machine has it.
+    /// The path, if this machine supports it.
     ///
     /// # Errors
-    /// [`KernelError::Isa`] with the reason if it has not.
+    /// [`KernelError::Isa`] with the reason if it does not.
     pub fn new(kind: IsaKind) -> Result<Isa, KernelError> {
         static REASONS: OnceLock<[Option<String>; 4]> = OnceLock::new();
         let reasons = REASONS.get_or_init(|| IsaKind::ALL.map(IsaKind::missing));
@@ -174,8 +174,8 @@ mod x86 {
     }
 }
 
-/// Work that is compiled once per instruction set. `run` must be `#[inline(always)]`, and so must all that it calls:
-/// it then takes on the features of the function that it lands in.
+/// Work that is compiled once per instruction set. `run` and everything it calls must be `#[inline(always)]`:
+/// it is then compiled with the features of the function it is inlined into.
 pub(crate) trait Body {
     /// Does the work; `FMA` says whether `mul_add` is one instruction here.
     fn run<const FMA: bool>(self);

@@ -1,18 +1,18 @@
-//! Functions of one `f32`, free of branches, so that loops over them become vector code.
+//! Branch-free functions of one `f32`, so that loops over them vectorise.
 
-/// `a * b + c`, in one rounding where that is one instruction.
+/// `a * b + c`, with one rounding if that is one instruction.
 #[inline(always)]
 fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `exp(high + low)` to about one unit in the last place, for `low` small enough to be added to a remainder (a few
-/// units); below 2^-126 it is zero.
+/// `exp(high + low)` to about one unit in the last place, for `low` small enough to be added to a remainder
+/// (a few units). Zero below 2^-126.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(high: f32, low: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to a whole number, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts; the first ends in zeros, so that its product with a small whole number is exact.
+    // ln 2 in two parts. The first ends in zeros, so its product with a small whole number is exact.
     #[allow(clippy::excessive_precision)] // exact as written
     const LN2_HIGH: f32 = 0.693_359_375;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -32,7 +32,7 @@ pub(crate) fn exp<const FMA: bool>(high: f32, low: f32) -> f32 {
     p = fma::<FMA>(p, r, 0.5);
     p = fma::<FMA>(p, r, 1.0);
     p = fma::<FMA>(p, r, 1.0);
-    // 2^n in two factors: n reaches 128, for which one factor has no exponent.
+    // 2^n as two factors: n reaches 128, which has no exponent as a single factor.
     let half = whole >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     let y = p * power(half) * power(whole.wrapping_sub(half));
@@ -47,8 +47,8 @@ pub(crate) fn gelu<const FMA: bool>(x: f32) -> f32 {
     x * if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// `erfc(x / sqrt 2) / 2` for `x >= 0`, as `t exp(-x^2 / 2 + P(t))` with the Chebyshev fit of Numerical Recipes (erfcc),
-/// whose relative error is below 1.2e-7 everywhere.
+/// `erfc(x / sqrt 2) / 2` for `x >= 0`, as `t exp(-x^2 / 2 + P(t))` with the Chebyshev fit of Numerical
+/// Recipes (erfcc), whose relative error is below 1.2e-7 everywhere.
 #[inline(always)]
 #[allow(clippy::excessive_precision)] // the coefficients as they were published
 fn half_erfc<const FMA: bool>(x: f32) -> f32 {
@@ -65,7 +65,7 @@ fn half_erfc<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, t, 0.374_091_96);
     p = fma::<FMA>(p, t, 1.000_023_68);
     p = fma::<FMA>(p, t, -1.265_512_23);
-    // x^2 in two parts, the first exact: of 100 a single f32 keeps only 4e-6.
+    // x^2 in two parts, the first exact: near 100 a single f32 has an error of 4e-6.
     let high = f32::from_bits(x.to_bits() & 0xffff_f000);
     let low = (x - high) * (x + high);
     0.5 * t * exp::<FMA>(-0.5 * high * high, p - 0.5 * low)
@@ -77,8 +77,9 @@ pub(crate) fn silu<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(-x, 0.0))
 }
 
-/// `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x (1 + tanh u) / 2`. The relative error is
-/// below 1e-6 wherever the result is not within a factor of 100 of the smallest normal number.
+/// `x / (1 + exp(-2 u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x (1 + tanh u) / 2`. The
+/// relative error is below 1e-6 wherever the result is not within a factor of 100 of the smallest normal
+/// number.
 #[inline(always)]
 pub(crate) fn gelu_tanh<const FMA: bool>(x: f32) -> f32 {
     const TWICE_ROOT: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
@@ -92,11 +93,11 @@ pub(crate) fn gelu_sigmoid<const FMA: bool>(x: f32) -> f32 {
     gate::<FMA>(x, 1.702 * f64::from(x))
 }
 
-/// `x / (1 + exp(-t))`. An f32 near 80 has an error of 4e-6, which `exp` would make a relative one: `t` goes into it as
-/// the sum of two.
+/// `x / (1 + exp(-t))`. An f32 near 80 has an error of 4e-6, which `exp` would turn into a relative error, so
+/// `t` is passed to it as a sum of two.
 #[inline(always)]
 fn gate<const FMA: bool>(x: f32, t: f64) -> f32 {
-    // Comparisons that let a NaN through; without them infinity minus infinity would become one below.
+    // Comparisons that let a NaN through; without them infinity minus infinity would give one below.
     let t = if t > 200.0 { 200.0 } else { t };
     let t = if t < -200.0 { -200.0 } else { t };
     let high = -t as f32;

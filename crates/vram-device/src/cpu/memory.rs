@@ -1,4 +1,4 @@
-//! Anonymous pages, huge where the system gives them.
+//! Anonymous pages, huge if the system provides them.
 
 use std::any::Any;
 use std::ptr::NonNull;
@@ -14,7 +14,7 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 pub(super) struct Pages {
     bytes: u64,
-    // Kept for its Drop; read and written through `base` alone.
+    // Held for its Drop; accessed only through `base`.
     _map: Option<MmapMut>,
     base: NonNull<u8>,
 }
@@ -34,7 +34,7 @@ impl Pages {
         let mut map = MmapMut::map_anon(len).map_err(|e| oom(e.to_string()))?;
         #[cfg(target_os = "linux")]
         if bytes >= HUGE_PAGE {
-            // Only a hint: without huge pages everything works, a little slower.
+            // Only a hint: without huge pages everything works, slightly slower.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| oom("no address".into()))?;

@@ -1,4 +1,5 @@
-//! The CPU: the embedded default backend. Memory is anonymous pages, and copies and kernels run where they are called.
+//! The CPU: the embedded default backend. Memory is anonymous pages, and copies and kernels run inside the
+//! call.
 
 mod available;
 mod error;
@@ -21,19 +22,19 @@ pub use isa::{ISA_VARIABLE, Isa, IsaKind};
 use memory::Pages;
 pub use par::Pool;
 
-/// How to set up a [`Cpu`].
+/// Options of a [`Cpu`].
 #[derive(Clone, Debug, Default)]
 pub struct CpuOptions {
-    /// Threads that compute; all cores that the process may use if `None`.
+    /// Compute threads; by default all cores that the process may use.
     pub threads: Option<usize>,
-    /// Pretend that kernels cannot read the memory that host threads write, so that weights are staged and copied as
-    /// for a discrete GPU. For tests and for comparisons.
+    /// Pretends that kernels cannot read host memory, so that weights are staged and copied as for a discrete
+    /// GPU. For tests and comparisons.
     pub discrete: bool,
-    /// The instruction-set path; `VRAM_CPU_ISA` if that is set, else the best of this processor.
+    /// The instruction-set path; by default `VRAM_CPU_ISA` if it is set, else the fastest on this processor.
     pub isa: Option<Isa>,
 }
 
-/// The processor, with a pool of threads of its own.
+/// The processor, with its own thread pool.
 #[derive(Debug)]
 pub struct Cpu {
     info: DeviceInfo,
@@ -46,7 +47,7 @@ impl Cpu {
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`] if threads cannot be started, or if `VRAM_CPU_ISA` names a path that this
-    /// processor has not.
+    /// processor does not support.
     pub fn new(options: CpuOptions) -> Result<Cpu, DeviceError> {
         let unavailable =
             |what: &str, reason: String| DeviceError::Unavailable { what: what.to_owned(), reason };
@@ -83,7 +84,7 @@ impl Cpu {
         self.isa
     }
 
-    /// Threads that compute.
+    /// Number of compute threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
@@ -147,7 +148,7 @@ impl Device for Cpu {
         Ok(())
     }
 
-    // Everything is done before the call that issued it returns, so that one ticket is as good as another.
+    // Everything is done before the call that issued it returns, so all tickets are equivalent.
     fn ticket(&self, queue: Queue) -> Result<Ticket, DeviceError> {
         Ok(Ticket { queue, value: 0 })
     }

@@ -1,6 +1,6 @@
-//! Elements as they lie in bytes, and as the `f32` that arithmetic is done in.
+//! Elements as stored bytes, and as the `f32` that arithmetic uses.
 //!
-//! All conversions are free of branches, so that loops over them become vector code.
+//! All conversions are branch-free, so that loops over them vectorise.
 
 use vram_types::{DType, Encoding};
 
@@ -18,11 +18,11 @@ pub(crate) trait Elem: Copy + Send + Sync + 'static {
     fn get(raw: Self::Raw) -> f32;
 }
 
-/// A compute type: one that results can be rounded to, to nearest even.
+/// A compute type, which results can be rounded to, to nearest even.
 pub(crate) trait Act: Elem {
     fn slice_mut(bytes: &mut [u8]) -> &mut [Self::Raw];
     fn put(value: f32) -> Self::Raw;
-    /// The value that is left after storing it.
+    /// The value after rounding to this type.
     fn round(value: f32) -> f32;
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn bf16_bits(value: f32) -> u16 {
 #[inline(always)]
 fn f16_to_f32(half: u16) -> f32 {
     let bits = u32::from(half);
-    // The exponent is too small by 112 after the shift; a multiplication puts that right for subnormals too.
+    // After the shift the exponent is too small by 112; a multiplication corrects it, for subnormals too.
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let special = scaled.to_bits() | 0x7f80_0000;
     let magnitude = if bits & 0x7c00 == 0x7c00 { special } else { scaled.to_bits() };
@@ -141,7 +141,7 @@ pub(crate) fn weight_bytes(what: &'static str, dtype: DType) -> Result<usize, Ke
     }
 }
 
-/// Bytes of a row of so many weights.
+/// Bytes of a row of `elements` weights.
 pub(crate) fn row_bytes(
     what: &'static str,
     encoding: Encoding,
@@ -153,13 +153,14 @@ pub(crate) fn row_bytes(
         }
         Encoding::Blocks(_) => match encoding.row_bytes(elements as u64) {
             Some(bytes) => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
-            None => Err(KernelError::Shape { what: "rows of quantised weights are no whole blocks" }),
+            None => Err(KernelError::Shape { what: "rows of quantised weights are not whole blocks" }),
         },
         encoding => Err(KernelError::Encoding { what, encoding }),
     }
 }
 
-/// `with_act!(dtype, A => expression)`: the expression with `A` standing for the compute type; the dtype was checked.
+/// `with_act!(dtype, A => expression)`: the expression with `A` bound to the compute type; the dtype was
+/// checked.
 macro_rules! with_act {
     ($dtype:expr, $a:ident => $body:expr) => {
         match $dtype {
@@ -179,7 +180,7 @@ macro_rules! with_act {
     };
 }
 
-/// As `with_act!`, for storage types.
+/// Like `with_act!`, for storage types.
 macro_rules! with_weight {
     ($dtype:expr, $w:ident => $body:expr) => {
         match $dtype {

@@ -1,11 +1,12 @@
-//! Sharing work between the threads of a pool, without allocating and without letting the split touch the result.
+//! Divides work between the threads of a pool, without allocating and without letting the division affect the
+//! result.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::ThreadPool;
 
-/// The threads that a kernel may use; with `None` it runs on the calling thread.
+/// The threads that a kernel may use; `None` for the calling thread only.
 pub type Pool<'a> = Option<&'a ThreadPool>;
 
 /// Bytes of traffic below which waking other threads costs more than it saves.
@@ -13,10 +14,10 @@ pub type Pool<'a> = Option<&'a ThreadPool>;
 /// Waking a thread took 30 to 100 microseconds on the virtual machines that this was measured on.
 const SERIAL_BYTES: usize = 256 << 10;
 
-/// Bytes that a task works on where elements do not depend on one another.
+/// Bytes per task if elements are independent.
 pub(crate) const BLOCK: usize = 16 << 10;
 
-/// The pool, or none where the work is too small for it.
+/// The pool, or `None` if the work is too small for it.
 pub(crate) fn worth(pool: Pool<'_>, bytes: usize) -> Pool<'_> {
     pool.filter(|p| bytes > SERIAL_BYTES && p.current_num_threads() > 1)
 }
@@ -28,8 +29,8 @@ pub(crate) fn lanes(pool: Pool<'_>) -> usize {
 
 /// Calls `f(lane, task)` for every task below `tasks`; calls that run at once have different lanes below [`lanes`].
 ///
-/// The tasks are handed out one by one in order, so that neighbouring rows are read at the same time and a thread that
-/// loses its core holds up one task only.
+/// The tasks are handed out one by one in order, so neighbouring rows are read at the same time, and a thread
+/// that loses its core delays only one task.
 pub(crate) fn for_each<F: Fn(usize, usize) + Sync>(pool: Pool<'_>, tasks: usize, f: F) {
     let lanes = lanes(pool).min(tasks);
     let pool = match pool {
@@ -73,7 +74,7 @@ where
     });
 }
 
-/// A slice that several tasks write at once, each its own part.
+/// A slice that several tasks write at once, each a separate part.
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
     len: usize,

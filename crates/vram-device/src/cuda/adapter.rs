@@ -1,4 +1,4 @@
-//! Which card.
+//! Selects the card.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,13 +14,13 @@ pub enum CudaDevice {
     /// The first, which is the fastest unless `CUDA_DEVICE_ORDER` says otherwise.
     #[default]
     First,
-    /// By its place in [`devices`].
+    /// By its index in [`devices`].
     Index(usize),
-    /// The first whose description contains this text, in whatever case.
+    /// The first whose description contains this text, ignoring case.
     Name(String),
 }
 
-/// As a command line has it: nothing, a place, or part of a name.
+/// Parses a command-line value: empty, an index, or part of a name.
 impl FromStr for CudaDevice {
     type Err = Infallible;
 
@@ -43,18 +43,18 @@ impl fmt::Display for CudaDevice {
     }
 }
 
-/// Descriptions of all cards, in the order by which [`CudaDevice::Index`] counts; none where there is no driver.
+/// Descriptions of all cards, in the order of [`CudaDevice::Index`]; empty without a driver.
 pub fn devices() -> Vec<String> {
     all().unwrap_or_default().iter().map(Card::describe).collect()
 }
 
-/// All cards that the driver sees, one at least.
+/// All cards that the driver sees, at least one.
 fn all() -> Result<Vec<Card>, DeviceError> {
     probe::driver()?;
     driver::cards()
 }
 
-/// The card that was asked for.
+/// The selected card.
 pub(super) fn choose(choice: &CudaDevice) -> Result<Card, DeviceError> {
     let mut all = all()?;
     let names: Vec<String> = all.iter().map(Card::describe).collect();

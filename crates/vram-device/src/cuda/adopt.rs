@@ -1,4 +1,4 @@
-//! Memory of the caller's own.
+//! Caller-owned memory.
 
 use ::cudarc::driver::sys::CUdeviceptr;
 
@@ -9,15 +9,17 @@ use super::memory::DeviceMemory;
 use crate::{Buffer, DeviceError, Reservation};
 
 impl Cuda {
-    /// Device memory of the caller's own as a [`Buffer`], without a copy: as many bytes from `pointer` on as were reserved. The bytes
-    /// count against the budget until the last region of them is gone, as ours do, though the budget cannot make their owner free them.
+    /// Wraps caller-owned device memory in a [`Buffer`], without a copy: `reservation.bytes()` bytes that
+    /// begin at `pointer`. The bytes count against the budget until their last region is gone, like our own,
+    /// though the budget cannot make their owner free them.
     ///
-    /// We never free it. `owner` is dropped once the last region is gone *and* all that was issued until then is done, at the next
-    /// call that allocates, stages, gives back memory or asks for the free memory, or in [`reclaim`](Cuda::reclaim), which waits;
-    /// or at the latest with the device. That happens on the calling thread. Where memory is refused, `owner` is dropped at once; where
-    /// the device is lost, never. It should not itself keep this device or regions of it, which would then keep each other.
+    /// We never free it. `owner` is dropped once the last region is gone *and* everything issued until then
+    /// is done: at the next call that allocates, stages, gives back memory or asks for the free memory, in
+    /// [`reclaim`](Cuda::reclaim), which waits, or at the latest with the device. It is dropped on the
+    /// calling thread. If the memory is refused, `owner` is dropped at once; if the device is lost, never. It
+    /// should not keep this device or regions of it alive, because they would then keep each other alive.
     ///
-    /// Kernels take weights at any address, and activations at multiples of their elements' size.
+    /// Kernels accept weights at any address, and activations at multiples of their element size.
     ///
     /// ```
     /// use std::error::Error;
@@ -31,7 +33,7 @@ impl Cuda {
     ///     let pointer = mine.device_ptr(stream).0;
     ///     stream.synchronize()?;
     ///     let room = budget.reserve(Lifetime::Weights, 4096)?;
-    ///     // SAFETY: the slice has 4096 bytes, which are zeroed by now, and nobody uses it until it is back.
+    ///     // SAFETY: the slice has 4096 bytes, which are zeroed by now, and is not used until it is back.
     ///     let region = unsafe { cuda.adopt(pointer, room, Arc::clone(&mine)) }?.into_region();
     ///     // Views of the region in kernels, uploads into it.
     ///     drop(region);
@@ -42,12 +44,13 @@ impl Cuda {
     /// ```
     ///
     /// # Errors
-    /// [`DeviceError::Failed`] for a null pointer, for what the driver does not know, and for memory of the host or of another context;
-    /// [`DeviceError::OutOfRange`] where its allocation ends before; [`DeviceError::Lost`]. No bytes at all may be anywhere.
+    /// [`DeviceError::Failed`] for a null pointer, for memory that the driver does not know, and for memory
+    /// of the host or of another context; [`DeviceError::OutOfRange`] if its allocation ends earlier;
+    /// [`DeviceError::Lost`]. An empty reservation is accepted at any address.
     ///
     /// # Safety
-    /// Until `owner` is dropped the memory stays allocated, and nothing but this device reads or writes it. What was issued
-    /// to it before is done, or both streams of this device have been made to wait for it.
+    /// Until `owner` is dropped, the memory stays allocated and only this device reads or writes it. Work
+    /// issued to it before is done, or both streams of this device have been made to wait for it.
     pub unsafe fn adopt(
         &self,
         pointer: CUdeviceptr,
@@ -56,12 +59,14 @@ impl Cuda {
     ) -> Result<Buffer, DeviceError> {
         let bytes = reservation.bytes();
         self.context.with(|| check(&self.context, pointer, bytes))?;
-        // SAFETY: the driver says that it is device memory of this context and has as many bytes; the rest is the caller's promise.
+        // SAFETY: the driver says that it is device memory of this context with this many bytes; the rest is
+        // the caller's promise.
         let raw = unsafe { DeviceMemory::adopt(&self.context, pointer, bytes, Box::new(owner)) };
         Ok(Buffer::new(Box::new(raw), reservation))
     }
 
-    /// Waits until nothing uses the device memory that was given back so far, frees it, and drops the owners of the caller's own.
+    /// Waits until the device memory given back so far is no longer in use, frees it, and drops the owners of
+    /// caller-owned memory.
     ///
     /// # Errors
     /// [`DeviceError::Lost`].
@@ -70,7 +75,7 @@ impl Cuda {
     }
 }
 
-/// Asks the driver whether so many bytes from a pointer on are device memory of the context.
+/// Asks the driver whether `bytes` bytes at `pointer` are device memory of the context.
 fn check(context: &Context, pointer: u64, bytes: u64) -> Result<(), DeviceError> {
     let what = "memory of the caller's own";
     let refused = |reason: &str| Err(DeviceError::Failed { what, reason: reason.to_owned() });
@@ -87,7 +92,7 @@ fn check(context: &Context, pointer: u64, bytes: u64) -> Result<(), DeviceError>
         return refused("it is memory of the host");
     }
     if !known.is_ours {
-        return refused("it is of another context");
+        return refused("it belongs to another context");
     }
     let offset = pointer.saturating_sub(known.start);
     let available = known.bytes.saturating_sub(offset);

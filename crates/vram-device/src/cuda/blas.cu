@@ -1,6 +1,7 @@
-// Around the products of the library: what is behind them, and the trial that an algorithm has to pass.
+// The kernels around cublasLt's products: the last step of a product, and the trial that an algorithm must
+// pass.
 
-// y = sums + bias, rounded once. A block's y is the row; `y` is where the first row's first output goes.
+// y = sums + bias, rounded once. blockIdx.y is the row; `y` is the address of the first row's first output.
 KERNEL __launch_bounds__(256)
     finish(const float *sums, u64 pitch, const u8 *bias, u32 bias_dtype, act *y, u64 columns, u32 outputs) {
     u32 j = blockIdx.x * 256u + threadIdx.x;
@@ -9,7 +10,7 @@ KERNEL __launch_bounds__(256)
     y[blockIdx.y * columns + j] = act_bits(sums[blockIdx.y * pitch + j] + b);
 }
 
-// Values in -1..1, other ones for each seed.
+// Values in -1..1 that differ for each seed.
 KERNEL __launch_bounds__(256) fill(act *x, u64 n, u32 seed) {
     u64 i = (u64)blockIdx.x * 256u + threadIdx.x;
     if (i >= n) return;
@@ -20,12 +21,12 @@ KERNEL __launch_bounds__(256) fill(act *x, u64 n, u32 seed) {
     x[i] = act_bits((float)(h >> 8) / 8388608.0f - 1.0f);
 }
 
-// Nothing differs yet.
+// No difference yet.
 KERNEL __launch_bounds__(256) clear(u32 *different) {
     if (threadIdx.x == 0u) *different = 0u;
 }
 
-// Says whether any bit of two blocks of so many columns differs. A block's y is the row.
+// Reports whether any bit of two blocks with this many columns differs. blockIdx.y is the row.
 KERNEL __launch_bounds__(256) compare(const float *a, u64 a_pitch, const float *b, u64 b_pitch, u32 columns, u32 *different) {
     u32 j = blockIdx.x * 256u + threadIdx.x;
     if (j >= columns) return;

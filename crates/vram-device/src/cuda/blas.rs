@@ -1,13 +1,15 @@
-//! Products by cublasLt whose elements depend on nothing but their own row of the input and their own row of the weight.
+//! Products by cublasLt whose elements depend only on their own row of the input and their own row of the
+//! weight.
 //!
-//! The library chooses an algorithm by all extents, and another algorithm sums in another order. Here one is chosen for each inner
-//! extent and dtype, from a shape that is always the same; it must not split the inner extent, and has to show on a trial that
-//! rows alone and outputs alone have the bits that they have among others. It gives f32 sums in a workspace, from which a kernel
-//! of ours adds the bias, rounds once and writes to whatever place. Weights and inputs that do not lie at multiples of 16 bytes
-//! are copied to the workspace first, a piece at a time, so that where they lie does not matter either. The fast algorithms of
-//! recent cards compute outputs by the eight alone, so the last few are computed with rows behind them that nobody looks at; and
-//! they refuse some shapes, which are then cut until they are taken: neither changes a bit. Where no algorithm passes, our
-//! own kernels compute all products of that inner extent and dtype.
+//! The library chooses an algorithm by all extents, and different algorithms sum in different orders. We
+//! choose one for each inner extent and dtype, always from the same shape. It must not split the inner
+//! extent, and must show in a trial that single rows and single outputs have the same bits as among others.
+//! It writes f32 sums to a workspace, from which our own kernel adds the bias, rounds once and writes the
+//! result anywhere. Weights and inputs that are not aligned to 16 bytes are first copied to the workspace, a
+//! piece at a time, so that alignment does not matter either. The fast algorithms of recent cards compute
+//! outputs only in eights, so the last few are computed with unused rows behind them. They also refuse some
+//! shapes, which we cut until they are accepted. Neither changes a bit. If no algorithm passes, our own
+//! kernels compute all products of that inner extent and dtype.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +25,8 @@ use super::program::{Key, Program};
 use super::transfer::Readback;
 use crate::{DeviceError, Queue};
 
-/// Bytes of the workspace: pieces of weights and of inputs that lie askew, then the sums, then what a trial finds.
+/// Sizes of the parts of the workspace in bytes: pieces of unaligned weights and inputs, then the sums, then
+/// the findings of a trial.
 const WEIGHT: u64 = 16 << 20;
 const INPUT: u64 = 8 << 20;
 const SUMS: u64 = 16 << 20;
@@ -32,13 +35,13 @@ const FOUND: u64 = 256;
 /// Rows that are computed at a time.
 const ROWS: u64 = 1024;
 
-/// Rows and outputs of the shape that algorithms are chosen for.
+/// Rows and outputs of the shape that algorithms are chosen from.
 const CANONICAL: (u64, u64) = (256, 4096);
 
-/// Outputs are computed by so many.
+/// Outputs are computed in multiples of this.
 const OUTPUTS: u64 = 8;
 
-/// Most rows and outputs of a trial: whole tiles of any kind, and a rest.
+/// Most rows and outputs of a trial: whole tiles of any kind, and a remainder.
 const TRIAL: (u64, u64) = (257, 520);
 
 pub(super) static PROGRAM: Program = Program {
@@ -64,26 +67,26 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// The dtype of `x`, `y` and what the weight is rounded to.
+    /// The dtype of `x` and `y`, which the weight is rounded to.
     pub(super) fn act(&self) -> DType {
         self.x.dtype
     }
 }
 
-/// Products of the library.
+/// Products by cublasLt.
 pub(super) struct Blas {
     library: Library,
     workspace: u64,
-    /// Held by who issues several kernels that share the workspace.
+    /// Held while several kernels that share the workspace are issued.
     alone: Mutex<()>,
-    /// What trials found is read back by.
+    /// For reading back the findings of trials.
     readback: Arc<Readback>,
-    /// By inner extent and dtype; `None` where none passed.
+    /// By inner extent and dtype; `None` if no algorithm passed.
     chosen: Mutex<HashMap<(u32, DType), Option<Algorithm>>>,
 }
 
 impl Blas {
-    /// Bytes that it takes of the card.
+    /// Bytes of device memory that it takes.
     pub(super) const WORKSPACE: u64 = WEIGHT + INPUT + SUMS + FOUND;
 
     /// The library has been probed.
@@ -107,7 +110,7 @@ impl Blas {
         }
     }
 
-    /// Whether the library is asked at all: by inner extent and dtypes alone.
+    /// Whether the library is used at all, by inner extent and dtypes alone.
     pub(super) fn takes(&self, of: &Product) -> bool {
         let row = u64::from(of.inner) * u64::from(of.act().bits()) / 8;
         data_type(of.act()).is_some()
@@ -117,7 +120,7 @@ impl Blas {
             && row * 16 <= INPUT
     }
 
-    /// Issues a product, or says that no algorithm is fit for its inner extent and dtype.
+    /// Issues a product, or reports that no algorithm is suitable for its inner extent and dtype.
     pub(super) fn product(&self, launcher: &Launcher, of: &Product) -> Result<bool, DeviceError> {
         // Others use the same workspace.
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,18 +183,19 @@ impl Blas {
         self.workspace + WEIGHT + INPUT
     }
 
-    /// Bytes copied to `room`, which lies at a multiple of 16.
+    /// Copies bytes to `room`, which is aligned to 16.
     fn copy(&self, context: &Context, from: u64, bytes: u64, room: u64) -> Result<u64, DeviceError> {
         context.with(|| {
             let stream = &context.timeline(Queue::Compute).stream;
-            // SAFETY: callers take no more bytes at once than the room has, and only such as lie in their operand; operands and
-            // workspace are freed behind what was issued.
+            // SAFETY: callers copy no more bytes at once than the room has, and only bytes of their operand;
+            // operands and workspace are freed after what was issued.
             unsafe { driver::copy_within(room, from, bytes, stream) }
         })?;
         Ok(room)
     }
 
-    /// A product of whole [`OUTPUTS`], in as many pieces as the algorithm needs: half of the rows, then half of the outputs.
+    /// A product of whole [`OUTPUTS`], in as many pieces as the algorithm needs: halves of the rows, then of
+    /// the outputs.
     fn multiply(
         &self,
         context: &Context,
@@ -231,13 +235,13 @@ impl Blas {
     ) -> Result<bool, DeviceError> {
         context.with(|| {
             let stream = &context.timeline(Queue::Compute).stream;
-            // SAFETY: callers give operands of the shape's extents, and sums within the workspace; all is freed behind what was
-            // issued.
+            // SAFETY: callers give operands of the shape's extents, and sums within the workspace; all is
+            // freed behind what was issued.
             unsafe { self.library.multiply(algorithm, shape, operands, stream) }
         })
     }
 
-    /// The algorithm of an inner extent and dtype, chosen when it is first asked for.
+    /// The algorithm of an inner extent and dtype, chosen on first use.
     fn algorithm(
         &self,
         launcher: &Launcher,
@@ -251,7 +255,7 @@ impl Blas {
         let found = self.choose(launcher, u64::from(inner), dtype)?;
         if found.is_none() {
             launcher.context.note(format!(
-                "no algorithm of cublasLt is fit for {inner} inputs in {dtype}: our own is used"
+                "no cublasLt algorithm is suitable for {inner} inputs in {dtype}: our own kernel is used"
             ));
         }
         chosen.insert((inner, dtype), found);
@@ -278,7 +282,8 @@ impl Blas {
         Ok(None)
     }
 
-    /// Whether rows alone, outputs alone and a corner have the bits that they have among others, on random numbers.
+    /// Whether single rows, single outputs and a corner have the same bits as among others, on random
+    /// numbers.
     fn passes(
         &self,
         launcher: &Launcher,
@@ -301,12 +306,12 @@ impl Blas {
         if !self.accepts(context, algorithm, &shape, (weight, x, self.sums()))? {
             return Ok(false);
         }
-        // Behind the sums of all.
+        // After the sums of the whole product.
         let part = self.sums() + SUMS / 2;
         let (few_rows, few_outputs) = (rows.min(17), outputs.min(2 * OUTPUTS));
         let parts = [(1, OUTPUTS), (1, outputs), (rows, OUTPUTS), (few_rows, few_outputs)];
         for (rows_alone, outputs_alone) in parts.into_iter().chain([(rows - 1, outputs - OUTPUTS)]) {
-            // The last ones: those of a tile's rest.
+            // The last ones, which are in a tile's remainder.
             let (row0, output0) = (rows - rows_alone, outputs - outputs_alone);
             let shape =
                 Shape { dtype, rows: rows_alone, outputs: outputs_alone, inner, pitch: outputs_alone };
@@ -324,14 +329,14 @@ impl Blas {
             ];
             launcher.launch(key, "compare", [over(outputs_alone)[0], rows_alone, 1], &args)?;
         }
-        // SAFETY: it is the last word of the workspace, which stays until the context is taken apart.
+        // SAFETY: it is the last word of the workspace, which lives until the context is destroyed.
         Ok(unsafe { self.readback.word(context, found) }? == 0)
     }
 }
 
 impl AtEnd for Blas {
     fn end(&self) {
-        // SAFETY: allocated in `new`, and nothing that was issued still runs. Nobody is left to tell of an error.
+        // SAFETY: allocated in `new`, and nothing that was issued still runs. An error has no one to go to.
         let _ = unsafe { driver::free(self.workspace) };
         self.library.destroy();
     }

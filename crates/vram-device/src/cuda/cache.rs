@@ -1,4 +1,4 @@
-//! Compiled kernels on disk: a file for each, named by the hash of all that they depend on.
+//! Compiled kernels on disk: one file each, named by the hash of everything they depend on.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
-/// What a file begins with; then the hash of the rest, then the rest.
+/// Each file is this magic, then the hash of the rest, then the rest.
 const MAGIC: &[u8; 8] = b"vramcub1";
 
-/// Where compiled kernels are kept between processes.
+/// Where compiled kernels are cached between processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CudaCache {
-    /// The folder that `VRAM_CACHE` names, or else `vram` in the user's cache (`XDG_CACHE_HOME`, `~/.cache`, `%LOCALAPPDATA%`).
+    /// The folder that `VRAM_CACHE` names, or else `vram` in the user's cache (`XDG_CACHE_HOME`, `~/.cache`,
+    /// `%LOCALAPPDATA%`).
     #[default]
     User,
     /// A folder.
@@ -38,11 +39,11 @@ impl CudaCache {
     }
 }
 
-/// The name of what was compiled of such texts.
+/// The file name for the result of compiling these texts.
 pub(super) fn key(texts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for text in texts {
-        // Lengths as well, so that two lists of texts never read the same.
+        // Includes lengths, so that two different lists of texts never hash the same bytes.
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
@@ -57,7 +58,7 @@ fn place(folder: &Path, key: &str) -> PathBuf {
     folder.join(format!("{key}.cubin"))
 }
 
-/// What was kept under a name; `None` where there is nothing, or where it is not what was written.
+/// The cached bytes under a name; `None` if there are none, or if they are not what was written.
 pub(super) fn get(folder: &Path, key: &str) -> Option<Vec<u8>> {
     let bytes = fs::read(place(folder, key)).ok()?;
     let rest = bytes.strip_prefix(MAGIC)?;
@@ -65,7 +66,7 @@ pub(super) fn get(folder: &Path, key: &str) -> Option<Vec<u8>> {
     (hash == &Sha256::digest(image)[..] && !image.is_empty()).then(|| image.to_vec())
 }
 
-/// Keeps what was compiled. Who reads meanwhile sees all of it or nothing.
+/// Caches what was compiled. A concurrent reader sees all of it or nothing.
 pub(super) fn put(folder: &Path, key: &str, image: &[u8]) -> io::Result<()> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     fs::create_dir_all(folder)?;
@@ -80,14 +81,14 @@ pub(super) fn put(folder: &Path, key: &str, image: &[u8]) -> io::Result<()> {
         fs::rename(&unfinished, place(folder, key))
     };
     write().inspect_err(|_| {
-        // It may not even have been made.
+        // It may not even have been created.
         let _ = fs::remove_file(&unfinished);
     })
 }
 
-/// Forgets what proved to be of no use.
+/// Removes an unusable file.
 pub(super) fn remove(folder: &Path, key: &str) {
-    // Another process may have been quicker.
+    // Another process may have removed it first.
     let _ = fs::remove_file(place(folder, key));
 }
 
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(get(&folder, &key), None);
         put(&folder, &key, b"an image").unwrap();
         assert_eq!(get(&folder, &key).as_deref(), Some(&b"an image"[..]));
-        // Nothing unfinished is left.
+        // No unfinished file is left.
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         let path = place(&folder, &key);
         let whole = fs::read(&path).unwrap();

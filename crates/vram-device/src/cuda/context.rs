@@ -1,4 +1,4 @@
-//! The core of the backend: the context, its two streams with their events, memory that is given back, and whether the
+//! The core of the backend: the context, its two streams with their events, freed memory, and whether the
 //! device is lost. It knows nothing of what is built on it.
 
 use std::collections::VecDeque;
@@ -15,34 +15,37 @@ use crate::{DeviceError, MemoryInfo, Queue, Ticket};
 /// Bits of a ticket's value that count marks; those above name the device.
 const COUNT_BITS: u32 = 40;
 
-/// Bytes of the card that are held beside what was allocated, as far as could be measured.
+/// Device memory held besides allocations, as far as it could be measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaReserve {
-    /// What the driver's own context takes, and whatever else is on the card: what was not free before anything of this
-    /// backend was there. The driver tells no more.
+    /// Taken by the driver's own context and anything else on the card: what was not free before this backend
+    /// allocated anything. The driver reports no more detail.
     pub before: u64,
     /// Streams, loaded kernels and libraries so far.
     pub libraries: u64,
-    /// What matrix products work in.
+    /// The workspace of matrix products.
     pub workspace: u64,
 }
 
-/// Holds something of the driver's that goes before the context does.
+/// Owns driver objects that must be destroyed before the context.
 pub(super) trait AtEnd: Send + Sync {
-    /// Lets go of it. Called once, with the context current and nothing under way; or never, where the device is lost.
+    /// Destroys them. Called once, with the context current and no work in flight; never called if the device
+    /// is lost.
     fn end(&self);
 }
 
 pub(super) struct Context {
     pub(super) id: u64,
-    // Order of locks: those of what is built on this, then `freed`, then those of `copy`, then those of `compute`.
+    // Lock order: locks of what is built on this, then `freed`, then those of `copy`, then those of
+    // `compute`.
     ctx: ManuallyDrop<Ctx>,
     copy: ManuallyDrop<Timeline>,
     compute: ManuallyDrop<Timeline>,
     events: Events,
-    /// What else holds something of the driver's.
+    /// Other owners of driver objects.
     parts: Mutex<Vec<Arc<dyn AtEnd>>>,
-    /// Memory that was given back while work may still use it, with a mark of either stream behind which it is free.
+    /// Memory that was given back while work may still use it, with a mark of each stream after which it is
+    /// free.
     freed: Mutex<VecDeque<(u64, u64, Freed)>>,
     lost: OnceLock<String>,
     reserve: Mutex<CudaReserve>,
@@ -50,7 +53,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Over a context that is current, and its streams.
+    /// Takes a current context and its streams.
     pub(super) fn new(ctx: Ctx, copy: Stream, compute: Stream, before: u64) -> Context {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Context {
@@ -67,7 +70,7 @@ impl Context {
         }
     }
 
-    /// Has a part end before the context does. It must not keep the context itself.
+    /// Registers a part that must end before the context does. It must not keep the context alive.
     pub(super) fn at_end(&self, part: Arc<dyn AtEnd>) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     }
@@ -83,14 +86,14 @@ impl Context {
         }
     }
 
-    /// Calls the driver, unless the device is lost, with the context current; and notes a loss.
+    /// Calls the driver with the context current, unless the device is lost; records a loss.
     pub(super) fn with<T>(&self, call: impl FnOnce() -> Result<T, DeviceError>) -> Result<T, DeviceError> {
         if let Some(reason) = self.lost.get() {
             return Err(DeviceError::Lost { reason: reason.clone() });
         }
         let result = self.ctx.enter().and_then(|()| call());
         if let Err(DeviceError::Lost { reason }) = &result {
-            // The first to notice says why.
+            // The first to notice gives the reason.
             let _ = self.lost.set(reason.clone());
         }
         result
@@ -100,7 +103,7 @@ impl Context {
         self.lost.get().is_some()
     }
 
-    /// Issues work and gives a ticket for it.
+    /// Issues work and returns a ticket for it.
     pub(super) fn issue(
         &self,
         queue: Queue,
@@ -113,7 +116,7 @@ impl Context {
     fn value(&self, ticket: Ticket) -> Result<u64, DeviceError> {
         let value = ticket.value & ((1 << COUNT_BITS) - 1);
         if ticket.value >> COUNT_BITS != self.id || value > self.timeline(ticket.queue).last() {
-            let reason = format!("{ticket:?} is not of this device");
+            let reason = format!("{ticket:?} belongs to another device");
             return Err(DeviceError::Failed { what: "a ticket", reason });
         }
         Ok(value)
@@ -140,9 +143,10 @@ impl Context {
         self.with(|| self.timeline(ticket.queue).wait(&self.events, value))
     }
 
-    /// Frees memory behind all that was issued so far. Never fails: what cannot be freed is left to the driver.
+    /// Frees memory after everything issued so far. Never fails: memory that cannot be freed is left to the
+    /// driver.
     pub(super) fn free(&self, freed: Freed) {
-        // After a loss the driver is not called any more. It takes all back when the process ends.
+        // After a loss the driver is not called any more. It takes everything back when the process ends.
         let _ = self.with(|| {
             let mark = |timeline: &Timeline| timeline.mark(&self.events, |_| Ok(()));
             let (copy, compute) = (mark(&self.copy)?, mark(&self.compute)?);
@@ -152,11 +156,12 @@ impl Context {
         let _ = self.sweep(|_| false);
     }
 
-    /// Frees what is not in use any more, and waits for what `wait_for` says.
+    /// Frees what is no longer in use, and waits for the entries that `wait_for` selects.
     fn sweep(&self, wait_for: impl Fn(&Freed) -> bool) -> Result<(), DeviceError> {
         let mut owners = Vec::new();
         let result = self.with(|| self.free_done(wait_for, &mut owners));
-        // Last, without a lock: dropping one is the caller's code, which may give back more memory or change the current context.
+        // Last, and without a lock: dropping an owner runs caller code, which may give back more memory or
+        // change the current context.
         drop(owners);
         result
     }
@@ -179,7 +184,8 @@ impl Context {
                 self.copy.is_done(&self.events, copy)? && self.compute.is_done(&self.events, compute)?
             };
             match done {
-                // SAFETY: `Freed` is made once for each allocation, when it is dropped, and what was issued until then, the last
+                // SAFETY: `Freed` is made once for each allocation, when it is dropped, and the work issued
+                // until then, the last that can have used it, is done.
                 // that can have used it, is done.
                 true => owners.extend(unsafe { freed.now() }?),
                 false => all.push_back((copy, compute, freed)),
@@ -188,7 +194,8 @@ impl Context {
         Ok(())
     }
 
-    /// Waits until what was given back is free, as the budget believes it is: device memory, or else pinned.
+    /// Waits until memory that was given back is actually free, as the budget assumes: device memory, or else
+    /// pinned memory.
     pub(super) fn reclaim(&self, device: bool) -> Result<(), DeviceError> {
         self.sweep(|freed| freed.is_device() == device)
     }
@@ -199,7 +206,7 @@ impl Context {
         Ok(MemoryInfo { free, total })
     }
 
-    /// Does what takes memory of the driver's own, and adds to the reserve what it took.
+    /// Runs `work`, which allocates driver memory, and adds its size to the reserve.
     pub(super) fn measured<T>(
         &self,
         into: fn(&mut CudaReserve) -> &mut u64,
@@ -217,7 +224,7 @@ impl Context {
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a person should know, once.
+    /// Records a note for the user, once.
     pub(super) fn note(&self, note: String) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         if !notes.contains(&note) {
@@ -242,14 +249,15 @@ impl Drop for Context {
         };
         let idle = |timeline: &Timeline| timeline.stream.synchronize().is_ok();
         if self.lost.get().is_some() || ctx.enter().is_err() || !idle(&copy) || !idle(&compute) {
-            // The driver is not called any more, and a handle of the caller's neither: it would call it.
+            // The driver must not be called any more, so the caller's handles are not dropped either: that
+            // would call it.
             std::mem::forget((ctx, copy, compute));
             return;
         }
         self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|part| part.end());
         let mut owners = Vec::new();
         for (_, _, freed) in self.freed.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // SAFETY: as in `free_done`; nothing is under way. Nobody is left to tell of an error.
+            // SAFETY: as in `free_done`; no work is in flight. An error has no one to go to.
             owners.extend(unsafe { freed.now() }.ok().flatten());
         }
         copy.destroy(&self.events);

@@ -13,7 +13,7 @@ use crate::DeviceError;
 /// How many algorithms the library is asked for.
 const CANDIDATES: usize = 8;
 
-/// The library's `CUBLAS_OP_T`, whose enum stands in the header of cublas alone.
+/// The library's `CUBLAS_OP_T`, whose enum is only in the cublas header.
 const TRANSPOSED: i32 = 1;
 
 /// The library's `CUBLAS_STATUS_INVALID_VALUE` and `CUBLAS_STATUS_NOT_SUPPORTED`.
@@ -30,7 +30,7 @@ fn check(what: &'static str, code: sys::cublasStatus_t) -> Result<(), DeviceErro
     }
 }
 
-/// The library's name of a dtype; none for those that it is not used for.
+/// The library's name of a dtype; `None` for dtypes that it is not used for.
 pub(super) fn data_type(dtype: DType) -> Option<sys::cudaDataType_t> {
     match dtype {
         DType::F32 => Some(sys::cudaDataType_t::CUDA_R_32F),
@@ -42,17 +42,17 @@ pub(super) fn data_type(dtype: DType) -> Option<sys::cudaDataType_t> {
 
 /// The library's version, as `12.8.4`.
 pub(super) fn version() -> String {
-    // SAFETY: it takes nothing and has been probed.
+    // SAFETY: it takes no arguments, and the library has been probed.
     let version = unsafe { sys::cublasLtGetVersion() };
     format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
 }
 
-/// What a product is computed by.
+/// An algorithm for a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Algorithm(sys::cublasLtMatmulAlgo_t);
 
-/// `d = x w^T` in row-major terms: `w` is `outputs` by `inner`, `x` is `rows` by `inner`, `d` is f32 with `pitch` elements from
-/// row to row. Sums are f32 and no TF32.
+/// `d = x w^T` in row-major terms: `w` is `outputs` by `inner`, `x` is `rows` by `inner`, `d` is f32 with a
+/// row pitch of `pitch` elements. Sums are f32, without TF32.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) dtype: DType,
@@ -62,22 +62,22 @@ pub(super) struct Shape {
     pub(super) pitch: u64,
 }
 
-/// The library, with a description of the only product that is asked of it.
+/// The library, with a description of the only product that we use.
 pub(super) struct Library {
     handle: sys::cublasLtHandle_t,
     product: sys::cublasLtMatmulDesc_t,
 }
 
-// SAFETY: handles may be used on any thread, one at a time, which `Blas` sees to.
+// SAFETY: handles may be used on any thread, one at a time, which `Blas` ensures.
 unsafe impl Send for Library {}
 // SAFETY: as above.
 unsafe impl Sync for Library {}
 
 impl Library {
-    /// In the current context. The library has been probed.
+    /// Creates it in the current context. The library has been probed.
     pub(super) fn new() -> Result<Library, DeviceError> {
         let mut library = Library { handle: null_mut(), product: null_mut() };
-        // SAFETY: the handle is a valid place.
+        // SAFETY: the handle is a valid out-parameter.
         check("cublasLtCreate", unsafe { sys::cublasLtCreate(&mut library.handle) })?;
         let made = library.describe();
         if made.is_err() {
@@ -90,12 +90,12 @@ impl Library {
     fn describe(&mut self) -> Result<(), DeviceError> {
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let scale = sys::cudaDataType_t::CUDA_R_32F;
-        // SAFETY: the description is a valid place.
+        // SAFETY: the description is a valid out-parameter.
         check("cublasLtMatmulDescCreate", unsafe {
             sys::cublasLtMatmulDescCreate(&mut self.product, compute, scale)
         })?;
         let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: the description was created, and the value has the size that is said.
+        // SAFETY: the description was created, and the value has the stated size.
         check("cublasLtMatmulDescSetAttribute", unsafe {
             let value = from_ref(&TRANSPOSED).cast::<c_void>();
             sys::cublasLtMatmulDescSetAttribute(self.product, attribute, value, size_of_val(&TRANSPOSED))
@@ -119,7 +119,8 @@ impl Library {
         }
         let mut found = [EMPTY; CANDIDATES];
         let mut count: c_int = 0;
-        // SAFETY: all descriptions are alive, there is room for as many results as are asked for, and the count is a valid place.
+        // SAFETY: all descriptions are alive, there is room for as many results as are requested, and the
+        // count is a valid out-parameter.
         let code = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
@@ -146,10 +147,11 @@ impl Library {
             .collect())
     }
 
-    /// Issues a product, or says that the algorithm does not compute this shape.
+    /// Issues a product, or reports that the algorithm does not support this shape.
     ///
     /// # Safety
-    /// `weight`, `x` and `sums` point to device memory of the shape's extents that stays until the product is done.
+    /// `weight`, `x` and `sums` point to device memory of the shape's extents that lives until the product is
+    /// done.
     pub(super) unsafe fn multiply(
         &self,
         algorithm: &Algorithm,
@@ -159,7 +161,8 @@ impl Library {
     ) -> Result<bool, DeviceError> {
         let layouts = Layouts::new(shape)?;
         let (one, zero) = (1.0f32, 0.0f32);
-        // SAFETY: the descriptions are alive, the factors are read before the call returns, and the caller promises the rest.
+        // SAFETY: the descriptions are alive, the factors are read before the call returns, and the caller
+        // promises the rest.
         let code = unsafe {
             sys::cublasLtMatmul(
                 self.handle,
@@ -180,16 +183,16 @@ impl Library {
                 on.handle().cast(),
             )
         };
-        // An algorithm that needs a workspace for a shape finds none, which is an invalid value.
+        // An algorithm that needs a workspace for a shape finds none, which it reports as an invalid value.
         if matches!(code as u32, NOT_SUPPORTED | INVALID_VALUE) {
             return Ok(false);
         }
         check("cublasLtMatmul", code).map(|()| true)
     }
 
-    /// Once, and it is not used again.
+    /// Destroys it. Call it once and do not use it again.
     pub(super) fn destroy(&self) {
-        // SAFETY: each was created if it is there, and is not used again. Nobody is left to tell of an error.
+        // SAFETY: each was created if it is present, and is not used again. An error has no one to go to.
         unsafe {
             if !self.product.is_null() {
                 let _ = sys::cublasLtMatmulDescDestroy(self.product);
@@ -208,12 +211,12 @@ const EMPTY: sys::cublasLtMatmulHeuristicResult_t = sys::cublasLtMatmulHeuristic
 };
 
 impl Algorithm {
-    /// Whether it neither splits the inner extent nor reduces what it split.
+    /// Whether it neither splits the inner extent nor reduces partial sums.
     fn is_in_one_piece(&self) -> bool {
         use sys::cublasLtMatmulAlgoConfigAttributes_t as Attribute;
         let read = |attribute| {
             let (mut value, mut written) = (0u32, 0usize);
-            // SAFETY: the value has the size that is said, and the count is a valid place.
+            // SAFETY: the value has the stated size, and the count is a valid out-parameter.
             let code = unsafe {
                 let to = std::ptr::from_mut(&mut value).cast::<c_void>();
                 let size = size_of_val(&value);
@@ -221,13 +224,13 @@ impl Algorithm {
             };
             (code as u32 == 0).then_some(value)
         };
-        // Where it does not say, it might.
+        // If it does not say, assume that it splits.
         read(Attribute::CUBLASLT_ALGO_CONFIG_SPLITK_NUM).is_some_and(|pieces| pieces <= 1)
             && read(Attribute::CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME) == Some(0)
     }
 }
 
-/// Descriptions of the three matrices, column-major as the library has them.
+/// Descriptions of the three matrices, column-major as the library expects.
 struct Layouts {
     weight: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
@@ -241,7 +244,7 @@ impl Layouts {
             .ok_or_else(|| DeviceError::dtype("linear", shape.dtype, "cublasLt has none"))?;
         let mut layouts = Layouts { weight: null_mut(), x: null_mut(), sums: null_mut() };
         let create = |to: &mut sys::cublasLtMatrixLayout_t, dtype, rows, columns, pitch: u64| {
-            // SAFETY: the layout is a valid place.
+            // SAFETY: the layout is a valid out-parameter.
             check(WHAT, unsafe { sys::cublasLtMatrixLayoutCreate(to, dtype, rows, columns, pitch as i64) })
         };
         create(&mut layouts.weight, dtype, shape.inner, shape.outputs, shape.inner)?;
@@ -256,7 +259,7 @@ impl Drop for Layouts {
     fn drop(&mut self) {
         for layout in [self.weight, self.x, self.sums] {
             if !layout.is_null() {
-                // SAFETY: created, and not used again. Nobody is left to tell of an error.
+                // SAFETY: created, and not used again. An error has no one to go to.
                 let _ = unsafe { sys::cublasLtMatrixLayoutDestroy(layout) };
             }
         }
@@ -268,7 +271,7 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 impl Preference {
     fn new() -> Result<Preference, DeviceError> {
         let mut preference = Preference(null_mut());
-        // SAFETY: the preference is a valid place.
+        // SAFETY: the preference is a valid out-parameter.
         let code = unsafe { sys::cublasLtMatmulPreferenceCreate(&mut preference.0) };
         check("cublasLtMatmulPreferenceCreate", code).map(|()| preference)
     }
@@ -278,7 +281,7 @@ impl Preference {
         attribute: sys::cublasLtMatmulPreferenceAttributes_t,
         value: &T,
     ) -> Result<(), DeviceError> {
-        // SAFETY: the preference was created, and the value has the size that is said.
+        // SAFETY: the preference was created, and the value has the stated size.
         check("cublasLtMatmulPreferenceSetAttribute", unsafe {
             let (from, size) = (from_ref(value).cast(), size_of_val(value));
             sys::cublasLtMatmulPreferenceSetAttribute(self.0, attribute, from, size)
@@ -289,7 +292,7 @@ impl Preference {
 impl Drop for Preference {
     fn drop(&mut self) {
         if !self.0.is_null() {
-            // SAFETY: created, and not used again. Nobody is left to tell of an error.
+            // SAFETY: created, and not used again. An error has no one to go to.
             let _ = unsafe { sys::cublasLtMatmulPreferenceDestroy(self.0) };
         }
     }

@@ -1,4 +1,4 @@
-//! The device: its parts put together, and what it is asked to do handed on to them.
+//! The device: puts its parts together and forwards calls to them.
 
 use std::fmt;
 use std::ops::Range;
@@ -22,10 +22,11 @@ use crate::{
     Buffer, Device, DeviceError, DeviceInfo, Execution, Memory, MemoryInfo, Part, Queue, Region, Reservation,
     Staging, Ticket, Topology,
 };
-/// What computes products of tensors of one dtype. Those of two (a weight in fp8, say) are always our own.
+/// What computes products of two tensors of the same dtype. If the dtypes differ (a weight in fp8, say), it
+/// is always our own kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CudaMatmul {
-    /// cublasLt if it is here, else our own kernels; [`Cuda::notes`] says why.
+    /// cublasLt if it is installed, otherwise our own kernels; [`Cuda::notes`] says why.
     #[default]
     Auto,
     /// cublasLt, or an error.
@@ -34,14 +35,14 @@ pub enum CudaMatmul {
     Own,
 }
 
-/// How to set up a [`Cuda`].
+/// Options of a [`Cuda`].
 #[derive(Clone, Debug, Default)]
 pub struct CudaOptions {
     /// Which card.
     pub device: CudaDevice,
     /// What computes products.
     pub matmul: CudaMatmul,
-    /// Where compiled kernels are kept.
+    /// Where compiled kernels are cached.
     pub cache: CudaCache,
 }
 
@@ -55,11 +56,11 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens a card: its primary context, which the runtime's interface and most libraries use as well, and streams of its own.
+    /// Opens a card: its primary context, which the runtime API and most libraries also use, and new streams.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] where a library or the card is missing, with the reason; [`DeviceError::OutOfMemory`] where there
-    /// is no room for the little that the backend itself needs.
+    /// [`DeviceError::Unavailable`] with the reason if a library or the card is missing;
+    /// [`DeviceError::OutOfMemory`] if there is no room for the little that the backend itself needs.
     pub fn new(options: CudaOptions) -> Result<Cuda, DeviceError> {
         let card = adapter::choose(&options.device)?;
         probe::nvrtc()?;
@@ -67,12 +68,12 @@ impl Cuda {
         Cuda::set_up(ctx, card, None, &options)
     }
 
-    /// Works in a context of the caller's own, on the caller's streams for copies and for kernels or on new ones. The choice of a
-    /// card is ignored. The context becomes current on each thread that calls; it must not be reset while anything of this device is
-    /// there, which cudarc's own types forbid as well.
+    /// Uses a caller-owned context, with the caller's streams for copies and kernels or with new ones. The
+    /// choice of a card is ignored. The context becomes current on each calling thread. It must not be reset
+    /// while anything of this device exists, which cudarc's own types forbid as well.
     ///
     /// # Errors
-    /// As for [`new`](Cuda::new); [`DeviceError::Failed`] for streams of another context.
+    /// See [`new`](Cuda::new); [`DeviceError::Failed`] for streams of another context.
     pub fn over(
         context: Arc<CudaContext>,
         streams: Option<(Arc<CudaStream>, Arc<CudaStream>)>,
@@ -83,7 +84,7 @@ impl Cuda {
         if let Some((copy, compute)) = &streams
             && [copy, compute].iter().any(|stream| **stream.context() != *context)
         {
-            let reason = "it is of another context".to_owned();
+            let reason = "it belongs to another context".to_owned();
             return Err(DeviceError::Failed { what: "a stream", reason });
         }
         let (ctx, card) = Ctx::adopt(context)?;
@@ -149,7 +150,7 @@ impl Cuda {
         Ok((copy, compute, programs, total.saturating_sub(free)))
     }
 
-    /// Sets up cublasLt if it is wanted and here, and says what computes products.
+    /// Sets up cublasLt if it is wanted and installed, and decides what computes products.
     fn products(
         context: &Context,
         readback: &Arc<Readback>,
@@ -169,33 +170,34 @@ impl Cuda {
         }
     }
 
-    /// Where a region begins on the card, for kernels of one's own; `None` for memory of another device.
+    /// The device address of a region, for custom kernels; `None` for memory of another device.
     pub fn native(&self, region: &Region) -> Option<sys::CUdeviceptr> {
         memory::own(&self.context, region)
     }
 
-    /// The context, for kernels of one's own.
+    /// The context, for custom kernels.
     pub fn native_context(&self) -> sys::CUcontext {
         self.context.ctx().handle()
     }
 
-    /// The stream of a queue, for kernels of one's own. Tickets that are asked for later cover what was issued to it directly.
+    /// The stream of a queue, for custom kernels. Tickets requested later cover what was issued to it
+    /// directly.
     pub fn native_stream(&self, queue: Queue) -> sys::CUstream {
         self.context.timeline(queue).stream.handle()
     }
 
-    /// Bytes of the card that are held beside allocations, as far as could be measured so far: a difference of what the driver calls
-    /// free, in which other processes show as well.
+    /// Device memory held besides allocations, as far as it could be measured so far. It is computed from
+    /// differences of the driver's free memory, so other processes show up in it.
     pub fn reserve(&self) -> CudaReserve {
         self.context.reserve()
     }
 
-    /// What a person should know: a library that is missing, compiled kernels that could not be kept.
+    /// Notes for the user: a missing library, compiled kernels that could not be cached.
     pub fn notes(&self) -> Vec<String> {
         self.context.notes()
     }
 
-    /// Whether the driver has said that the context is lost.
+    /// Whether the driver has reported that the context is lost.
     pub fn is_lost(&self) -> bool {
         self.context.is_lost()
     }
@@ -210,7 +212,7 @@ impl Device for Cuda {
         self.context.memory()
     }
 
-    /// Memory that was given back while copies or kernels used it is waited for first, so that both are never held at once.
+    /// Waits first for freed memory that copies or kernels still use, so that both are never held at once.
     fn allocate(&self, reservation: Reservation) -> Result<Buffer, DeviceError> {
         let raw = DeviceMemory::new(&self.context, reservation.bytes())?;
         Ok(Buffer::new(Box::new(raw), reservation))

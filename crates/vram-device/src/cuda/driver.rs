@@ -1,8 +1,9 @@
-//! The driver's functions, with its codes turned into errors without asking it again.
+//! The driver's functions, with error codes turned into errors without calling it again.
 //!
-//! Handles ([`Stream`], [`Event`], [`Module`], [`Function`]) are made here alone and are valid until they are consumed by
-//! `destroy`; who holds them lets go of all before the context, which [`Context`](super::context::Context) sees to. What is
-//! merely dropped is left to the driver, as after a loss.
+//! Handles ([`Stream`], [`Event`], [`Module`], [`Function`]) are created only here, and are valid until
+//! `destroy` consumes them. Their owners destroy them before the context, which
+//! [`Context`](super::context::Context) ensures. A handle that is only dropped is left to the driver, as
+//! after a loss.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::fmt;
@@ -15,7 +16,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use super::probe::unavailable;
 use crate::DeviceError;
 
-/// Codes after which nothing of the context works any more: whatever is called gives the same code again.
+/// Codes after which nothing in the context works any more: every call returns the same code again.
 const STICKY: [u32; 18] = [
     4,   // the driver is shutting down
     46,  // device unavailable
@@ -32,9 +33,10 @@ const STICKY: [u32; 18] = [
     999, // unknown
 ];
 
-/// What a code of the driver means for us.
+/// Maps a driver code to our error.
 pub(super) fn error(what: &'static str, code: sys::CUresult) -> DeviceError {
-    // The names are those of cudarc's enum; asking the driver for a text is a call, which may not be made any more.
+    // The names are those of cudarc's enum; asking the driver for a text is a call, which may no longer be
+    // allowed.
     let number = code as u32;
     let reason = format!("{code:?} ({number}) from {what}");
     match number {
@@ -48,7 +50,7 @@ pub(super) fn check(what: &'static str, code: sys::CUresult) -> Result<(), Devic
     if code as u32 == 0 { Ok(()) } else { Err(error(what, code)) }
 }
 
-/// A card, by what the driver tells without a context.
+/// A card, as the driver describes it without a context.
 #[derive(Clone, Debug)]
 pub(super) struct Card {
     pub(super) device: sys::CUdevice,
@@ -59,7 +61,7 @@ pub(super) struct Card {
 }
 
 impl Card {
-    /// Name, architecture and memory, for people and to choose by.
+    /// Name, architecture and memory, for display and for selection.
     pub(super) fn describe(&self) -> String {
         format!("{} (sm_{}, {} MiB)", self.name, self.capability, self.total >> 20)
     }
@@ -68,7 +70,8 @@ impl Card {
         use sys::CUdevice_attribute_enum as Attribute;
         let mut name = [0; 256];
         let mut total = 0;
-        // SAFETY: the name is given its length, which leaves room for the ending zero; the total is a valid place.
+        // SAFETY: the name is given its length, which leaves room for the terminating zero; the total is a
+        // valid out-parameter.
         let codes = unsafe {
             (
                 sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device),
@@ -79,13 +82,13 @@ impl Card {
         check("cuDeviceTotalMem", codes.1)?;
         let attribute = |which| {
             let mut value = 0;
-            // SAFETY: the value is a valid place.
+            // SAFETY: the value is a valid out-parameter.
             check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) })?;
             Ok::<u32, DeviceError>(u32::try_from(value).unwrap_or(0))
         };
         let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        // SAFETY: the array ends with a zero that the driver could not write over.
+        // SAFETY: the array ends with a zero that the driver could not overwrite.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         Ok(Card { device, name, capability: major * 10 + minor, total: total as u64 })
     }
@@ -93,11 +96,11 @@ impl Card {
 
 const NO_CARD: &str = "the NVIDIA driver is here and sees no card (CUDA_VISIBLE_DEVICES may hide it)";
 
-/// Why the driver cannot be used, by what it said when it was to start.
+/// Why the driver cannot be used, from its initialisation code.
 fn not_started(code: sys::CUresult) -> Option<String> {
     let reason = match code as u32 {
         0 => return None,
-        34 => "its libcuda is the toolkit's stub, which is for linkers alone",
+        34 => "its libcuda is the toolkit's stub, which is only for linking",
         100 => NO_CARD,
         803 => "the NVIDIA driver's library and its kernel module are of different versions",
         number => return Some(format!("the NVIDIA driver does not start: {code:?} ({number})")),
@@ -113,7 +116,7 @@ pub(super) fn cards() -> Result<Vec<Card>, DeviceError> {
         return Err(unavailable(reason));
     }
     let mut count = 0;
-    // SAFETY: the count is a valid place.
+    // SAFETY: the count is a valid out-parameter.
     check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
     if count <= 0 {
         return Err(unavailable(NO_CARD));
@@ -121,14 +124,14 @@ pub(super) fn cards() -> Result<Vec<Card>, DeviceError> {
     (0..count)
         .map(|ordinal| {
             let mut device = 0;
-            // SAFETY: the device is a valid place.
+            // SAFETY: the device is a valid out-parameter.
             check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal) })?;
             Card::read(device)
         })
         .collect()
 }
 
-/// A context that is kept alive: the primary one of a card, which all of a process share, or the caller's own.
+/// A context that is kept alive: a card's primary one, which the whole process shares, or the caller's.
 pub(super) struct Ctx {
     raw: sys::CUcontext,
     keeper: Keeper,
@@ -147,18 +150,18 @@ unsafe impl Sync for Ctx {}
 impl Ctx {
     pub(super) fn primary(card: &Card) -> Result<Ctx, DeviceError> {
         let mut raw = null_mut();
-        // SAFETY: the context is a valid place, the device one that the driver named.
+        // SAFETY: the context is a valid out-parameter, and the driver named the device.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, card.device) })?;
         Ok(Ctx { raw, keeper: Keeper::Primary(card.device) })
     }
 
-    /// The caller's context, and the card that it is of.
+    /// The caller's context, and its card.
     pub(super) fn adopt(context: Arc<CudaContext>) -> Result<(Ctx, Card), DeviceError> {
         let card = Card::read(context.cu_device())?;
         Ok((Ctx { raw: context.cu_ctx(), keeper: Keeper::Caller(context) }, card))
     }
 
-    /// Makes it the calling thread's, as each call of the driver needs. It stays so.
+    /// Makes it current on the calling thread, as each driver call requires. It stays current.
     pub(super) fn enter(&self) -> Result<(), DeviceError> {
         // SAFETY: `keeper` keeps the context alive.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })
@@ -175,10 +178,10 @@ impl Ctx {
         }
     }
 
-    /// Lets go of it. What is of it has been destroyed.
+    /// Releases it. Everything in it has been destroyed.
     pub(super) fn destroy(self) {
         if let Keeper::Primary(device) = self.keeper {
-            // SAFETY: released once for the one time that it was retained. Nobody is left to tell of an error.
+            // SAFETY: released once for the one time that it was retained. An error has no one to go to.
             let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
         }
     }
@@ -186,7 +189,7 @@ impl Ctx {
     /// Free and total bytes of the card.
     pub(super) fn memory(&self) -> Result<(u64, u64), DeviceError> {
         let (mut free, mut total) = (0, 0);
-        // SAFETY: both are valid places.
+        // SAFETY: both are valid out-parameters.
         check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
         Ok((free as u64, total as u64))
     }
@@ -195,7 +198,7 @@ impl Ctx {
 /// A sequence of work.
 pub(super) struct Stream {
     raw: sys::CUstream,
-    /// The caller's, if it is not ours to destroy.
+    /// The caller's stream, if it is not ours to destroy.
     callers: Option<Arc<CudaStream>>,
 }
 
@@ -208,7 +211,7 @@ impl Stream {
     /// A stream of the current context that does not wait for the default one.
     pub(super) fn new() -> Result<Stream, DeviceError> {
         let mut raw = null_mut();
-        // SAFETY: the stream is a valid place.
+        // SAFETY: the stream is a valid out-parameter.
         check("cuStreamCreate", unsafe {
             sys::cuStreamCreate(&mut raw, sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32)
         })?;
@@ -223,13 +226,13 @@ impl Stream {
         self.raw
     }
 
-    /// Stops the host until all that was issued is done.
+    /// Blocks the host until everything issued is done.
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
         // SAFETY: the stream is valid until `destroy`.
         check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.raw) })
     }
 
-    /// What is issued from now on starts after the event's last record.
+    /// Work issued from now on starts after the event's last record.
     pub(super) fn wait_for(&self, event: &Event) -> Result<(), DeviceError> {
         // SAFETY: both are valid until `destroy`.
         check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(self.raw, event.0, 0) })
@@ -237,7 +240,7 @@ impl Stream {
 
     pub(super) fn destroy(self) {
         if self.callers.is_none() {
-            // SAFETY: ours, and not used again. Nobody is left to tell of an error.
+            // SAFETY: ours, and not used again. An error has no one to go to.
             let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
         }
     }
@@ -246,7 +249,7 @@ impl Stream {
 /// A place in a stream, once recorded.
 pub(super) struct Event(sys::CUevent);
 
-// SAFETY: events may be recorded, asked after and waited for from any thread.
+// SAFETY: events may be recorded, queried and waited for from any thread.
 unsafe impl Send for Event {}
 // SAFETY: as above.
 unsafe impl Sync for Event {}
@@ -256,7 +259,7 @@ impl Event {
         use sys::CUevent_flags_enum::{CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMING};
         let mut raw = null_mut();
         let flags = CU_EVENT_BLOCKING_SYNC as u32 | CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: the event is a valid place.
+        // SAFETY: the event is a valid out-parameter.
         check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, flags) })?;
         Ok(Event(raw))
     }
@@ -276,52 +279,52 @@ impl Event {
         check("cuEventQuery", code).map(|()| true)
     }
 
-    /// Stops the host until what was recorded is done.
+    /// Blocks the host until the recorded work is done.
     pub(super) fn wait(&self) -> Result<(), DeviceError> {
         // SAFETY: valid until `destroy`.
         check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(self.0) })
     }
 
     pub(super) fn destroy(self) {
-        // SAFETY: not used again. Nobody is left to tell of an error.
+        // SAFETY: not used again. An error has no one to go to.
         let _ = unsafe { sys::cuEventDestroy_v2(self.0) };
     }
 }
 
-/// Memory of the card.
+/// Device memory.
 pub(super) fn allocate(bytes: u64) -> Result<u64, DeviceError> {
     let mut pointer = 0;
-    // SAFETY: the pointer is a valid place.
+    // SAFETY: the pointer is a valid out-parameter.
     let code = unsafe { sys::cuMemAlloc_v2(&mut pointer, bytes as usize) };
     check("cuMemAlloc", code).map_err(|error| sized(error, bytes)).map(|()| pointer)
 }
 
 /// # Safety
-/// The memory is from [`allocate`], not freed before, and nothing issued uses it any more.
+/// The memory is from [`allocate`], was not freed before, and nothing issued still uses it.
 pub(super) unsafe fn free(pointer: u64) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemFree", unsafe { sys::cuMemFree_v2(pointer) })
 }
 
-/// What the driver knows of memory that is not ours.
+/// What the driver knows about memory that is not ours.
 pub(super) struct Known {
-    /// Whether it is the host's.
+    /// Whether it is host memory.
     pub(super) of_host: bool,
-    /// Whether it is of the context that was asked for.
+    /// Whether it belongs to the given context.
     pub(super) is_ours: bool,
-    /// First byte of the allocation, and how many bytes it has.
+    /// First byte and size of the allocation.
     pub(super) start: u64,
     pub(super) bytes: u64,
 }
 
 impl Known {
-    /// `None` where the driver knows of no memory.
+    /// `None` if the driver does not know the memory.
     pub(super) fn at(pointer: u64, ctx: &Ctx) -> Result<Option<Known>, DeviceError> {
         use sys::CUpointer_attribute_enum as Attribute;
         const HOST: u64 = sys::CUmemorytype_enum::CU_MEMORYTYPE_HOST as u64;
         let asked = |which| attribute(which, pointer);
         let Some(kind) = asked(Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE)? else { return Ok(None) };
-        // Memory of a pool and memory that was mapped are of no context, but of a device.
+        // Memory of a pool and mapped memory belong to a device, not to a context.
         let is_ours = match asked(Attribute::CU_POINTER_ATTRIBUTE_CONTEXT)?.unwrap_or(0) {
             0 => asked(Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)? == u64::try_from(ctx.device()).ok(),
             context => context == ctx.raw as u64,
@@ -332,11 +335,11 @@ impl Known {
     }
 }
 
-/// What the driver says of a pointer, as a number; `None` where it has nothing to say.
+/// A pointer attribute as a number; `None` if the driver has no value.
 fn attribute(which: sys::CUpointer_attribute, pointer: u64) -> Result<Option<u64>, DeviceError> {
     const INVALID_VALUE: u32 = 1;
     let mut value = [0; 8];
-    // SAFETY: none of the attributes that are asked for is longer than eight bytes. The pointer is not followed.
+    // SAFETY: none of the requested attributes is longer than eight bytes. The pointer is not dereferenced.
     let code = unsafe { sys::cuPointerGetAttribute(value.as_mut_ptr().cast(), which, pointer) };
     if code as u32 == INVALID_VALUE {
         return Ok(None);
@@ -345,17 +348,17 @@ fn attribute(which: sys::CUpointer_attribute, pointer: u64) -> Result<Option<u64
     check("cuPointerGetAttribute", code).map(|()| Some(u64::from_le_bytes(value)))
 }
 
-/// Page-locked memory of the host, which the card copies from beside what the host does. Never write-combined: readers fill
-/// it piece by piece.
+/// Page-locked host memory, which the card copies from while the host works. Never write-combined: readers
+/// fill it piece by piece.
 pub(super) fn allocate_pinned(bytes: u64) -> Result<*mut u8, DeviceError> {
     let mut pointer: *mut c_void = null_mut();
-    // SAFETY: the pointer is a valid place.
+    // SAFETY: the pointer is a valid out-parameter.
     let code = unsafe { sys::cuMemHostAlloc(&mut pointer, bytes as usize, 0) };
     check("cuMemHostAlloc", code).map_err(|error| sized(error, bytes)).map(|()| pointer.cast())
 }
 
 /// # Safety
-/// The memory is from [`allocate_pinned`], not freed before, and nothing issued uses it any more.
+/// The memory is from [`allocate_pinned`], was not freed before, and nothing issued still uses it.
 pub(super) unsafe fn free_pinned(pointer: *mut u8) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemFreeHost", unsafe { sys::cuMemFreeHost(pointer.cast()) })
@@ -369,21 +372,23 @@ fn sized(error: DeviceError, bytes: u64) -> DeviceError {
 }
 
 /// # Safety
-/// Both are `bytes` bytes of memory that stays until the copy is done; the source is pinned, and nobody writes to it before.
+/// Both are `bytes` bytes of memory that lives until the copy is done. The source is pinned, and is not
+/// written to before then.
 pub(super) unsafe fn copy_in(to: u64, from: *const u8, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), bytes as usize, on.raw) })
 }
 
 /// # Safety
-/// Both are `bytes` bytes of memory that stays until the copy is done; the target is pinned, and nobody looks at it before.
+/// Both are `bytes` bytes of memory that lives until the copy is done. The target is pinned, and is not read
+/// before then.
 pub(super) unsafe fn copy_out(to: *mut u8, from: u64, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes as usize, on.raw) })
 }
 
 /// # Safety
-/// Both are `bytes` bytes of memory that stays until the copy is done, and they do not overlap.
+/// Both are `bytes` bytes of memory that lives until the copy is done, and they do not overlap.
 pub(super) unsafe fn copy_within(to: u64, from: u64, bytes: u64, on: &Stream) -> Result<(), DeviceError> {
     // SAFETY: the caller's promise.
     check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes as usize, on.raw) })
@@ -401,10 +406,11 @@ impl Module {
     /// Loads a CUBIN, or PTX that ends with a zero.
     ///
     /// # Safety
-    /// The image is what a compiler gave, whole.
+    /// The image is a complete output of a compiler.
     pub(super) unsafe fn load(image: &[u8]) -> Result<Module, DeviceError> {
         let mut raw = null_mut();
-        // SAFETY: the module is a valid place, and the image is whole, so that the driver knows from it where it ends.
+        // SAFETY: the module is a valid out-parameter, and the image is complete, so the driver finds its end
+        // in it.
         check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut raw, image.as_ptr().cast()) })?;
         Ok(Module(raw))
     }
@@ -413,13 +419,14 @@ impl Module {
         let what = "cuModuleGetFunction";
         let c_name = CString::new(name).map_err(|e| DeviceError::Failed { what, reason: e.to_string() })?;
         let mut raw = null_mut();
-        // SAFETY: the function is a valid place, the name ends with a zero, the module is loaded until `destroy`.
+        // SAFETY: the function is a valid out-parameter, the name ends with a zero, the module is loaded
+        // until `destroy`.
         check(what, unsafe { sys::cuModuleGetFunction(&mut raw, self.0, c_name.as_ptr()) })?;
         Ok(Function(raw))
     }
 
     pub(super) fn destroy(self) {
-        // SAFETY: none of its functions is launched again. Nobody is left to tell of an error.
+        // SAFETY: none of its functions is launched again. An error has no one to go to.
         let _ = unsafe { sys::cuModuleUnload(self.0) };
     }
 }
@@ -437,8 +444,8 @@ impl Function {
     /// Issues a run of `blocks` blocks of `threads` threads.
     ///
     /// # Safety
-    /// The arguments point to values of the types of the kernel's parameters, in their order; what it reads and writes lies in
-    /// memory that stays until it has run; its module stays loaded as long.
+    /// The arguments point to values of the types of the kernel's parameters, in order. What the kernel reads
+    /// and writes is in memory that lives until it has run, and its module stays loaded until then.
     pub(super) unsafe fn launch(
         self,
         blocks: [u32; 3],
@@ -480,7 +487,7 @@ mod tests {
     #[test]
     fn a_driver_that_does_not_start_is_told_why() {
         for (code, expected) in [
-            (sys::CUresult::CUDA_ERROR_STUB_LIBRARY, "for linkers alone"),
+            (sys::CUresult::CUDA_ERROR_STUB_LIBRARY, "only for linking"),
             (sys::CUresult::CUDA_ERROR_NO_DEVICE, "sees no card"),
             (sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "different versions"),
             (sys::CUresult::CUDA_ERROR_UNKNOWN, "does not start: CUDA_ERROR_UNKNOWN (999)"),

@@ -5,20 +5,20 @@ use std::mem::ManuallyDrop;
 use super::driver;
 use crate::DeviceError;
 
-/// Keeps memory of the caller's own.
+/// Keeps caller-owned memory alive.
 pub(super) type Owner = Box<dyn Send + Sync>;
 
-/// Memory that nobody holds any more.
+/// Memory without an owner.
 pub(super) enum Freed {
-    /// Of the card.
+    /// Device memory.
     Device(u64),
-    /// Of the card and the caller's own: its owner, which is not dropped where nobody knows that all work has ended.
+    /// Caller-owned device memory: its owner, which is not dropped unless all work is known to have ended.
     Adopted(ManuallyDrop<Owner>),
-    /// Of the host.
+    /// Pinned host memory.
     Pinned(*mut u8),
 }
 
-// SAFETY: the pointer is only freed, on whichever thread.
+// SAFETY: the pointer is only freed, which any thread may do.
 unsafe impl Send for Freed {}
 
 impl Freed {
@@ -26,10 +26,10 @@ impl Freed {
         matches!(self, Freed::Device(_) | Freed::Adopted(_))
     }
 
-    /// Frees it; of memory that is not ours, gives its owner to be dropped.
+    /// Frees it; for caller-owned memory, returns the owner to be dropped.
     ///
     /// # Safety
-    /// The memory is this backend's, is freed here alone, and nothing that was issued uses it any more.
+    /// The memory belongs to this backend, is freed only here, and nothing issued still uses it.
     pub(super) unsafe fn now(self) -> Result<Option<Owner>, DeviceError> {
         match self {
             // SAFETY: the caller's promise.

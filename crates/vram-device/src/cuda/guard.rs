@@ -1,7 +1,7 @@
-//! Switches for tests alone: one for each wait that keeps the backend in order, so that a test can leave it out and show that
-//! it is missed. Without the feature `mutations` every guard is constantly there.
+//! Test-only switches: one for each wait that keeps the backend in order, so that a test can leave it out and
+//! show that it is needed. Without the feature `mutations` every guard is always active.
 
-/// Something that keeps the order of copies, kernels and the host.
+/// A wait that keeps copies, kernels and the host in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each is explained by the sentence beside the place that it guards
 #[cfg_attr(not(feature = "mutations"), allow(unreachable_pub))] // public to tests alone
@@ -9,15 +9,15 @@
 pub enum Guard {
     /// Work of one stream starts after a ticket of the other.
     Order = 1,
-    /// An upload starts after what may still use its target.
+    /// An upload starts after the work that may still use its target.
     UploadAfter,
-    /// The host stops until a ticket is done: before it writes staging again, above all.
+    /// The host blocks until a ticket is done, above all before it writes staging again.
     Wait,
-    /// A ticket is done when its event is, and the event is recorded again only then.
+    /// A ticket is done when its event is, and only then is the event recorded again.
     IsDone,
-    /// What is read back has arrived before the host looks at it.
+    /// A download has arrived before the host reads it.
     DownloadWait,
-    /// Memory is freed behind the work that uses it.
+    /// Memory is freed after the work that uses it.
     FreeBehind,
 }
 
@@ -34,7 +34,7 @@ impl Guard {
     ];
 }
 
-/// Whether the guard is there.
+/// Whether the guard is active.
 #[cfg(not(feature = "mutations"))]
 #[inline(always)]
 pub(super) const fn guard(_: Guard) -> bool {
@@ -44,13 +44,13 @@ pub(super) const fn guard(_: Guard) -> bool {
 #[cfg(feature = "mutations")]
 static LEFT_OUT: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// Whether the guard is there.
+/// Whether the guard is active.
 #[cfg(feature = "mutations")]
 pub(super) fn guard(guard: Guard) -> bool {
     LEFT_OUT.load(std::sync::atomic::Ordering::Relaxed) != guard as u8
 }
 
-/// Leaves a guard out in the whole process, or none.
+/// Leaves out a guard in the whole process, or none.
 #[cfg(feature = "mutations")]
 pub fn leave_out(guard: Option<Guard>) {
     LEFT_OUT.store(guard.map_or(0, |g| g as u8), std::sync::atomic::Ordering::Relaxed);

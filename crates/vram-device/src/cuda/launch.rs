@@ -1,4 +1,4 @@
-//! Launching kernels: which program, how many blocks, and the arguments.
+//! Launches kernels: selects the program and the grid, and passes the arguments.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::{DeviceError, Queue};
 /// Threads of a block.
 const THREADS: u32 = 256;
 
-/// Ids that a run of the gather takes with its arguments: the `Ids` of `ops/gather.cu`.
+/// Ids that one launch of the gather passes as arguments: the `Ids` of `ops/gather.cu`.
 pub(super) const IDS: usize = 900;
 
-/// Blocks along the second and third dimension.
+/// Maximum blocks along the second and third dimension.
 const BLOCKS: u64 = 65535;
 
-/// An argument of a kernel, by its type there.
+/// An argument of a kernel, by its type in the source.
 #[derive(Clone, Copy)]
 pub(super) enum Arg<'a> {
-    /// A pointer, 0 for none.
+    /// A pointer; 0 for a null pointer.
     Pointer(u64),
     /// `u64`.
     Long(u64),
@@ -37,7 +37,7 @@ pub(super) enum Arg<'a> {
 }
 
 impl Arg<'_> {
-    /// Where its value lies.
+    /// The address of its value.
     fn place(&self) -> *mut c_void {
         // The driver reads arguments and does not write them.
         let pointer: *const c_void = match self {
@@ -64,8 +64,8 @@ impl Launcher {
         Launcher { context: Arc::clone(context), programs }
     }
 
-    /// Issues a kernel on the compute stream. The arguments are those of the kernel's parameters in its source, in their
-    /// order, and what they point to is of this device and as large as the kernel takes it to be.
+    /// Issues a kernel on the compute stream. The arguments match the kernel's parameters in its source, in
+    /// order. What they point to is on this device and as large as the kernel assumes.
     pub(super) fn launch(
         &self,
         key: Key,
@@ -91,9 +91,9 @@ impl Launcher {
             };
             let mut places: SmallVec<[*mut c_void; 16]> = args.iter().map(Arg::place).collect();
             let stream = &self.context.timeline(Queue::Compute).stream;
-            // SAFETY: callers give what the kernel takes (see above; each call stands beside the source of the
-            // kernel); views and the workspace lie in memory that is freed behind what was issued (`Context::free`);
-            // programs are unloaded with the context alone.
+            // SAFETY: callers pass what the kernel expects (see above; each call is next to the source of the
+            // kernel); views and the workspace are in memory that is freed after what was issued
+            // (`Context::free`); programs are unloaded only with the context.
             unsafe { function.launch(grid, THREADS, &mut places, stream) }
         })
     }
@@ -102,14 +102,14 @@ impl Launcher {
     fn program(&self, key: Key, name: &'static str) -> Result<Function, DeviceError> {
         let origin = self.context.measured(|reserve| &mut reserve.libraries, || self.programs.load(key))?;
         if let Some(Origin::Compiled { not_kept: Some(why) }) = origin {
-            self.context.note(format!("compiled kernels are not kept on disk: {why}"));
+            self.context.note(format!("compiled kernels are not cached on disk: {why}"));
         }
         let missing = || DeviceError::Failed { what: name, reason: "its program has no such kernel".into() };
         self.programs.find(key, name).ok_or_else(missing)
     }
 }
 
-/// Blocks for a thread to each element.
+/// A grid with one thread per element.
 pub(super) fn over(elements: u64) -> [u64; 3] {
     [elements.div_ceil(u64::from(THREADS)), 1, 1]
 }

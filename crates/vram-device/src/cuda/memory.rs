@@ -13,26 +13,26 @@ use crate::{DeviceError, RawBuffer, Region};
 /// An allocation on the card.
 pub(super) struct DeviceMemory {
     context: Arc<Context>,
-    /// 0 where there are no bytes.
+    /// 0 if there are no bytes.
     pointer: u64,
     bytes: u64,
-    /// Of memory that is not ours to free.
+    /// For memory that is not ours to free.
     owner: Option<Owner>,
 }
 
 impl DeviceMemory {
-    /// What was given back before and is still in use is waited for, or both would take memory at once.
+    /// Waits for freed memory that is still in use; otherwise both would be allocated at once.
     pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceMemory, DeviceError> {
         context.reclaim(true)?;
         let pointer = context.with(|| if bytes == 0 { Ok(0) } else { driver::allocate(bytes) })?;
         Ok(DeviceMemory { context: Arc::clone(context), pointer, bytes, owner: None })
     }
 
-    /// Memory of the caller's own.
+    /// Wraps caller-owned memory.
     ///
     /// # Safety
-    /// It is device memory of this context, stays until `owner` is dropped, and is used as
-    /// [`Cuda::adopt`](super::Cuda::adopt) demands.
+    /// It is device memory of this context, lives until `owner` is dropped, and is used as
+    /// [`Cuda::adopt`](super::Cuda::adopt) requires.
     pub(super) unsafe fn adopt(
         context: &Arc<Context>,
         pointer: u64,
@@ -53,7 +53,7 @@ impl Drop for DeviceMemory {
     }
 }
 
-// SAFETY: the host does not see it, so that there is no pointer to promise anything of.
+// SAFETY: the host does not see it, so there is no pointer that would need a promise.
 unsafe impl RawBuffer for DeviceMemory {
     fn bytes(&self) -> u64 {
         self.bytes
@@ -68,14 +68,14 @@ unsafe impl RawBuffer for DeviceMemory {
     }
 }
 
-/// Page-locked memory of the host.
+/// Page-locked host memory.
 pub(super) struct Pinned {
     pub(super) context: Arc<Context>,
     pub(super) pointer: NonNull<u8>,
     bytes: u64,
 }
 
-// SAFETY: the pointer is to memory that any thread may use; `RawBuffer`'s contract says who does.
+// SAFETY: the pointer is to memory that any thread may use; `RawBuffer`'s contract says which one does.
 unsafe impl Send for Pinned {}
 // SAFETY: as above.
 unsafe impl Sync for Pinned {}
@@ -88,7 +88,7 @@ impl Pinned {
     }
 }
 
-/// Pinned bytes, zeroed; a pointer to nothing where there are none.
+/// Pinned bytes, zeroed; a dangling pointer if there are none.
 pub(super) fn pinned(bytes: u64) -> Result<NonNull<u8>, DeviceError> {
     if bytes == 0 {
         return Ok(NonNull::dangling());
@@ -97,7 +97,7 @@ pub(super) fn pinned(bytes: u64) -> Result<NonNull<u8>, DeviceError> {
     let what = "cuMemHostAlloc";
     let pointer = NonNull::new(pointer)
         .ok_or_else(|| DeviceError::Failed { what, reason: "it gave no pointer".into() })?;
-    // SAFETY: so many bytes were just allocated. The driver does not say what they hold.
+    // SAFETY: this many bytes were just allocated. The driver does not specify their contents.
     unsafe { pointer.write_bytes(0, bytes as usize) };
     Ok(pointer)
 }
@@ -110,9 +110,9 @@ impl Drop for Pinned {
     }
 }
 
-// SAFETY: the memory was zeroed, lies at the pointer until the buffer is dropped and longer (it is freed by `Context::free` alone),
-// also after the device was lost, and nothing here reads or writes through the pointer but the card's copies, during which
-// the contract of `upload` forbids the host to write.
+// SAFETY: the memory was zeroed. It is at the pointer at least until the buffer is dropped (only
+// `Context::free` frees it), also after the device is lost. Only the card's copies access it through the
+// pointer, and the contract of `upload` forbids the host to write meanwhile.
 unsafe impl RawBuffer for Pinned {
     fn bytes(&self) -> u64 {
         self.bytes
@@ -127,7 +127,7 @@ unsafe impl RawBuffer for Pinned {
     }
 }
 
-/// Where a region lies on the card, if it is of this device.
+/// The device address of a region, if it is on this device.
 pub(super) fn own(context: &Context, region: &Region) -> Option<u64> {
     let raw = region.buffer()?.raw().as_any().downcast_ref::<DeviceMemory>()?;
     (raw.context.id == context.id).then(|| raw.pointer + region.offset())

@@ -1,22 +1,26 @@
-//! NVIDIA cards, through the driver's own interface; with the feature `cuda`.
+//! NVIDIA cards, through the driver API; with the feature `cuda`.
 //!
-//! Nothing of CUDA is needed to build: its libraries are loaded when a [`Cuda`] is made. The driver (libcuda) and NVRTC have to be
-//! there; cublasLt is used where it is, and [`CudaMatmul`] says otherwise. What is missing is told by name.
+//! Nothing of CUDA is needed to build: its libraries are loaded when a [`Cuda`] is created. The driver
+//! (libcuda) and NVRTC are required; cublasLt is used if it is installed, unless [`CudaMatmul`] says
+//! otherwise. Errors name what is missing.
 //!
-//! There are two streams, one for copies and one for kernels, which run beside each other and are ordered by events: a
-//! [`Ticket`] is an event that was recorded, [`order`](Device::order) makes a stream wait for one, and the host waits for none in the
-//! steady state. Staging is page-locked memory of exactly the size that was asked for. An allocation is one of the driver's,
-//! freed behind the work that uses it; the next allocation waits for that, so that the card never holds more than was reserved,
-//! but for what [`Cuda::reserve`] measures and for the driver's own granularity (2 MiB for each allocation of a MiB or more).
+//! There are two streams, one for copies and one for kernels, which run concurrently and are ordered by
+//! events. A [`Ticket`](crate::Ticket) is a recorded event, [`order`](crate::Device::order) makes a stream
+//! wait for one, and the host waits for none in the steady state. Staging is page-locked memory of exactly
+//! the requested size. An allocation is one driver allocation, freed after the work that uses it. The next
+//! allocation waits for that, so the card never holds more than was reserved, apart from what
+//! [`Cuda::reserve`] measures and from the driver's own granularity (2 MiB for each allocation of a MiB or
+//! more).
 //!
-//! Of cudarc, the layer `sys` is used and not the safe one above it: that records events of its own behind every call, frees
-//! memory and waits where the order here says when, and asks the driver for the text of an error, which it may not be asked any
-//! more once the context is lost. Its types are what a context and streams of the caller's own are handed in by
-//! ([`Cuda::over`]); memory is by its pointer ([`Cuda::adopt`]).
+//! We use cudarc's layer `sys` and not the safe one above it, which records its own events after every call,
+//! frees memory and waits where the order here must decide, and asks the driver for the text of an error,
+//! which is not allowed once the context is lost. Its types are the interface for caller-owned contexts and
+//! streams ([`Cuda::over`]); memory is passed by pointer ([`Cuda::adopt`]).
 //!
-//! Kernels are CUDA C, compiled by NVRTC for the card when they are first used and kept on disk ([`CudaCache`]). Every element is
-//! summed in the order of the inner extent, whatever the tile; products by cublasLt have one algorithm for each inner extent and dtype,
-//! which has to show on a trial that neither the number of rows nor a cut of the weight changes a bit.
+//! Kernels are CUDA C, compiled by NVRTC for the card on first use and cached on disk ([`CudaCache`]). Every
+//! element is summed in the order of the inner extent, whatever the tile. Products by cublasLt use one
+//! algorithm for each inner extent and dtype, which must show in a trial that neither the number of rows nor
+//! a cut of the weight changes a bit.
 //!
 //! ```
 //! use vram_device::cuda::{Cuda, CudaOptions};
@@ -48,7 +52,7 @@ mod queue;
 mod sources;
 mod transfer;
 
-/// cudarc, for memory and streams of one's own. Outside semantic versioning: its version changes in any release.
+/// cudarc, for your own memory and streams. Outside semantic versioning: its version changes in any release.
 pub use ::cudarc as api;
 pub use adapter::{CudaDevice, devices};
 pub use cache::CudaCache;

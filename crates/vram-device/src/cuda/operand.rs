@@ -1,4 +1,4 @@
-//! What kernels see: tensors as pointers, and their checks.
+//! Operands of kernels: tensors as pointers, and their checks.
 
 use vram_types::DType;
 
@@ -7,12 +7,12 @@ use super::memory::own;
 use super::program::number;
 use crate::{DeviceError, Region, View, ViewMut};
 
-/// A tensor on the card, which may begin anywhere.
+/// A tensor on the card, at any address.
 #[derive(Clone, Copy)]
 pub(super) struct Operand {
     pub(super) pointer: u64,
     pub(super) dtype: DType,
-    /// The number by which kernels know the dtype.
+    /// The number that kernels use for the dtype.
     pub(super) number: u32,
 }
 
@@ -24,7 +24,7 @@ impl Launcher {
         Ok(Operand { pointer: self.place(kernel, view.region())?, dtype, number })
     }
 
-    /// The same where there may be none: the pointer, which is 0 then, and the number of the dtype.
+    /// The same for an optional tensor: the pointer, 0 if absent, and the number of the dtype.
     pub(super) fn optional(
         &self,
         kernel: &'static str,
@@ -35,7 +35,7 @@ impl Launcher {
         Ok((Arg::Pointer(pointer), Arg::Int(number)))
     }
 
-    /// Activations that a kernel reads, whose elements lie at multiples of their size.
+    /// Activations that a kernel reads, aligned to their element size.
     pub(super) fn read(&self, kernel: &'static str, view: &View<'_>) -> Result<Operand, DeviceError> {
         let size = activation(kernel, view.dtype())?;
         let operand = self.stored(kernel, view)?;
@@ -51,12 +51,12 @@ impl Launcher {
         aligned(kernel, "y", pointer, size).map(|()| Operand { pointer, dtype, number })
     }
 
-    /// Where a tensor of any dtype lies on the card that a kernel reads, at any address.
+    /// Device address of a tensor of any dtype that a kernel reads, without alignment.
     pub(super) fn bytes(&self, kernel: &'static str, view: &View<'_>) -> Result<u64, DeviceError> {
         self.place(kernel, view.region())
     }
 
-    /// Where a tensor of any dtype lies on the card that a kernel writes in elements of `size` bytes.
+    /// Device address of a tensor of any dtype that a kernel writes in elements of `size` bytes.
     pub(super) fn bytes_mut(
         &self,
         kernel: &'static str,
@@ -67,14 +67,14 @@ impl Launcher {
         aligned(kernel, "y", pointer, size).map(|()| pointer)
     }
 
-    /// Where a tensor lies on the card.
+    /// Device address of a tensor.
     fn place(&self, kernel: &'static str, place: Option<(&Region, u64)>) -> Result<u64, DeviceError> {
         let found = place.and_then(|(region, at)| Some(own(&self.context, region)? + at));
         found.ok_or_else(|| DeviceError::foreign(kernel))
     }
 }
 
-/// Bytes of an element that activations may have.
+/// Element size in bytes of a dtype that activations may have.
 pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
     match dtype {
         DType::F32 => Ok(4),
@@ -87,10 +87,10 @@ fn not_a_float(kernel: &'static str, dtype: DType) -> DeviceError {
     DeviceError::dtype(kernel, dtype, "it takes floats of 8 to 32 bits")
 }
 
-/// A number as kernels count rows and columns.
+/// A number of rows or columns in the width that kernels use.
 pub(super) fn count(kernel: &'static str, n: usize) -> Result<u32, DeviceError> {
     u32::try_from(n)
-        .map_err(|_| DeviceError::shape(kernel, format!("{n} rows or columns are more than it counts")))
+        .map_err(|_| DeviceError::shape(kernel, format!("{n} rows or columns are more than it supports")))
 }
 
 fn aligned(kernel: &'static str, what: &str, at: u64, size: u64) -> Result<(), DeviceError> {

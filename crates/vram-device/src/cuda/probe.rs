@@ -1,8 +1,8 @@
-//! What of CUDA is on this machine, found out before it is used.
+//! Finds out which CUDA libraries are on this machine before they are used.
 //!
-//! Unless a program links cudarc to NVIDIA's libraries, cudarc loads a library, and looks a function up, at the first
-//! call of it, and panics where there is none. So each library is looked for first, and then each function that this
-//! backend calls.
+//! Unless a program links cudarc to NVIDIA's libraries, cudarc loads a library and looks up a function on the
+//! first call of that function, and panics if it is missing. So we look for each library first, and then for
+//! each function that this backend calls.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::mem::ManuallyDrop;
@@ -12,7 +12,7 @@ use libloading::Library;
 
 use crate::DeviceError;
 
-/// Functions of the driver that are called.
+/// Functions of the driver that we call.
 const DRIVER: [&str; 32] = [
     "cuInit",
     "cuDriverGetVersion",
@@ -85,7 +85,7 @@ pub(super) fn unavailable(reason: impl Into<String>) -> DeviceError {
     DeviceError::Unavailable { what: "the cuda backend".into(), reason: reason.into() }
 }
 
-/// The driver's library, with all that is called of it.
+/// Probes the driver's library and every function we call in it.
 pub(super) fn driver() -> Result<(), DeviceError> {
     let Some(library) = open("cuda") else {
         return Err(unavailable("there is no NVIDIA driver here: the loader finds no libcuda"));
@@ -96,7 +96,7 @@ pub(super) fn driver() -> Result<(), DeviceError> {
     }
 }
 
-/// The compiler of kernels.
+/// Probes the compiler of kernels.
 pub(super) fn nvrtc() -> Result<(), DeviceError> {
     let Some(library) = open("nvrtc") else {
         return Err(unavailable(
@@ -110,7 +110,7 @@ pub(super) fn nvrtc() -> Result<(), DeviceError> {
     }
 }
 
-/// The library of matrix products, or why it cannot be used.
+/// Probes the library of matrix products, or says why it cannot be used.
 pub(super) fn cublas_lt() -> Result<(), String> {
     let Some(library) = open("cublasLt") else {
         return Err("the loader finds no libcublasLt".into());
@@ -121,22 +121,22 @@ pub(super) fn cublas_lt() -> Result<(), String> {
     }
 }
 
-/// Opens one of NVIDIA's libraries by a name that cudarc would try too, so that what is found here is found there.
+/// Opens one of NVIDIA's libraries by a name that cudarc would try too, so that cudarc finds what we find.
 fn open(name: &str) -> Option<ManuallyDrop<Library>> {
-    // SAFETY: the library is NVIDIA's, whose initialisers are made to be run by whoever loads it.
+    // SAFETY: the library is NVIDIA's, whose initialisers are made to run in any program that loads it.
     let found = names(name).into_iter().find_map(|name| unsafe { Library::new(name) }.ok());
     // It stays loaded: its threads may still run when this process is done with it.
     found.map(ManuallyDrop::new)
 }
 
-/// Some of the names that cudarc tries, in its order: those under which toolkits since CUDA 11 and drivers come.
+/// Some of the names that cudarc tries, in its order: those that drivers, and toolkits since CUDA 11, use.
 fn names(name: &str) -> Vec<String> {
     let (major, minor) = (CUDA_VERSION / 1000, CUDA_VERSION % 1000 / 10);
     let file = format!("{DLL_PREFIX}{name}{DLL_SUFFIX}");
     if cfg!(windows) {
         let parts = [format!("_{major}"), format!("_{major}{minor}_0"), "_12".into(), "_11".into()];
         let own = parts.into_iter().map(|part| format!("{name}64{part}{DLL_SUFFIX}"));
-        // The driver has a name of its own there.
+        // On Windows the driver has another name.
         let driver = (name == "cuda").then(|| format!("nvcuda{DLL_SUFFIX}"));
         return std::iter::once(file).chain(own).chain(driver).collect();
     }

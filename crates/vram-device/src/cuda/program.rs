@@ -1,4 +1,4 @@
-//! Programs: compiled for dtypes when first asked for, kept on disk and in memory.
+//! Programs: compiled for dtypes on first use, cached on disk and in memory.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -16,17 +16,17 @@ use crate::DeviceError;
 /// Kernels that are compiled together.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// No two have the same.
+    /// Unique.
     pub(super) name: &'static str,
-    /// CUDA C, all of it.
+    /// CUDA C, the whole source.
     pub(super) source: &'static str,
     /// Names of its kernels.
     pub(super) kernels: &'static [&'static str],
-    /// Whether it is compiled for a dtype of weights as well.
+    /// Whether it is also compiled for a dtype of weights.
     pub(super) by_weight: bool,
 }
 
-/// A program for the dtype of activations, and that of weights where it matters.
+/// A program for the dtype of activations, and for that of weights if it matters.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
     pub(super) program: &'static Program,
@@ -39,7 +39,7 @@ impl Key {
         Key { program, act, weight: None }
     }
 
-    /// What the compiler is told, the architecture first.
+    /// Compiler options, the architecture first.
     pub(super) fn options(self, target: Target) -> Vec<String> {
         let mut options = vec![target.option(), "--std=c++17".to_owned()];
         options.extend(number(self.act).map(|act| format!("-DACT={act}")));
@@ -66,7 +66,7 @@ impl Hash for Key {
     }
 }
 
-/// The number by which programs know a dtype; none for those that they do not read.
+/// The number that programs use for a dtype; `None` for dtypes that they do not read.
 pub(super) fn number(dtype: DType) -> Option<u32> {
     match dtype {
         DType::F32 => Some(0),
@@ -81,7 +81,7 @@ pub(super) fn number(dtype: DType) -> Option<u32> {
     }
 }
 
-/// All that were compiled, and how.
+/// All compiled programs, and how to compile more.
 pub(super) struct Programs {
     target: Target,
     version: (u32, u32),
@@ -94,14 +94,14 @@ struct Loaded {
     functions: HashMap<&'static str, Function>,
 }
 
-/// What a program was made of, for those who are told.
+/// Where a program came from, for logging.
 pub(super) enum Origin {
     Compiled { not_kept: Option<String> },
     Cache,
 }
 
 impl Programs {
-    /// Of a card. NVRTC has been probed.
+    /// For a card. NVRTC has been probed.
     pub(super) fn new(capability: u32, cache: Option<PathBuf>) -> Result<Programs, DeviceError> {
         let (target, version) = (Target::of(capability)?, nvrtc::version()?);
         Ok(Programs { target, version, cache, loaded: Mutex::default() })
@@ -131,7 +131,7 @@ impl Programs {
                     return Ok(Some(Origin::Cache));
                 }
                 Err(error @ DeviceError::Lost { .. }) => return Err(error),
-                // Whole, and yet not for this driver.
+                // Intact, but not for this driver.
                 Err(_) => cache::remove(folder, &name),
             }
         }
@@ -144,7 +144,7 @@ impl Programs {
     }
 
     fn loaded(&self) -> MutexGuard<'_, HashMap<Key, Loaded>> {
-        // Programs are added whole.
+        // Programs are added in one step.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,7 +157,7 @@ impl AtEnd for Programs {
 
 impl Loaded {
     fn new(program: &Program, image: &[u8]) -> Result<Loaded, DeviceError> {
-        // SAFETY: the image is what NVRTC gave, or what was kept of it and has the hash that it had.
+        // SAFETY: the image is from NVRTC, or from the cache with a matching hash.
         let module = unsafe { Module::load(image) }?;
         let functions = program.kernels.iter().map(|&name| Ok((name, module.function(name)?))).collect();
         match functions {

@@ -1,4 +1,4 @@
-//! A stream and the places in it that tickets name.
+//! A stream, and the positions in it that tickets name.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use super::driver::{Event, Stream};
 use super::guard::{Guard, guard};
 use crate::DeviceError;
 
-/// Events that are not in use. Creating one takes the driver a lock and some memory, recording it nearly nothing.
+/// Unused events. Creating one costs the driver a lock and some memory, recording one almost nothing.
 #[derive(Default)]
 pub(super) struct Events(Mutex<Vec<Event>>);
 
@@ -19,7 +19,7 @@ impl Events {
     }
 
     fn put(&self, event: Arc<Event>) {
-        // Who waits for it at the moment gives it back instead.
+        // A thread that is waiting for it gives it back instead.
         if let Some(event) = Arc::into_inner(event) {
             self.all().push(event);
         }
@@ -34,15 +34,16 @@ impl Events {
     }
 }
 
-/// A stream with the events that were recorded in it.
+/// A stream and the events recorded in it.
 pub(super) struct Timeline {
     pub(super) stream: Stream,
-    /// The last mark that is known to be done.
+    /// The last mark known to be done.
     done: AtomicU64,
     // Invariants:
-    // 1. Marks are numbered from 1 in the order in which their events were recorded in the stream, and kept in it.
-    // 2. Of a mark that is not kept, `done` says so: every number up to `issued` is kept or at most `done`.
-    // 3. An event leaves `marks` only when it is done, and is recorded again only when nobody holds it.
+    // 1. Marks are numbered from 1 in the order in which their events were recorded in the stream, and kept
+    //    in that order.
+    // 2. A mark that is not kept is covered by `done`: every number up to `issued` is kept or at most `done`.
+    // 3. An event leaves `marks` only when it is done, and is recorded again only when nothing holds it.
     marks: Mutex<Marks>,
 }
 
@@ -62,7 +63,7 @@ impl Timeline {
         self.marks().issued
     }
 
-    /// Issues work and marks the place behind it. Nothing else that this backend marks comes between.
+    /// Issues work and marks the position after it. Nothing else that this backend marks comes between.
     pub(super) fn mark(
         &self,
         events: &Events,
@@ -75,7 +76,7 @@ impl Timeline {
         marks.issued += 1;
         let value = marks.issued;
         marks.kept.push_back((value, Arc::new(event)));
-        // What is done already goes now, so that what nobody asks after does not pile up.
+        // Marks that are done are dropped now, so that they do not pile up if no one queries them.
         while let Some((first, event)) = marks.kept.front() {
             if !is_done(event)? {
                 break;
@@ -101,27 +102,27 @@ impl Timeline {
         Ok(true)
     }
 
-    /// Stops the host until a mark is done.
+    /// Blocks the host until a mark is done.
     pub(super) fn wait(&self, events: &Events, value: u64) -> Result<(), DeviceError> {
         if value <= self.done.load(Ordering::Acquire) || !guard(Guard::Wait) {
             return Ok(());
         }
         let Some((value, event)) = self.marks().at(value) else { return Ok(()) };
-        // Without the lock: others go on issuing.
+        // Without the lock, so that others can continue to issue.
         event.wait()?;
         self.finish(&mut self.marks(), events, value);
         events.put(event);
         Ok(())
     }
 
-    /// What is issued to `stream` from now on starts after a mark.
+    /// Work issued to `stream` from now on starts after a mark.
     pub(super) fn precede(&self, value: u64, stream: &Stream) -> Result<(), DeviceError> {
         if value <= self.done.load(Ordering::Acquire) {
             return Ok(());
         }
         let marks = self.marks();
         match marks.at(value) {
-            // Under the lock, so that the event is not recorded anew before.
+            // Under the lock, so that the event is not recorded again before.
             Some((_, event)) => stream.wait_for(&event),
             None => Ok(()),
         }
@@ -138,11 +139,11 @@ impl Timeline {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // Numbers and events change together behind the calls that may fail.
+        // Numbers and events change together, after the calls that may fail.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it: all events go to `events`, the stream is destroyed.
+    /// Ends it: moves all events to `events` and destroys the stream.
     pub(super) fn destroy(self, events: &Events) {
         let marks = self.marks.into_inner().unwrap_or_else(PoisonError::into_inner);
         marks.kept.into_iter().for_each(|(_, event)| events.put(event));
@@ -151,7 +152,7 @@ impl Timeline {
 }
 
 impl Marks {
-    /// The first mark that is kept from `value` on.
+    /// The first kept mark from `value` on.
     fn at(&self, value: u64) -> Option<(u64, Arc<Event>)> {
         let (first, _) = self.kept.front()?;
         let index = usize::try_from(value.saturating_sub(*first)).ok()?;
@@ -159,7 +160,7 @@ impl Marks {
     }
 }
 
-/// Whether an event is done, as far as reusing it goes and answering whether its ticket is.
+/// Whether an event is done, as far as reuse and the answer about its ticket are concerned.
 fn is_done(event: &Event) -> Result<bool, DeviceError> {
     Ok(event.is_done()? || !guard(Guard::IsDone))
 }

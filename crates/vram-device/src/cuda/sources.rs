@@ -1,4 +1,4 @@
-//! All programs as text, to be checked without a card.
+//! All programs as source text, so that they can be checked without a card.
 
 use vram_types::DType;
 
@@ -8,24 +8,25 @@ use super::program::{Key, Program};
 use super::{blas, probe};
 use crate::DeviceError;
 
-/// A program as a compiler takes it: for checks of all of them without a card.
+/// A program as the compiler takes it, for checks without a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaSource {
     /// What is compiled together, and for which dtypes: `linear bf16 f8_e4m3`.
     pub name: String,
     /// CUDA C.
     pub source: &'static str,
-    /// Options but for the architecture.
+    /// Options except the architecture.
     pub options: Vec<String>,
     /// Names of its kernels.
     pub kernels: &'static [&'static str],
 }
 
 impl CudaSource {
-    /// Code of cards of a compute capability, given as 89 for 8.9: what would be compiled, or found on disk, on such a card.
+    /// Compiles for cards of a compute capability, given as 89 for 8.9: exactly what would be compiled, or
+    /// found on disk, on such a card.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] without NVRTC, [`DeviceError::Failed`] with what it says.
+    /// [`DeviceError::Unavailable`] without NVRTC, [`DeviceError::Failed`] with the compiler's log.
     pub fn compile(&self, capability: u32) -> Result<Vec<u8>, DeviceError> {
         probe::nvrtc()?;
         let target = Target::Card(capability);
@@ -35,10 +36,10 @@ impl CudaSource {
     }
 }
 
-/// The compiler of kernels: its version, and the compute capabilities that it knows.
+/// The version of NVRTC, and the compute capabilities it supports.
 ///
 /// # Errors
-/// [`DeviceError::Unavailable`] where there is none.
+/// [`DeviceError::Unavailable`] without NVRTC.
 pub fn compiler() -> Result<((u32, u32), Vec<u32>), DeviceError> {
     probe::nvrtc()?;
     Ok((nvrtc::version()?, nvrtc::architectures()?))
@@ -77,7 +78,7 @@ pub fn sources() -> Vec<CudaSource> {
         CudaSource {
             name: format!("{} {}{weight}", key.program.name, key.act).to_lowercase(),
             source: key.program.source,
-            // All but the first, which names the architecture.
+            // All except the first, which names the architecture.
             options: key.options(Target::Card(0)).split_off(1),
             kernels: key.program.kernels,
         }

@@ -10,7 +10,8 @@ use super::guard::{Guard, guard};
 use super::memory::{Pinned, own, pinned};
 use crate::{DeviceError, Part, Queue, Region, Staging, Ticket};
 
-/// Copies `src[range]` to byte `at` of a part, on the copy stream, after what may still use the memory.
+/// Copies `src[range]` to byte `at` of a part, on the copy stream, after the work that may still use the
+/// memory.
 pub(super) fn upload(
     context: &Context,
     src: &Staging,
@@ -34,8 +35,9 @@ pub(super) fn upload(
         if bytes == 0 {
             return Ok(());
         }
-        // SAFETY: both ranges lie in their allocations, as was checked above; these are freed behind what was issued
-        // (`Context::free`), and the host writes the staging again only after the ticket (the contract of `upload`).
+        // SAFETY: both ranges are inside their allocations, as was checked above. These are freed after what
+        // was issued (`Context::free`), and the host writes the staging again only after the ticket (the
+        // contract of `upload`).
         unsafe { driver::copy_in(to, staging.pointer.as_ptr().add(from as usize), bytes, stream) }
     })
 }
@@ -53,21 +55,21 @@ fn target(context: &Context, dst: &Part, at: u64, bytes: u64) -> Result<u64, Dev
     }
 }
 
-/// Reads back by way of pinned memory, which is kept.
+/// Downloads through pinned memory, which is kept for the next one.
 #[derive(Default)]
 pub(super) struct Readback(Mutex<Option<Piece>>);
 
-/// Pinned memory that the card copies to for the host to read.
+/// Pinned memory that the card copies to and the host reads.
 struct Piece(NonNull<u8>);
 
-// SAFETY: the pointer is to memory that any thread may use; the lock around it says who does.
+// SAFETY: the pointer is to memory that any thread may use; the lock around it serialises access.
 unsafe impl Send for Piece {}
 
-/// What is read back at a time, in bytes.
+/// Bytes that are read back at a time.
 const PIECE: usize = 4 << 20;
 
 impl Readback {
-    /// Copies bytes from `at` on into host memory, after all kernels that were issued.
+    /// Copies bytes from `at` on into host memory, after all kernels issued so far.
     pub(super) fn download(
         &self,
         context: &Context,
@@ -83,17 +85,17 @@ impl Readback {
             let what = "the source of a download";
             return Err(DeviceError::OutOfRange { what, offset: at, bytes, available });
         };
-        // SAFETY: the range lies in the region, which is borrowed until all is copied.
+        // SAFETY: the range is inside the region, which is borrowed until everything is copied.
         unsafe { self.copy_out(context, pointer + at, dst) }
     }
 
-    /// The word at a place on the card, after all kernels that were issued.
+    /// Reads a word of device memory, after all kernels issued so far.
     ///
     /// # Errors
     /// [`DeviceError::Lost`].
     ///
     /// # Safety
-    /// There is a word of device memory, which stays until the call returns.
+    /// There is a word of device memory at `at`, which lives until the call returns.
     pub(super) unsafe fn word(&self, context: &Context, at: u64) -> Result<u32, DeviceError> {
         let mut bytes = [0; 4];
         // SAFETY: the caller's promise.
@@ -102,7 +104,7 @@ impl Readback {
     }
 
     /// # Safety
-    /// There are as many bytes of device memory, which stay until the call returns.
+    /// There are `dst.len()` bytes of device memory at `from`, which live until the call returns.
     unsafe fn copy_out(&self, context: &Context, mut from: u64, dst: &mut [u8]) -> Result<(), DeviceError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for piece in dst.chunks_mut(PIECE) {
@@ -112,15 +114,16 @@ impl Readback {
             };
             let to = readback.0.as_ptr();
             let ticket = context.issue(Queue::Compute, |stream| {
-                // SAFETY: the caller's promise, until the copy is waited for below; the readback holds as much, and its lock is held.
+                // SAFETY: the caller's promise, until the copy is waited for below; the readback is large
+                // enough, and its lock is held.
                 unsafe { driver::copy_out(to, from, piece.len() as u64, stream) }
             })?;
             if guard(Guard::DownloadWait) {
                 context.wait(ticket)?;
             }
-            // SAFETY: the readback holds as many bytes, which are initialised, and the copy to it is done.
+            // SAFETY: the readback holds this many initialised bytes, and the copy to it is done.
             piece.copy_from_slice(unsafe { std::slice::from_raw_parts(to, piece.len()) });
-            // Kept only if nothing went wrong: a copy to it might be under way.
+            // Kept only on success: otherwise a copy to it might be in flight.
             *kept = Some(readback);
             from += piece.len() as u64;
         }
@@ -131,7 +134,7 @@ impl Readback {
 impl AtEnd for Readback {
     fn end(&self) {
         if let Some(Piece(pointer)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // SAFETY: it is from `pinned`, and no copy to it is under way. Nobody is left to tell of an error.
+            // SAFETY: it is from `pinned`, and no copy to it is in flight. An error has no one to go to.
             let _ = unsafe { driver::free_pinned(pointer.as_ptr()) };
         }
     }

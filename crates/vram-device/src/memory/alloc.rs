@@ -1,7 +1,7 @@
-//! Offset allocators: pure functions over numbers, without memory of their own.
+//! Offset allocators: pure functions over numbers, without any memory.
 //!
-//! The address space is a list of segments laid end to end, one for each buffer of an arena; nothing is ever placed
-//! across the end of a segment.
+//! The address space is a list of segments laid end to end, one for each buffer of an arena. A range never
+//! crosses the end of a segment.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -9,11 +9,12 @@ use std::ops::Range;
 
 /// Hands out disjoint ranges of offsets.
 pub trait OffsetAlloc: Send + Debug {
-    /// A free range of `bytes` whose offset within its segment is a multiple of `align` (a power of two); the
-    /// first byte of it, or `None` if there is no such range now. A request of zero bytes takes one.
+    /// Finds a free range of `bytes` whose offset within its segment is a multiple of `align` (a power of
+    /// two). Returns its first byte, or `None` if there is no such range now. A request of zero bytes takes
+    /// one.
     fn alloc(&mut self, bytes: u64, align: u64) -> Option<u64>;
 
-    /// Takes back a range that `alloc` began at `start`.
+    /// Frees the range that begins at `start`.
     fn free(&mut self, start: u64);
 }
 
@@ -36,8 +37,8 @@ fn place(within: Range<u64>, base: u64, bytes: u64, align: u64) -> Option<u64> {
     (start.checked_add(bytes)? <= within.end).then_some(start)
 }
 
-/// Lowest free offset first. What it places depends on the sequence of calls alone, so that a [`Measure`] run and
-/// a real one agree to the byte.
+/// Lowest free offset first. Placement depends only on the sequence of calls, so a [`Measure`] run and a real
+/// one agree to the byte.
 #[derive(Debug)]
 pub struct FirstFit {
     segments: Vec<Range<u64>>,
@@ -89,7 +90,8 @@ impl OffsetAlloc for FirstFit {
     }
 }
 
-/// A [`FirstFit`] without end that remembers how far it reached: what a pass needs, found without doing it.
+/// An unbounded [`FirstFit`] that remembers how far it reached: it finds out what a pass needs without
+/// running it.
 #[derive(Debug)]
 pub struct Measure {
     inner: FirstFit,
@@ -98,18 +100,18 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Nothing placed yet.
+    /// An empty one.
     pub fn new() -> Measure {
         Measure::within(u64::MAX)
     }
 
-    /// The same over segments of so many bytes each, as many as it takes. Nothing larger is ever placed.
+    /// The same over as many segments of `segment` bytes as it takes. Requests larger than a segment fail.
     pub fn within(segment: u64) -> Measure {
         Measure { inner: FirstFit::new(&[segment]), segment, high_water: 0 }
     }
 
-    /// The fewest bytes with which the same calls would have succeeded: in one segment, or in segments as large as those
-    /// that were measured in, of which the last may be smaller.
+    /// The fewest bytes with which the same calls would have succeeded: in one segment, or in segments of the
+    /// measured size, of which the last may be smaller.
     pub fn high_water(&self) -> u64 {
         self.high_water
     }
@@ -143,14 +145,15 @@ impl OffsetAlloc for Measure {
     }
 }
 
-/// First in, first out: each range begins after the one before it, around the end of the last segment to the first.
+/// First in, first out: each range begins after the one before it, and wraps around from the last segment to
+/// the first.
 ///
-/// A range that is freed out of order is kept until those before it are free as well. An empty ring begins again at
-/// its first byte, so whatever fits the largest segment fits an empty ring.
+/// A range that is freed out of order is kept until those before it are free as well. An empty ring starts
+/// again at its first byte, so anything that fits the largest segment fits an empty ring.
 #[derive(Debug)]
 pub struct RingAlloc {
     segments: Vec<Range<u64>>,
-    // Oldest first; the space from the front's start to `head`, going around, is taken.
+    // Oldest first; the space from the front's start to `head`, wrapping around, is taken.
     entries: VecDeque<Entry>,
     segment: usize,
     head: u64,
@@ -188,7 +191,7 @@ impl OffsetAlloc for RingAlloc {
         let (tail_segment, tail_start) = (tail.segment, tail.start);
         let mut segment = self.segment;
         let mut from = self.head;
-        // Whether the free space of the current segment ends at the tail and not at the segment's end.
+        // Whether the free space of the current segment ends at the tail rather than at the segment's end.
         let mut before_tail = segment == tail_segment && from <= tail_start;
         loop {
             let bounds = self.segments[segment].clone();
@@ -220,8 +223,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same ring with a map of every byte: a request is placed at the first fitting offset at or after the
-    /// head, going around once, that touches no byte from the oldest live range's start up to the head.
+    /// The same ring with a map of every byte. A request goes to the first fitting offset at or after the
+    /// head, wrapping around once, that touches no byte from the oldest live range's start up to the head.
     #[derive(Debug)]
     struct NaiveRing {
         taken: Vec<bool>,

@@ -10,8 +10,8 @@ use super::alloc::Measure;
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Buffer, FirstFit, OffsetAlloc, Region, Reservation, RingAlloc, Ticket};
 
-/// Memory taken once and handed out many times, by a policy: [`RingAlloc`] for streamed weights, [`FirstFit`] for
-/// activations. Clones share the memory.
+/// Memory that is allocated once and handed out many times, by a policy: [`RingAlloc`] for streamed weights,
+/// [`FirstFit`] for activations. Clones share the memory.
 #[derive(Clone)]
 pub struct Arena(Arc<Home>);
 
@@ -45,7 +45,7 @@ impl Policy {
 }
 
 impl Arena {
-    /// A ring through the buffers in order.
+    /// A ring over the buffers in order.
     pub fn ring(chunks: Vec<Buffer>) -> Arena {
         let sizes: Vec<u64> = chunks.iter().map(Buffer::bytes).collect();
         Arena::new(chunks, Policy::Ring(RingAlloc::new(&sizes)))
@@ -57,21 +57,22 @@ impl Arena {
         Arena::new(chunks, Policy::FirstFit(FirstFit::new(&sizes)))
     }
 
-    /// A ring of reserved bytes without memory behind them, for windows of a map; its regions cannot be read or
-    /// written.
+    /// A ring of reserved bytes without memory behind them, for windows of a map. Its regions cannot be read
+    /// or written.
     pub fn window(reservation: Reservation) -> Arena {
         let ring = Policy::Ring(RingAlloc::new(&[reservation.bytes()]));
         let state = State { policy: ring, retired: Vec::new(), _reservation: Some(reservation) };
         Arena(Arc::new(Home { chunks: Vec::new(), state: Mutex::new(state) }))
     }
 
-    /// Without memory and without end; its regions cannot be read or written. See [`high_water`](Arena::high_water).
+    /// Unbounded and without memory; its regions cannot be read or written. See
+    /// [`high_water`](Arena::high_water).
     pub fn measuring() -> Arena {
         Arena::measuring_within(u64::MAX)
     }
 
-    /// The same for an arena of several buffers, of so many bytes each but for the last: a device with
-    /// [`max_allocation`](crate::DeviceInfo::max_allocation) has no larger ones.
+    /// The same for an arena of several buffers of `buffer` bytes, of which the last may be smaller, for
+    /// devices whose [`max_allocation`](crate::DeviceInfo::max_allocation) is that size.
     pub fn measuring_within(buffer: u64) -> Arena {
         Arena::new(Vec::new(), Policy::Measure(Measure::within(buffer)))
     }
@@ -92,8 +93,8 @@ impl Arena {
         }))
     }
 
-    /// A region of `bytes` whose offset in its buffer is a multiple of `align`, a power of two; `None` if there is
-    /// no room now.
+    /// A region of `bytes` whose offset in its buffer is a multiple of `align`, a power of two; `None` if
+    /// there is no room now.
     pub fn alloc(&self, bytes: u64, align: u64) -> Option<Region> {
         let mut state = self.0.state();
         let start = state.policy.alloc().alloc(bytes, align)?;
@@ -107,7 +108,7 @@ impl Arena {
                 Some(t) => t.value = t.value.max(ticket.value),
                 None => after.push(*ticket),
             }
-            // What is covered whole is accounted for from now on; a rest stays for the next one.
+            // A fully covered range is accounted for from now on; a remainder stays for the next allocation.
             range.start < start || range.end > end
         });
         drop(state);

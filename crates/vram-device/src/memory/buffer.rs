@@ -7,42 +7,42 @@ use std::sync::Arc;
 
 use crate::{Region, Reservation};
 
-/// What a backend allocates.
+/// Memory that a backend allocates.
 ///
 /// # Safety
-/// If [`host`](RawBuffer::host) gives a pointer, it must be the same for the buffer's whole life, valid for reads and
-/// writes of [`bytes`](RawBuffer::bytes) initialised bytes from any thread, and no safe code of the implementor may
-/// read or write through it: [`Region`]s decide who may. The same holds for what [`map`](RawBuffer::map) gives, but only
-/// until the [`Staging`] over the buffer is next borrowed for something else, as
-/// [`upload`](crate::Device::upload) does, or dropped.
+/// If [`host`](RawBuffer::host) returns a pointer, it must be the same for the buffer's whole life, and valid
+/// for reads and writes of [`bytes`](RawBuffer::bytes) initialised bytes from any thread. No safe code of the
+/// implementor may read or write through it: [`Region`]s decide who may. The same holds for the pointer that
+/// [`map`](RawBuffer::map) returns, but only until the [`Staging`] over the buffer is next borrowed for
+/// something else, as [`upload`](crate::Device::upload) does, or dropped.
 pub unsafe trait RawBuffer: Any + Send + Sync {
     /// Size in bytes.
     fn bytes(&self) -> u64;
 
-    /// Where the host sees the memory; `None` where it does not.
+    /// Host pointer to the memory; `None` if the host does not see it.
     fn host(&self) -> Option<NonNull<u8>>;
 
-    /// Where the host may write staging now. Memory that the host sees only between copies is brought back into its
-    /// sight, for which the call may wait until the device is done with it.
+    /// Host pointer to staging that may be written now. Memory that is visible to the host only between
+    /// copies is mapped again, for which the call may wait until the device is done with it.
     fn map(&self) -> Option<NonNull<u8>> {
         self.host()
     }
 
-    /// For the backend to find its own type again.
+    /// Lets the backend recover its own type.
     fn as_any(&self) -> &dyn Any;
 }
 
-/// An allocation together with the bytes of budget that it takes. Freed when the last [`Region`] of it is gone.
+/// An allocation together with its reservation. Freed when the last [`Region`] of it is gone.
 pub struct Buffer(Arc<Owned>);
 
 struct Owned {
-    // Order matters: the memory goes before its reservation is given back.
+    // Field order matters: the memory is freed before its reservation is given back.
     raw: Box<dyn RawBuffer>,
     reservation: Reservation,
 }
 
 impl Buffer {
-    /// Joins what a backend allocated with the reservation it was allocated against.
+    /// Combines a backend's allocation with the reservation it was made against.
     pub fn new(raw: Box<dyn RawBuffer>, reservation: Reservation) -> Buffer {
         Buffer(Arc::new(Owned { raw, reservation }))
     }
@@ -57,13 +57,14 @@ impl Buffer {
         &*self.0.raw
     }
 
-    /// A second handle to the same memory. Not public: whoever has a `Buffer` is its only owner, or regions that
-    /// are made of two handles would alias.
+    /// A second handle to the same memory. Not public: the holder of a `Buffer` must be its only owner,
+    /// because regions made from two handles would alias.
     pub(super) fn share(&self) -> Buffer {
         Buffer(Arc::clone(&self.0))
     }
 
-    /// All of it as one region. Takes the buffer, so that no second region of the same bytes can be made.
+    /// The whole buffer as one region. It consumes the buffer, so that no second region of the same bytes can
+    /// be made.
     pub fn into_region(self) -> Region {
         let bytes = self.bytes();
         Region::whole(self, bytes)
@@ -76,9 +77,10 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// Host memory from which a device copies asynchronously (pinned, mapped, or plain where that is no slower).
+/// Host memory that a device copies from asynchronously (pinned, mapped, or plain if that is no slower).
 ///
-/// It can be written and copied from, and not read: the memory may be mapped for writing alone, and only between copies.
+/// It can be written and copied from, but not read: the memory may be mapped for writing only, and only
+/// between copies.
 #[derive(Debug)]
 pub struct Staging(Region);
 
@@ -94,7 +96,7 @@ impl Staging {
         self.0.bytes()
     }
 
-    /// The bytes, to be written. Only once the tickets of all uploads from here are done.
+    /// The bytes, for writing. Call it only once the tickets of all uploads from here are done.
     pub fn host_mut(&mut self) -> &mut [u8] {
         self.0.map_mut().unwrap_or_default()
     }

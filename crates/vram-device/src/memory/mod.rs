@@ -1,5 +1,5 @@
-//! Memory of a device: buffers that own reservations, regions that own their bytes exclusively, and arenas that
-//! hand regions out.
+//! Device memory: buffers that own reservations, regions that own their bytes exclusively, and arenas that
+//! hand out regions.
 
 mod alloc;
 mod arena;

@@ -6,9 +6,8 @@ use crate::{Device, DeviceError, Part, Staging, Ticket};
 
 /// A staging buffer together with the copy that may still read it.
 ///
-/// Two of them used in turn keep a device busy: one is filled while the other is copied. A stage is
-/// [settled](Stage::settle) before it is dropped, also after an error: its memory must outlive the
-/// copy.
+/// Two of them used in turn keep a device busy: one is filled while the other is copied.
+/// [Settle](Stage::settle) a stage before dropping it, also after an error: its memory must outlive the copy.
 #[derive(Debug)]
 pub struct Stage {
     staging: Staging,
@@ -38,17 +37,17 @@ impl Stage {
         Ok(copy)
     }
 
-    /// The copy that may still read the buffer, for a caller that waits for it itself.
+    /// Takes the copy that may still read the buffer, for a caller that waits for it itself.
     pub fn take_copy(&mut self) -> Option<Ticket> {
         self.copy.take()
     }
 
-    /// Settles the stage, has `fill` write the buffer, and issues a copy of bytes `range` of it to byte
-    /// `to` of a part. The part remembers the copy, so that its memory is not reused before.
+    /// Settles the stage, has `fill` write the buffer, and issues a copy of its bytes `range` to byte `to` of
+    /// a part. The part remembers the copy, so that its memory is not reused before it is done.
     ///
     /// # Errors
-    /// Those of `fill`; [`DeviceError::OutOfRange`] if the range is not within the buffer or does not
-    /// fit the part; [`DeviceError::Lost`].
+    /// Those of `fill`; [`DeviceError::OutOfRange`] if the range is outside the buffer or does not fit the
+    /// part; [`DeviceError::Lost`].
     pub fn upload<E: From<DeviceError>>(
         &mut self,
         device: &dyn Device,

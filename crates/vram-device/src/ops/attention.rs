@@ -7,8 +7,9 @@ use crate::{DeviceError, View, ViewMut};
 operation! {
     /// `y = softmax(scale q k^T) v` for each head. Heads lie side by side in a row.
     ///
-    /// Several neighbouring heads of `q` may share one of `k` and `v` (grouped-query attention, arXiv 2305.13245). Every
-    /// query sees every key, or with a [causal mask](Attention::with_causal) only those up to its own position.
+    /// Several neighbouring heads of `q` may share one of `k` and `v` (grouped-query attention, arXiv
+    /// 2305.13245). Every query sees every key, or with a [causal mask](Attention::with_causal) only those up
+    /// to its own position.
     pub struct Attention<'a> {
         /// Queries `[queries, heads * head_dim]`.
         pub q: View<'a>,
@@ -22,8 +23,8 @@ operation! {
         pub kv_heads: usize,
         /// Factor of the scores.
         pub scale: f32,
-        /// The position of the first query: query `i` sees the keys `0..=causal + i`, and keys that no query sees may hold
-        /// anything. `None` shows every key to every query.
+        /// The position of the first query: query `i` sees the keys `0..=causal + i`. Keys that no query sees
+        /// may hold anything. `None` shows every key to every query.
         pub causal: Option<usize>,
         /// Result, of the dtype and shape of `q`.
         pub y: ViewMut<'a>,
@@ -31,9 +32,9 @@ operation! {
 }
 
 impl<'a> Attention<'a> {
-    /// As many heads of `k` and `v` as of `q`, no mask, and the usual scale, `1 / sqrt(head_dim)`.
+    /// With as many heads of `k` and `v` as of `q`, no mask, and the usual scale, `1 / sqrt(head_dim)`.
     pub fn new(q: View<'a>, k: View<'a>, v: View<'a>, heads: usize, y: ViewMut<'a>) -> Attention<'a> {
-        // Without heads it will not pass the check; that need not be said here.
+        // Zero heads fail the check later; this only avoids a division by zero.
         let dim = q.shape().last() / heads.max(1);
         let scale = 1.0 / (dim as f32).sqrt();
         Attention { q, k, v, heads, kv_heads: heads, scale, causal: None, y }
@@ -51,7 +52,8 @@ impl<'a> Attention<'a> {
         Attention { kv_heads, ..self }
     }
 
-    /// Query `i` sees the keys `0..=position + i`: `position` is how many keys come before that of the first query.
+    /// Query `i` sees the keys `0..=position + i`, where `position` is the number of keys before the first
+    /// query's own.
     #[must_use]
     pub fn with_causal(self, position: usize) -> Attention<'a> {
         Attention { causal: Some(position), ..self }
@@ -66,7 +68,7 @@ impl<'a> Attention<'a> {
     fn pairs(&self) -> u64 {
         let (queries, keys) = (self.q.shape().rows() as u64, self.k.shape().rows() as u64);
         let first = self.causal.map_or(keys, |position| (position as u64).saturating_add(1)).min(keys);
-        // So many queries see one key more each than the one before; the rest see all.
+        // Each of these queries sees one key more than the one before; the rest see all.
         let growing = queries.min(keys - first);
         let triangle = growing.saturating_mul(growing.saturating_sub(1)) / 2;
         growing
@@ -81,7 +83,7 @@ impl Operation for Attention<'_> {
         "attention"
     }
 
-    /// Keys and values go together, and the widths divide into heads of one size.
+    /// Keys and values match, and the widths divide into heads of one size.
     fn check(&self) -> Result<(), DeviceError> {
         same(self.name(), self.q.meta(), self.y.meta())?;
         let (width, heads, kv_heads) = (self.q.shape().last(), self.heads, self.kv_heads);
@@ -107,7 +109,7 @@ impl Operation for Attention<'_> {
         Ok(())
     }
 
-    /// Scores and their sums over the values, each a multiplication and an addition.
+    /// The scores and their weighted sums of values, each a multiplication and an addition.
     fn flops(&self) -> u64 {
         (self.q.shape().last() as u64).saturating_mul(4).saturating_mul(self.pairs())
     }

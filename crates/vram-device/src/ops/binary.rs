@@ -15,21 +15,21 @@ pub enum BinaryKind {
 
 parameters!(BinaryKind);
 
-/// Which elements of the first operand of [`Binary`] go with those of the second.
+/// Which elements of the first operand of [`Binary`] are combined with those of the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Broadcast {
     /// `x` has the shape of `y`.
     Equal,
-    /// `x` is one row, `[width]` or `[1, width]`, which goes with every row of `y`.
+    /// `x` is one row, `[width]` or `[1, width]`, applied to every row of `y`.
     Row,
     /// `x` is a column, `[rows, 1]`, with one value for each row of `y`.
     Column,
 }
 
 operation! {
-    /// `y = f(y, x)`, in place; `x` is of the shape of `y`, or one row for every row of `y`, or a column with one value for
-    /// each row of `y`.
+    /// `y = f(y, x)`, in place; `x` is of the shape of `y`, or one row for every row of `y`, or a column with
+    /// one value for each row of `y`.
     pub struct Binary<'a> {
         /// Which function.
         pub kind: BinaryKind,
@@ -41,7 +41,7 @@ operation! {
 }
 
 impl<'a> Binary<'a> {
-    /// Any function.
+    /// Any function of [`BinaryKind`].
     pub fn new(kind: BinaryKind, x: View<'a>, y: ViewMut<'a>) -> Binary<'a> {
         Binary { kind, x, y }
     }
@@ -56,7 +56,7 @@ impl<'a> Binary<'a> {
         Binary::new(BinaryKind::Mul, x, y)
     }
 
-    /// How the shapes go together.
+    /// How the shapes are broadcast.
     ///
     /// # Errors
     /// [`DeviceError::Shape`] if they do not.

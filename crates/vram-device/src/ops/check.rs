@@ -5,7 +5,7 @@ use vram_types::{Shape, TensorMeta};
 use super::operation::Operation;
 use crate::{DeviceError, View};
 
-/// Nothing is encoded but what the operation decodes.
+/// No operand is encoded except the one that the operation decodes.
 pub(super) fn plain(op: &impl Operation) -> Result<(), DeviceError> {
     let decoded = op.decoded();
     let mut result = Ok(());
@@ -38,7 +38,7 @@ pub(super) fn vector(op: &'static str, what: &str, view: &View<'_>, width: usize
     Ok(())
 }
 
-/// One row `[width]` or `[1, width]` that goes with every row of an activation, in its dtype.
+/// One row `[width]` or `[1, width]`, applied to every row of an activation, in its dtype.
 pub(super) fn row(
     op: &'static str,
     what: &str,

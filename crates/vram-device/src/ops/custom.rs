@@ -1,4 +1,4 @@
-//! Operations of the user's own.
+//! User-defined operations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use vram_types::TensorMeta;
 use super::operation::{Field, Operation, Places, operation};
 use crate::{DeviceError, View, ViewMut};
 
-/// What an operation of one's own computes. It runs on the CPU and on the simulated device; other backends refuse it
-/// with [`DeviceError::Unsupported`].
+/// The computation of a user-defined operation. It runs on the CPU and on the simulated device; other
+/// backends refuse it with [`DeviceError::Unsupported`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -56,14 +56,14 @@ pub trait CustomOp: fmt::Debug + Send + Sync {
     /// [`DeviceError::Shape`], or [`DeviceError::Unsupported`] for a dtype.
     fn check(&self, reads: &[&TensorMeta], writes: &[&TensorMeta]) -> Result<(), DeviceError>;
 
-    /// Floating-point operations, to estimate its time by.
+    /// Floating-point operations, for estimating its time.
     fn flops(&self, reads: &[&TensorMeta], writes: &[&TensorMeta]) -> u64;
 
-    /// Computes on the bytes of tensors that were checked. What is written holds what it held before. It is called on
-    /// a thread of the device's pool.
+    /// Computes on the bytes of checked tensors. Written tensors hold their previous contents at first. It is
+    /// called on a thread of the device's pool.
     ///
     /// # Errors
-    /// Whatever went wrong. On the simulated device an error of a late operation counts as a loss of the device.
+    /// Any error. On the simulated device, an error of a late operation counts as a loss of the device.
     fn cpu(&self, reads: &[&[u8]], writes: &mut [&mut [u8]]) -> Result<(), DeviceError>;
 }
 
@@ -80,7 +80,7 @@ operation! {
 }
 
 impl<'a> Custom<'a> {
-    /// Over these tensors.
+    /// An operation over these tensors.
     pub fn new(op: Arc<dyn CustomOp>, reads: Vec<View<'a>>, writes: Vec<ViewMut<'a>>) -> Custom<'a> {
         Custom { op, reads, writes }
     }
@@ -113,7 +113,7 @@ impl Operation for Custom<'_> {
         self.op.flops(&reads, &writes)
     }
 
-    /// What is written counts as read too: it may be changed in place.
+    /// Written tensors count as read too, because they may be changed in place.
     fn bytes_read(&self) -> u64 {
         let (reads, writes) = self.metas();
         reads.into_iter().chain(writes).fold(0, |sum, meta| sum.saturating_add(meta.bytes()))

@@ -8,8 +8,8 @@ use crate::{DeviceError, View, ViewMut};
 operation! {
     /// `y = f(gate) * y`, in place, computed in f32 and rounded once.
     ///
-    /// With [`UnaryKind::Silu`] this is the middle of a SwiGLU layer, with [`UnaryKind::Gelu`] that of a GEGLU layer
-    /// (arXiv 2002.05202).
+    /// With [`UnaryKind::Silu`] this is the middle of a SwiGLU layer, with [`UnaryKind::Gelu`] that of a
+    /// GEGLU layer (arXiv 2002.05202).
     pub struct Gated<'a> {
         /// The function of the gate.
         pub kind: UnaryKind,
@@ -21,7 +21,7 @@ operation! {
 }
 
 impl<'a> Gated<'a> {
-    /// With any function of the gate.
+    /// With any function for the gate.
     pub fn new(kind: UnaryKind, gate: View<'a>, y: ViewMut<'a>) -> Gated<'a> {
         Gated { kind, gate, y }
     }

@@ -1,4 +1,4 @@
-//! Rows of a table by their numbers.
+//! Rows of a table by index.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ operation! {
     pub struct Gather<'a> {
         /// Table `[rows, ..]` in its storage dtype or [encoded](View::encoded).
         pub table: View<'a>,
-        /// Numbers of rows, in host memory.
+        /// Indices of rows, in host memory.
         pub ids: Cow<'a, [u32]>,
         /// Result `[ids, ..]` in the compute dtype.
         pub y: ViewMut<'a>,
@@ -52,7 +52,7 @@ impl Operation for Gather<'_> {
         Some(&self.table)
     }
 
-    /// Of the table, the rows that are asked for.
+    /// Of the table, only the requested rows.
     fn bytes_read(&self) -> u64 {
         let rows = self.table.shape().first().copied().unwrap_or(0) as u64;
         let row = self.table.stored_bytes().checked_div(rows).unwrap_or(0);

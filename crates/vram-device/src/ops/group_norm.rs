@@ -8,18 +8,18 @@ operation! {
     /// `y = (x - mean) / sqrt(variance + eps) * weight + bias`, mean and variance over all positions of an item of the
     /// batch and the channels of a group; all in f32 and rounded once. Weight and bias are optional.
     ///
-    /// Channels are the last extent, whereas PyTorch's `nn.GroupNorm` has them second. A group is a run of neighbouring
-    /// channels (arXiv 1803.08494).
+    /// Channels are the last extent, whereas PyTorch's `nn.GroupNorm` has them second. A group is a run of
+    /// neighbouring channels (arXiv 1803.08494).
     pub struct GroupNorm<'a> {
         /// Input `[batch, .., channels]` in the compute dtype, or `[channels]` for one item of one position.
         pub x: View<'a>,
-        /// `[channels]`, in its storage dtype, if there is one.
+        /// Optional `[channels]`, in its storage dtype.
         pub weight: Option<View<'a>>,
-        /// `[channels]`, in its storage dtype, if there is one.
+        /// Optional `[channels]`, in its storage dtype.
         pub bias: Option<View<'a>>,
         /// Number of groups, a divisor of the number of channels.
         pub groups: usize,
-        /// What is added to the variance.
+        /// Added to the variance.
         pub eps: f32,
         /// Result, of the dtype and shape of `x`.
         pub y: ViewMut<'a>,
@@ -27,12 +27,12 @@ operation! {
 }
 
 impl<'a> GroupNorm<'a> {
-    /// Without a weight and without a bias.
+    /// Without weight and bias.
     pub fn plain(x: View<'a>, groups: usize, eps: f32, y: ViewMut<'a>) -> GroupNorm<'a> {
         GroupNorm { x, weight: None, bias: None, groups, eps, y }
     }
 
-    /// With a weight and a bias, if there are any.
+    /// With optional weight and bias.
     #[must_use]
     pub fn with_affine(self, weight: Option<View<'a>>, bias: Option<View<'a>>) -> GroupNorm<'a> {
         GroupNorm { weight, bias, ..self }

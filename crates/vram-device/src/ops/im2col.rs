@@ -3,8 +3,8 @@
 use super::operation::{Operation, operation, parameters};
 use crate::{DeviceError, View, ViewMut};
 
-/// How the window of a convolution moves along depth, height and width. A convolution over fewer axes leaves the first
-/// ones at a kernel of 1.
+/// How the window of a convolution moves along depth, height and width. For a convolution over fewer axes,
+/// set the kernel to 1 along the first ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     /// Extents of the kernel.
@@ -27,8 +27,8 @@ impl Window {
         Window { kernel, stride: [1; 3], dilation: [1; 3], before: [0; 3], after: [0; 3] }
     }
 
-    /// Number of outputs along each axis; `None` if the window does not fit the input or one of its own extents, strides
-    /// or dilations is 0.
+    /// Number of outputs along each axis; `None` if the window does not fit the input, or if one of its
+    /// extents, strides or dilations is 0.
     pub fn outputs(&self, input: [usize; 3]) -> Option<[usize; 3]> {
         let mut outputs = [0; 3];
         for axis in 0..3 {
@@ -49,9 +49,9 @@ operation! {
     /// Row `r` of `y` is the window at output position `first + r`: for each element of the kernel, in the order depth,
     /// height, width, the channels of `x` there, and zeros in the padding.
     ///
-    /// A convolution is a [`Linear`](super::Linear) over these rows with a weight
-    /// `[out, depth * height * width * channels]`. Positions count with the width fastest. A large input goes in several
-    /// runs of positions, so that the rows need little memory.
+    /// A convolution is a [`Linear`](super::Linear) over these rows with a weight `[out, depth * height *
+    /// width * channels]`. Positions count along the width first. A large input is processed in several runs
+    /// of positions, so that the rows need little memory.
     pub struct Im2col<'a> {
         /// Input of `depth * height * width` rows of channels, in the compute dtype.
         pub x: View<'a>,
@@ -67,12 +67,12 @@ operation! {
 }
 
 impl<'a> Im2col<'a> {
-    /// The windows from the first position on, as many as `y` has rows.
+    /// The windows from the first position on, one for each row of `y`.
     pub fn new(x: View<'a>, extents: [usize; 3], window: Window, y: ViewMut<'a>) -> Im2col<'a> {
         Im2col { x, extents, window, first: 0, y }
     }
 
-    /// From another position on.
+    /// Starts at another position.
     #[must_use]
     pub fn from_position(self, first: usize) -> Im2col<'a> {
         Im2col { first, ..self }
@@ -104,7 +104,10 @@ impl Operation for Im2col<'_> {
         }
         let positions = product(outputs).unwrap_or(usize::MAX);
         if self.first.checked_add(rows).is_none_or(|end| end > positions) {
-            return refused(format!("{rows} positions from {} on, and there are {positions}", self.first));
+            return refused(format!(
+                "{rows} positions from {} on, but there are only {positions}",
+                self.first
+            ));
         }
         Ok(())
     }
@@ -113,7 +116,7 @@ impl Operation for Im2col<'_> {
         0
     }
 
-    /// At most all of the input, and at most what is written.
+    /// At most the whole input, and at most what is written.
     fn bytes_read(&self) -> u64 {
         self.x.meta().bytes().min(self.y.meta().bytes())
     }

@@ -10,11 +10,11 @@ operation! {
     pub struct LayerNorm<'a> {
         /// Input `[.., width]` in the compute dtype.
         pub x: View<'a>,
-        /// `[width]`, in its storage dtype, if there is one.
+        /// Optional `[width]`, in its storage dtype.
         pub weight: Option<View<'a>>,
-        /// `[width]`, in its storage dtype, if there is one.
+        /// Optional `[width]`, in its storage dtype.
         pub bias: Option<View<'a>>,
-        /// What is added to the variance.
+        /// Added to the variance.
         pub eps: f32,
         /// Result, of the dtype and shape of `x`.
         pub y: ViewMut<'a>,
@@ -27,12 +27,12 @@ impl<'a> LayerNorm<'a> {
         LayerNorm { x, weight: Some(weight), bias: Some(bias), eps, y }
     }
 
-    /// Without a weight and without a bias.
+    /// Without weight and bias.
     pub fn plain(x: View<'a>, eps: f32, y: ViewMut<'a>) -> LayerNorm<'a> {
         LayerNorm { x, weight: None, bias: None, eps, y }
     }
 
-    /// With a weight and a bias, if there are any.
+    /// With optional weight and bias.
     #[must_use]
     pub fn with_affine(self, weight: Option<View<'a>>, bias: Option<View<'a>>) -> LayerNorm<'a> {
         LayerNorm { weight, bias, ..self }

@@ -1,8 +1,9 @@
 //! Operations as data: what each computes, on which shapes, and what it costs.
 //!
-//! An operation is a struct that holds what it reads as [`View`]s, what it writes as [`ViewMut`]s, and its parameters.
-//! Its file has the formula, the shapes it takes, and its cost. [`Op`] is any of them. A backend gets operations whose
-//! shapes have been checked ([`Checked`]) and answers [`DeviceError::Unsupported`] for what it cannot do.
+//! An operation is a struct with the [`View`]s that it reads, the [`ViewMut`]s that it writes, and its
+//! parameters. Its file has the formula, the supported shapes, and its cost. [`Op`] is any of them. A backend
+//! receives operations whose shapes have been checked ([`Checked`]), and answers [`DeviceError::Unsupported`]
+//! for those that it does not support.
 //!
 //! ```
 //! use vram_device::{Budget, Device, KernelsExt, Lifetime, Tier, View, ViewMut, cpu::Cpu, ops};
@@ -18,8 +19,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! To add an operation: write its file here, name it once in the list below, and write one file in each backend that
-//! has a kernel for it and one in the conformance suite.
+//! To add an operation, write its file here, add it to the list below, and write one file in the conformance
+//! suite and one in each backend that has a kernel for it.
 
 mod attention;
 mod binary;
@@ -98,14 +99,14 @@ impl<'a> Op<'a> {
     /// Checks the shapes.
     ///
     /// # Errors
-    /// As [`Operation::check`].
+    /// See [`Operation::check`].
     pub fn checked(self) -> Result<Checked<'a>, DeviceError> {
         self.check()?;
         Ok(Checked(self))
     }
 
-    /// Calls `f` with each tensor that is read, in the order of the operation's fields. A tensor that is changed in
-    /// place is only among [those written](Op::for_each_write).
+    /// Calls `f` with each tensor that is read, in the order of the operation's fields. A tensor that is
+    /// changed in place is only among [those written](Op::for_each_write).
     pub fn for_each_read(&self, mut f: impl FnMut(&View<'_>)) {
         self.reads(&mut f);
     }
@@ -118,18 +119,18 @@ impl<'a> Op<'a> {
     /// The same operation over other memory.
     ///
     /// # Errors
-    /// What `places` gives.
+    /// Errors of `places`.
     pub fn rebind<'b>(&self, places: &mut dyn Places<'b>) -> Result<Op<'b>, DeviceError> {
         self.at(places)
     }
 
-    /// The error of a backend that has no kernel for it.
+    /// The error of a backend that has no kernel for this operation.
     pub fn unsupported(&self, why: impl Into<String>) -> DeviceError {
         DeviceError::unsupported(self.name(), why)
     }
 }
 
-/// An operation whose tensors fit together: what a backend is given.
+/// An operation whose tensors fit together, as backends receive it.
 #[derive(Debug)]
 pub struct Checked<'a>(Op<'a>);
 
@@ -139,7 +140,7 @@ impl<'a> Checked<'a> {
         &self.0
     }
 
-    /// The operation, to be taken apart. What is changed in it has to be checked again.
+    /// The operation itself. If you change it, it has to be checked again.
     pub fn into_op(self) -> Op<'a> {
         self.0
     }

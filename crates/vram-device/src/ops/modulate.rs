@@ -7,7 +7,8 @@ use crate::{DeviceError, View, ViewMut};
 operation! {
     /// `y = x * (1 + scale) + shift` with one scale and one shift for all rows, computed in f32 and rounded once.
     ///
-    /// Behind a norm without a weight this is the adaptive normalisation of diffusion transformers (arXiv 2212.09748).
+    /// After a norm without a weight, this is the adaptive normalisation of diffusion transformers (arXiv
+    /// 2212.09748).
     pub struct Modulate<'a> {
         /// Input `[.., width]` in the compute dtype.
         pub x: View<'a>,
@@ -21,7 +22,7 @@ operation! {
 }
 
 impl<'a> Modulate<'a> {
-    /// All rows of `x` alike.
+    /// The same `scale` and `shift` for all rows of `x`.
     pub fn new(x: View<'a>, scale: View<'a>, shift: View<'a>, y: ViewMut<'a>) -> Modulate<'a> {
         Modulate { x, scale, shift, y }
     }

@@ -1,4 +1,4 @@
-//! What an operation is: fields seen as reads, writes and parameters, checks and costs.
+//! The interface of operations: their reads, writes and parameters, checks and costs.
 
 use std::borrow::Cow;
 
@@ -6,19 +6,19 @@ use vram_types::TensorMeta;
 
 use crate::{DeviceError, View, ViewMut};
 
-/// Other memory for the tensors of an operation; see [`Op::rebind`](super::Op::rebind). Operands are asked for in the
-/// order of the operation's fields, reads and writes each in their own order.
+/// Provides other memory for the tensors of an operation; see [`Op::rebind`](super::Op::rebind). Operands are
+/// requested in the order of the operation's fields, reads and writes each in their own order.
 pub trait Places<'b> {
-    /// Where a tensor is read from that was read from `from`: one of the same shape and encoding.
+    /// A new place to read a tensor that was read from `from`, with the same shape and encoding.
     ///
     /// # Errors
-    /// Whatever the implementation gives; it ends the rebinding.
+    /// Any error; it ends the rebinding.
     fn read(&mut self, from: &View<'_>) -> Result<View<'b>, DeviceError>;
 
-    /// Where a tensor is written to.
+    /// A new place to write a tensor.
     ///
     /// # Errors
-    /// Whatever the implementation gives; it ends the rebinding.
+    /// Any error; it ends the rebinding.
     fn write(&mut self, meta: &TensorMeta) -> Result<ViewMut<'b>, DeviceError>;
 }
 
@@ -36,31 +36,31 @@ pub trait Field {
     /// The same over other memory.
     ///
     /// # Errors
-    /// What `places` gives.
+    /// Errors of `places`.
     fn at<'b>(&self, places: &mut dyn Places<'b>) -> Result<Self::At<'b>, DeviceError>;
 }
 
-/// What every operation tells about itself.
+/// What every operation says about itself.
 pub trait Operation: Field {
     /// Its name in errors and traces.
     fn name(&self) -> &'static str;
 
-    /// Whether its tensors fit together. Which dtypes there are kernels for is up to each backend.
+    /// Whether its tensors fit together. Which dtypes are supported is up to each backend.
     ///
     /// # Errors
     /// [`DeviceError::Shape`], or [`DeviceError::OutOfRange`] for an index outside its table.
     fn check(&self) -> Result<(), DeviceError>;
 
-    /// Floating-point operations, to estimate its time by.
+    /// Floating-point operations, for estimating its time.
     fn flops(&self) -> u64;
 
-    /// What it reads that may be [encoded](View::encoded), and is decoded as it is read. Nothing unless it says so; an
-    /// operation with anything else that is encoded is refused before its own check.
+    /// The operand that may be [encoded](View::encoded) and is decoded as it is read; none by default. If any
+    /// other operand is encoded, the operation is refused before its own check.
     fn decoded(&self) -> Option<&View<'_>> {
         None
     }
 
-    /// Bytes that it reads, each operand once, encoded as they are.
+    /// Bytes that it reads, each operand once, in its stored encoding.
     fn bytes_read(&self) -> u64 {
         let mut bytes = 0;
         self.reads(&mut |view| bytes += view.stored_bytes());
@@ -145,7 +145,7 @@ impl Field for Cow<'_, [u32]> {
     }
 }
 
-/// Parameters: the same wherever the tensors lie.
+/// Parameters, which do not depend on where the tensors are.
 macro_rules! parameters {
     ($($type:ty),* $(,)?) => {$(
         impl $crate::ops::operation::Field for $type {
@@ -179,7 +179,7 @@ macro_rules! operation {
         }
 
         impl $name<'_> {
-            /// Its documentation, of which the first paragraph is the formula.
+            /// Its documentation, whose first paragraph is the formula.
             pub(crate) const DOC: &'static str = concat!($($doc, "\n",)*);
         }
 

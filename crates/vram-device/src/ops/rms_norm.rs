@@ -10,9 +10,9 @@ operation! {
     pub struct RmsNorm<'a> {
         /// Input `[.., width]` in the compute dtype.
         pub x: View<'a>,
-        /// `[width]`, in its storage dtype, if there is one.
+        /// Optional `[width]`, in its storage dtype.
         pub weight: Option<View<'a>>,
-        /// What is added to the mean.
+        /// Added to the mean.
         pub eps: f32,
         /// Result, of the dtype and shape of `x`.
         pub y: ViewMut<'a>,
@@ -30,7 +30,7 @@ impl<'a> RmsNorm<'a> {
         RmsNorm { x, weight: None, eps, y }
     }
 
-    /// With a weight, if there is one.
+    /// With an optional weight.
     #[must_use]
     pub fn with_weight(self, weight: Option<View<'a>>) -> RmsNorm<'a> {
         RmsNorm { weight, ..self }

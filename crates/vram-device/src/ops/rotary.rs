@@ -5,13 +5,14 @@ use vram_types::DType;
 use super::operation::{Operation, operation, parameters};
 use crate::{DeviceError, View, ViewMut};
 
-/// Which elements of a head are turned together.
+/// Which elements of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RotaryForm {
     /// Elements `i` and `i + width / 2`, as in GPT-NeoX and in the Llama checkpoints of Hugging Face.
     Halves,
-    /// Elements `2 i` and `2 i + 1`, as in the RoFormer paper, Meta's Llama checkpoints and most diffusion transformers.
+    /// Elements `2 i` and `2 i + 1`, as in the RoFormer paper, Meta's Llama checkpoints and most diffusion
+    /// transformers.
     Interleaved,
 }
 
@@ -21,12 +22,14 @@ operation! {
     /// `a = a cos - b sin`, `b = b cos + a sin` for pairs `a`, `b` of elements of each head, in place, by angles that
     /// depend on the row; in f32, rounded once.
     ///
-    /// This is rotary position embedding (arXiv 2104.09864). The table holds the angles, so frequencies and any number of
-    /// position axes are up to whoever makes it. A head that is wider than the table keeps its last elements as they are.
+    /// This is rotary position embedding (arXiv 2104.09864). The table holds the angles, so the caller
+    /// chooses frequencies and the number of position axes. A head that is wider than the table keeps its
+    /// last elements unchanged.
     pub struct Rotary<'a> {
         /// Which elements are a pair.
         pub form: RotaryForm,
-        /// `[rows, width]` in f32 with a row for each row of `x`: the cosines of the `width / 2` pairs, then their sines.
+        /// `[rows, width]` in f32 with a row for each row of `x`: the cosines of the `width / 2` pairs, then
+        /// their sines.
         pub table: View<'a>,
         /// Number of heads.
         pub heads: usize,
@@ -36,7 +39,7 @@ operation! {
 }
 
 impl<'a> Rotary<'a> {
-    /// All heads alike.
+    /// The same rotation for all heads.
     pub fn new(form: RotaryForm, table: View<'a>, heads: usize, x: ViewMut<'a>) -> Rotary<'a> {
         Rotary { form, table, heads, x }
     }

@@ -11,9 +11,9 @@ operation! {
     pub struct ScaledAdd<'a> {
         /// A tensor `[.., width]` in the compute dtype.
         pub x: View<'a>,
-        /// `[width]` or `[1, width]`, in the dtype of `x`; ones if there is none.
+        /// `[width]` or `[1, width]`, in the dtype of `x`; ones if absent.
         pub gate: Option<View<'a>>,
-        /// A number for all elements.
+        /// A factor for all elements.
         pub factor: f32,
         /// The other summand and the result, of the dtype and shape of `x`.
         pub y: ViewMut<'a>,
@@ -21,12 +21,12 @@ operation! {
 }
 
 impl<'a> ScaledAdd<'a> {
-    /// All rows of `x` with the same gate.
+    /// With the same gate for all rows of `x`.
     pub fn new(x: View<'a>, gate: View<'a>, y: ViewMut<'a>) -> ScaledAdd<'a> {
         ScaledAdd { x, gate: Some(gate), factor: 1.0, y }
     }
 
-    /// All of `x` times a number.
+    /// With a number as the factor of all of `x`.
     pub fn by(factor: f32, x: View<'a>, y: ViewMut<'a>) -> ScaledAdd<'a> {
         ScaledAdd { x, gate: None, factor, y }
     }

@@ -1,4 +1,4 @@
-//! Elements copied by strides: what concatenates, slices and permutes.
+//! Strided copies of elements, for concatenation, slices and permutations.
 
 use std::ops::Deref;
 
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::operation::{Operation, operation, parameters};
 use crate::{DeviceError, View, ViewMut};
 
-/// The most axes that a copy has.
+/// The most axes of a copy.
 const MOST: usize = 6;
 
 /// One axis of a [`StridedCopy`].
@@ -15,7 +15,7 @@ const MOST: usize = 6;
 pub struct Axis {
     /// Number of steps.
     pub extent: usize,
-    /// Elements of `x` from one step to the next; 0 repeats one of them.
+    /// Elements of `x` from one step to the next; 0 repeats the same element.
     pub from: usize,
     /// Elements of `y` from one step to the next.
     pub to: usize,
@@ -54,15 +54,15 @@ impl FromIterator<Axis> for Axes {
 }
 
 impl Axes {
-    /// Those of more than one step, from the largest stride in `y` to the smallest.
+    /// The axes of more than one step, from the largest stride in `y` to the smallest.
     pub(crate) fn outermost_first(&self) -> Axes {
         let mut axes: Axes = self.iter().copied().filter(|axis| axis.extent > 1).collect();
         axes.0.sort_by_key(|axis| std::cmp::Reverse(axis.to));
         axes
     }
 
-    /// The same elements in the same order of `y` by as few axes as there can be: where two axes together step as one
-    /// does, they are one.
+    /// The same elements in the same order of `y` with the fewest axes: two axes that step together like one
+    /// are merged.
     pub(crate) fn merged(&self) -> Axes {
         let mut merged = Axes(SmallVec::new());
         for &Axis { extent, from, to } in self.outermost_first().iter() {
@@ -77,7 +77,7 @@ impl Axes {
         merged
     }
 
-    /// Elements from the first to the last that is touched, both counted; `None` if that overflows.
+    /// Elements from the first to the last that is touched, inclusive; `None` on overflow.
     fn reach(&self, stride: impl Fn(&Axis) -> usize) -> Option<usize> {
         if self.iter().any(|axis| axis.extent == 0) {
             return Some(0);
@@ -88,11 +88,11 @@ impl Axes {
 }
 
 operation! {
-    /// `y[to + i . to strides] = x[from + i . from strides]` for every index `i` within the extents of the axes. What is
-    /// not reached of `y` stays as it is.
+    /// `y[to + i . to strides] = x[from + i . from strides]` for every index `i` within the extents of the
+    /// axes. What is not reached of `y` stays as it is.
     ///
-    /// Strides of `x` may be 0. Those of `y` have to be so large that no two steps meet: each has to be beyond all that
-    /// the axes of smaller strides reach together.
+    /// Strides of `x` may be 0. Those of `y` must be so large that no two steps meet: each must be larger
+    /// than everything that the axes of smaller strides reach together.
     pub struct StridedCopy<'a> {
         /// A tensor whose elements are whole bytes; its shape does not matter.
         pub x: View<'a>,
@@ -108,7 +108,7 @@ operation! {
 }
 
 impl<'a> StridedCopy<'a> {
-    /// Any copy, from element `from` of `x` and to element `to` of `y` on.
+    /// Any copy, from element `from` of `x` to element `to` of `y`.
     pub fn new(
         x: View<'a>,
         from: usize,
@@ -122,7 +122,8 @@ impl<'a> StridedCopy<'a> {
     /// All of `x` with its axes in another order: axis `i` of `y` is axis `order[i]` of `x`.
     ///
     /// # Errors
-    /// [`DeviceError::Shape`] if the order does not name each axis once or `y` has not the shape that comes of it.
+    /// [`DeviceError::Shape`] if the order does not name each axis once, or if `y` does not have the
+    /// resulting shape.
     pub fn permuted(x: View<'a>, order: &[usize], y: ViewMut<'a>) -> Result<StridedCopy<'a>, DeviceError> {
         let dims = x.shape().dims();
         let named = (0..dims.len()).all(|axis| order.contains(&axis));
@@ -140,10 +141,10 @@ impl<'a> StridedCopy<'a> {
         Ok(StridedCopy { x, from: 0, axes, to: 0, y })
     }
 
-    /// `count` columns of every row of `x`, from column `from` on, to the columns of `y` from `to` on.
+    /// Copies `count` columns of every row of `x`, from column `from` on, to the columns of `y` from `to` on.
     ///
     /// # Errors
-    /// [`DeviceError::Shape`] if there are not as many rows in both or the columns do not fit them.
+    /// [`DeviceError::Shape`] if the numbers of rows differ or the columns do not fit.
     pub fn columns(
         x: View<'a>,
         from: usize,
@@ -155,7 +156,8 @@ impl<'a> StridedCopy<'a> {
         let fits = |first: usize, width| first.checked_add(count).is_some_and(|end| end <= width);
         if y.shape().rows() != rows || !fits(from, wide) || !fits(to, target) {
             let (is, other) = (x.shape(), y.shape());
-            let what = format!("{count} columns of {is} from {from} on do not go to {other} from {to} on");
+            let what =
+                format!("{count} columns of {is} from {from} on cannot be copied to {other} from {to} on");
             return Err(DeviceError::shape("strided_copy", what));
         }
         let axes = [Axis { extent: rows, from: wide, to: target }, Axis { extent: count, from: 1, to: 1 }];
@@ -195,7 +197,7 @@ impl Operation for StridedCopy<'_> {
             if axis.to < reach {
                 return refused(format!("steps of {axes:?} meet in y"));
             }
-            // Does not overflow: all of it lies within `y`.
+            // Does not overflow: all of it is inside `y`.
             reach += (axis.extent - 1) * axis.to;
         }
         Ok(())

@@ -6,8 +6,8 @@ use super::operation::{Operation, operation};
 use crate::{DeviceError, View, ViewMut};
 
 operation! {
-    /// The positions of the `k` largest elements of each row, the largest first; with `k = 1` the argmax. Of equal elements
-    /// the first comes first, and a NaN is larger than any number.
+    /// The positions of the `k` largest elements of each row, the largest first; with `k = 1` the argmax. Of
+    /// equal elements the first comes first, and a NaN is larger than any number.
     pub struct TopK<'a> {
         /// Input `[.., width]` in the compute dtype.
         pub x: View<'a>,
@@ -17,12 +17,12 @@ operation! {
 }
 
 impl<'a> TopK<'a> {
-    /// As many of each row as `indices` has columns.
+    /// The largest elements of each row, as many as `indices` has columns.
     pub fn new(x: View<'a>, indices: ViewMut<'a>) -> TopK<'a> {
         TopK { x, indices }
     }
 
-    /// How many of each row.
+    /// How many elements of each row.
     pub fn k(&self) -> usize {
         self.indices.shape().last()
     }

@@ -46,7 +46,7 @@ operation! {
 }
 
 impl<'a> Unary<'a> {
-    /// Any function.
+    /// Any function of [`UnaryKind`].
     pub fn new(kind: UnaryKind, x: ViewMut<'a>) -> Unary<'a> {
         Unary { kind, x }
     }

@@ -11,20 +11,20 @@ operation! {
         pub x: View<'a>,
         /// Depth, height and width of the input.
         pub extents: [usize; 3],
-        /// How often each position is repeated along each of them.
+        /// How often each position is repeated along each axis.
         pub factors: [usize; 3],
-        /// Result: as many rows as the products of extents and factors say, of the dtype and width of `x`.
+        /// Result, of the dtype and width of `x`; the products of extents and factors give its rows.
         pub y: ViewMut<'a>,
     }
 }
 
 impl<'a> Upsample<'a> {
-    /// An input of these extents by these factors.
+    /// An input of these extents, enlarged by these factors.
     pub fn new(x: View<'a>, extents: [usize; 3], factors: [usize; 3], y: ViewMut<'a>) -> Upsample<'a> {
         Upsample { x, extents, factors, y }
     }
 
-    /// The same as a copy by strides, of which those of `x` are 0 where a position is repeated.
+    /// The same as a strided copy; where a position is repeated, the stride of `x` is 0.
     pub(crate) fn axes(&self) -> Axes {
         let channels = self.x.shape().last();
         let (mut axes, mut from, mut to) =

@@ -1,11 +1,11 @@
-//! What happened before what, and when: vector clocks of the two queues, and virtual time.
+//! The happens-before order of operations, as vector clocks of the two queues, and virtual time.
 
 use std::collections::HashMap;
 use std::thread::ThreadId;
 
 use crate::Queue;
 
-/// How many operations of each queue came before: a vector clock.
+/// A vector clock: how many operations of each queue came before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp {
     copy: u64,
@@ -32,13 +32,13 @@ impl Stamp {
         Stamp { copy: self.copy.max(other.copy), compute: self.compute.max(other.compute) }
     }
 
-    /// Whether the `operation`-th of a queue came before, counted from 1.
+    /// Whether the `operation`-th of a queue, counted from 1, came before.
     pub(super) fn covers(self, queue: Queue, operation: u64) -> bool {
         operation <= self.of(queue)
     }
 }
 
-/// Virtual times of the host's threads in nanoseconds. A thread that never waited is at the beginning.
+/// Virtual times of the host's threads in nanoseconds. A thread that never waited is at 0.
 #[derive(Debug, Default)]
 pub(super) struct Threads(HashMap<ThreadId, u64>);
 
@@ -47,7 +47,7 @@ impl Threads {
         self.0.get(&std::thread::current().id()).copied().unwrap_or(0)
     }
 
-    /// Moves the calling thread on; time never goes back.
+    /// Advances the calling thread's time, which never goes back.
     pub(super) fn reach(&mut self, ns: u64) {
         let now = self.0.entry(std::thread::current().id()).or_default();
         *now = ns.max(*now);

@@ -1,14 +1,14 @@
-//! Faults on request.
+//! Injected faults.
 
 use crate::DeviceError;
 
-/// Something that goes wrong once, at a place that is counted from 1.
+/// A fault that occurs once, at a position counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The n-th allocation, of device memory or of staging, finds no memory.
+    /// The n-th allocation, of device memory or of staging, is out of memory.
     OutOfMemory(u64),
-    /// The n-th upload is refused with [`DeviceError::Failed`]; the device goes on.
+    /// The n-th upload is refused with [`DeviceError::Failed`]; the device still works.
     Upload(u64),
     /// The device is lost at the n-th operation (upload, kernel or download).
     Lost(u64),
@@ -47,7 +47,7 @@ impl Faults {
         }
     }
 
-    /// The reason for which the device is lost from here on, if it is.
+    /// Why the device is lost from here on, if it is.
     pub(super) fn operation(&mut self) -> Option<String> {
         self.operations += 1;
         let n = self.operations;

@@ -1,4 +1,5 @@
-//! Kernels on simulated memory: issued like copies, and computed by the inner processor on copies of their operands.
+//! Kernels on simulated memory: issued like copies, and computed by the inner CPU on copies of their
+//! operands.
 
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use crate::ops::{Checked, Op, Operation, Places};
 use crate::{DeviceError, Kernels, KernelsExt, Queue, Region, View, ViewMut};
 
 impl Sim {
-    /// Issues a kernel of one's own. `run` gets the bytes of what it reads and of what it writes, in the order given,
-    /// as they are when its turn comes. A panic in it passes through whichever call forces it.
+    /// Issues a custom kernel. `run` gets the bytes of its reads and writes, in the order given, as they are
+    /// when its turn comes. If it panics, the panic passes through the call that forces it.
     ///
     /// # Errors
     /// [`DeviceError::OutOfRange`] for memory of another device, [`DeviceError::Lost`].
@@ -69,7 +70,7 @@ impl Sim {
     }
 }
 
-/// Any operation, by the inner processor's kernel for it.
+/// Any operation, by the inner CPU's kernel for it.
 impl Kernels for Sim {
     fn scratch(&self, op: &Op<'_>) -> u64 {
         self.cpu.scratch(op)
@@ -84,7 +85,7 @@ impl Kernels for Sim {
         let (mut reads, mut writes) = (Ok(Vec::new()), Ok(Vec::new()));
         op.for_each_read(|view| add(&mut reads, || self.read(view)));
         op.for_each_write(|view| add(&mut writes, || self.target(view)));
-        // Last of what is written, so that what it holds comes back for the next tile.
+        // The last of the written operands, so that its contents come back for the next tile.
         let scratch = match scratch {
             Some(view) => {
                 add(&mut writes, || self.target(view));
@@ -127,7 +128,7 @@ impl<'b> Places<'b> for Nowhere {
     }
 }
 
-/// Operands as they are when the operation's turn comes.
+/// The operands as they are when the operation's turn comes.
 struct Copies<'b> {
     reads: std::slice::Iter<'b, Vec<u8>>,
     writes: std::slice::IterMut<'b, Vec<u8>>,

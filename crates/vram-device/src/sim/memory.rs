@@ -1,4 +1,4 @@
-//! Memory that the host does not see, and staging that it does.
+//! Device memory that the host does not see, and staging that it does.
 
 use std::any::Any;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::race::Access;
 use crate::{Buffer, RawBuffer};
 
-/// What unwritten and freed memory holds: no number in f32, bf16, f16 and both f8.
+/// Contents of unwritten and freed memory: NaN in f32, bf16, f16 and both f8.
 pub(super) const POISON: u8 = 0xff;
 
 /// Bytes and buffers that callers hold on a simulated device.
@@ -31,14 +31,14 @@ impl SimUsage {
     }
 }
 
-/// Who counts bytes. Its lock is the last that is taken, so that memory may go anywhere.
+/// Counts bytes. Its lock is always the last one taken, so that memory can be dropped anywhere.
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
     held: SimUsage,
-    /// Device memory taken: held, or still in use by operations behind which it is freed.
+    /// Device memory taken: held, or still in use by operations after which it is freed.
     taken: u64,
 }
 
@@ -56,7 +56,7 @@ impl Ledger {
     }
 }
 
-/// The bytes of one allocation. Operations share it with the buffer, so that it outlives both.
+/// The bytes of one allocation. Operations share it with the buffer, so it outlives both.
 pub(super) struct Memory {
     pub(super) id: u64,
     pub(super) bytes: u64,
@@ -66,12 +66,12 @@ pub(super) struct Memory {
 
 pub(super) struct Inside {
     pub(super) bytes: Vec<u8>,
-    /// Operations that touched it, as far as another may come that is not ordered after them.
+    /// Operations that touched it, as long as an operation may still come that is not ordered after them.
     pub(super) accesses: Vec<Access>,
 }
 
 impl Memory {
-    /// Poisoned memory, if the device has so much left.
+    /// Poisoned memory, if the device has that much left.
     pub(super) fn new(id: u64, bytes: u64, ledger: &Arc<Ledger>, capacity: u64) -> Result<Memory, String> {
         let len = usize::try_from(bytes).map_err(|e| e.to_string())?;
         {
@@ -155,7 +155,7 @@ impl Drop for SimBuffer {
     }
 }
 
-// SAFETY: the host does not see it, so that there is no pointer to promise anything of.
+// SAFETY: the host does not see it, so there is no pointer that would need a promise.
 unsafe impl RawBuffer for SimBuffer {
     fn bytes(&self) -> u64 {
         self.memory.bytes
@@ -170,7 +170,7 @@ unsafe impl RawBuffer for SimBuffer {
     }
 }
 
-/// Staging: pages of the processor's, with a name by which uploads know them again.
+/// Staging: pages of the inner CPU, with an id by which uploads recognise them.
 pub(super) struct SimStaging {
     pub(super) device: u64,
     pub(super) id: u64,
@@ -196,8 +196,8 @@ impl Drop for SimStaging {
     }
 }
 
-// SAFETY: the pointer is that of the pages, which keep the same promise, live as long as `self`, and are turned into no
-// region of their own; nothing here reads or writes through it.
+// SAFETY: the pointer is that of the pages, which keep the same promise, live as long as `self`, and are not
+// turned into any other region; nothing here reads or writes through it.
 unsafe impl RawBuffer for SimStaging {
     fn bytes(&self) -> u64 {
         self.pages.bytes()

@@ -1,15 +1,16 @@
-//! A device that is not there: real bytes under a capacity, copies and kernels that run as late as their order permits,
-//! a virtual clock, and faults on request.
+//! A simulated device: real bytes under a capacity, copies and kernels that run as late as their order
+//! permits, a virtual clock, and injected faults.
 //!
-//! It answers two questions. *Is the order right?* An operation that is not [ordered](Device::order) after what it
-//! needs finds poison or the bytes of somebody else, under the right [`Lateness`] every time, and
-//! [`violations`](Sim::violations) names both operations even where the answer came out right. *How long would it
-//! take?* Operations begin when their queue, what they are ordered after and the thread that issues them permit, and
-//! take what the [`SimProfile`] says; [`elapsed`](Sim::elapsed) and [`operations`](Sim::operations) tell.
+//! It answers two questions. *Is the order right?* An operation that is not [ordered](Device::order) after
+//! what it needs finds poison or unrelated bytes, reliably under the right [`Lateness`].
+//! [`violations`](Sim::violations) names both operations even if the result happened to be right. *How long
+//! would it take?* An operation begins as soon as its queue, the operations it is ordered after and the
+//! issuing thread permit, and takes the time that the [`SimProfile`] says. [`elapsed`](Sim::elapsed) and
+//! [`operations`](Sim::operations) report the times.
 //!
-//! The memory of a `Sim` is not host-visible. Kernels are computed by an inner [`Cpu`], so that results are to the bit
-//! those of that processor. An operation that is late costs time and memory of the host besides: its kernel is first
-//! run on zeros, to see whether it refuses its operands.
+//! The memory of a `Sim` is not host-visible. An inner [`Cpu`] computes kernels, so results have exactly the
+//! bits of that processor. A late operation costs extra host time and memory: its kernel is first run on
+//! zeros, to see whether it refuses its operands.
 //!
 //! ```
 //! use vram_device::sim::{Lateness, Sim, SimOptions, Violation};
@@ -25,7 +26,7 @@
 //! let region = part.finish().ok_or("the only part gives the region back")?;
 //!
 //! let mut bytes = [0; 4];
-//! // Nothing says that what reads the region comes after the copy.
+//! // Nothing orders the download of the region after the copy.
 //! sim.download(&region, 0, &mut bytes)?;
 //! assert_eq!(bytes, [0xff; 4]);
 //! assert!(matches!(sim.violations()[..], [Violation::Race { .. }]));
@@ -70,19 +71,20 @@ use memory::{Ledger, Memory, POISON, SimBuffer, SimStaging, Span};
 use profile::nanoseconds;
 use queue::{Issue, Queues, Work};
 
-/// Which operations run late: only when something that is ordered after them forces them to. The others run as they
-/// are issued, which forces what they are ordered after.
+/// Which operations run late: only when an operation that is ordered after them forces them. The others run
+/// when they are issued, which forces what they are ordered after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lateness {
     /// None: the cheapest to simulate.
     #[default]
     Nothing,
-    /// Copies. A kernel that is not ordered after its copy finds what was there before.
+    /// Copies. A kernel that is not ordered after its copy finds the previous contents.
     Copies,
-    /// Kernels. A copy that is not ordered after the kernels that read its target overwrites it under their hands.
+    /// Kernels. A copy that is not ordered after the kernels that read its target overwrites it before they
+    /// have run.
     Kernels,
-    /// Each operation by a hash of this seed, its queue and its place there, whatever thread issues it.
+    /// Each operation by a hash of this seed, its queue and its position there, whatever thread issues it.
     Seeded(u64),
 }
 
@@ -104,19 +106,19 @@ impl Lateness {
     }
 }
 
-/// Whether copies run beside kernels. A device whose memory the host sees is not among these: what the host writes in
+/// Whether copies run concurrently with kernels. There is no shared-memory variant: what the host writes in
 /// place cannot be late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SimTopology {
-    /// Copies have a queue of their own.
+    /// Copies have their own queue.
     #[default]
     SeparateCopyQueue,
-    /// Copies and kernels are performed one after the other in the order in which they were issued.
+    /// Copies and kernels run one after the other in the order in which they were issued.
     OneQueue,
 }
 
-/// How to set up a [`Sim`].
+/// Options of a [`Sim`].
 #[derive(Clone, Debug, Default)]
 pub struct SimOptions {
     /// Memory and speeds.
@@ -125,7 +127,7 @@ pub struct SimOptions {
     pub topology: SimTopology,
     /// What runs late.
     pub lateness: Lateness,
-    /// What goes wrong.
+    /// Faults to inject.
     pub faults: Vec<Fault>,
     /// The processor that computes kernels.
     pub cpu: CpuOptions,
@@ -133,7 +135,8 @@ pub struct SimOptions {
 
 /// The simulated device; see the [module](self).
 ///
-/// Operations run on the threads that force them, one at a time. Every operation is remembered, some 60 bytes each.
+/// Operations run on the threads that force them, one at a time. Every operation is remembered, in about 60
+/// bytes each.
 pub struct Sim {
     id: u64,
     info: DeviceInfo,
@@ -146,15 +149,15 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Starts the processor that computes.
+    /// Starts the inner CPU.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] for a speed that is not a positive number, and as [`Cpu::new`].
+    /// [`DeviceError::Unavailable`] for a speed that is not a positive number; see also [`Cpu::new`].
     pub fn new(options: SimOptions) -> Result<Sim, DeviceError> {
         Sim::over(Arc::new(Cpu::new(options.cpu.clone())?), options)
     }
 
-    /// Computes on a processor that others may use as well; the options for one are ignored.
+    /// Computes on a CPU device that others may use as well; the CPU options are ignored.
     ///
     /// # Errors
     /// [`DeviceError::Unavailable`] for a speed that is not a positive number.
@@ -182,17 +185,18 @@ impl Sim {
         Ok(Sim { id, info, profile, cpu, next_buffer, ledger: Arc::default(), queues })
     }
 
-    /// Replaces the declared faults; places are counted anew from here.
+    /// Replaces the declared faults; positions are counted anew from here.
     pub fn set_faults(&self, faults: Vec<Fault>) {
         self.lock().faults = Faults::new(faults);
     }
 
-    /// Runs everything that was issued, on the calling thread. Orders nothing: the host does not know of it.
+    /// Runs everything that was issued, on the calling thread. This orders nothing: the host does not know
+    /// about it.
     pub fn run_all(&self) {
         self.lock().run_all();
     }
 
-    /// Uses that were found wrong so far, in the order of issue.
+    /// Violations found so far, in the order of issue.
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().violations.clone()
     }
@@ -212,19 +216,19 @@ impl Sim {
         self.lock().operations()
     }
 
-    /// The calling thread's virtual time: the end of the last thing that it waited for.
+    /// The calling thread's virtual time: the end of the last thing it waited for.
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.lock().threads.now())
     }
 
-    /// Moves the calling thread on in virtual time, as work on the host would; what it issues begins no earlier. Time
-    /// does not go back.
+    /// Advances the calling thread's virtual time, as work on the host would; what it issues afterwards
+    /// begins no earlier. Time does not go back.
     pub fn advance_to(&self, time: Duration) {
         self.lock().threads.reach(nanoseconds(time));
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
-        // A kernel of the user's may panic. The operation counts as run then, and its output is unspecified.
+        // A user's kernel may panic. The operation then counts as run, and its output is unspecified.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,7 +241,7 @@ impl Sim {
                 let at = region.offset();
                 Ok(Span { memory: Arc::clone(&raw.memory), range: at + range.start..at + range.end })
             }
-            // Nothing of it is this device's.
+            // No part of it is on this device.
             None => Err(DeviceError::OutOfRange { what, offset: range.start, bytes, available: 0 }),
             Some(_) => {
                 Err(DeviceError::OutOfRange { what, offset: range.start, bytes, available: region.bytes() })
@@ -255,7 +259,7 @@ impl Sim {
     }
 }
 
-/// Where `bytes` bytes from `at` on end in memory of `available` bytes.
+/// The end of `bytes` bytes from `at` on, in memory of `available` bytes.
 fn end(what: &'static str, at: u64, bytes: u64, available: u64) -> Result<u64, DeviceError> {
     let outside = DeviceError::OutOfRange { what, offset: at, bytes, available };
     at.checked_add(bytes).filter(|&end| end <= available).ok_or(outside)
@@ -277,7 +281,7 @@ impl Device for Sim {
         queues.alive()?;
         queues.faults.allocation(bytes)?;
         if bytes > capacity.saturating_sub(self.ledger.taken()) {
-            // Buffers that were dropped are freed behind the operations that use them.
+            // Dropped buffers are freed after the operations that use them.
             queues.run_all();
         }
         let memory = Memory::new(self.name_buffer(), bytes, &self.ledger, capacity)
@@ -290,7 +294,7 @@ impl Device for Sim {
         queues.alive()?;
         queues.faults.allocation(reservation.bytes())?;
         drop(queues);
-        // The caller's reservation goes with the staging; the pages below it need one of their own.
+        // The caller's reservation belongs to the staging; the pages below need another one.
         let unlimited = Budget::new(Tier::Host, u64::MAX);
         let pages = self.cpu.allocate(unlimited.reserve(Lifetime::Pass, reservation.bytes())?)?;
         let raw = SimStaging::new(self.id, self.name_buffer(), pages, &self.ledger);

@@ -1,24 +1,24 @@
-//! How fast the simulated device is.
+//! Speeds of the simulated device.
 
 use std::time::Duration;
 
 use crate::DeviceError;
 
-/// Sizes and speeds of a simulated device. The default has round numbers of a card with 8 GiB behind PCIe 4, and is no
-/// particular one.
+/// Sizes and speeds of a simulated device. The default has round numbers for a card with 8 GiB behind PCIe 4;
+/// it is no particular card.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SimProfile {
-    /// Memory of the device in bytes; what does not fit is [`DeviceError::OutOfMemory`].
+    /// Memory of the device in bytes; beyond it, allocations give [`DeviceError::OutOfMemory`].
     pub memory_bytes: u64,
     /// Bytes per second of copies, either way.
     pub copy_bytes_per_second: f64,
-    /// Time that each copy takes besides.
+    /// Fixed time of each copy.
     pub copy_latency: Duration,
     /// Floating-point operations per second of kernels.
     pub flops_per_second: f64,
     /// Bytes per second that kernels read and write.
     pub memory_bytes_per_second: f64,
-    /// Time that each kernel takes besides.
+    /// Fixed time of each kernel.
     pub kernel_latency: Duration,
 }
 
@@ -35,13 +35,14 @@ impl Default for SimProfile {
     }
 }
 
-/// What a kernel costs in virtual time.
+/// Cost of a kernel in virtual time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Cost {
-    /// The longer of so many floating-point operations and the bytes of all operands, by the [`SimProfile`].
+    /// The longer of the time for this many floating-point operations and for the bytes of all operands, by
+    /// the [`SimProfile`].
     Flops(f64),
-    /// So long, whatever the profile says.
+    /// A fixed time, whatever the profile says.
     Exactly(Duration),
 }
 
@@ -77,7 +78,7 @@ impl SimProfile {
     }
 }
 
-/// Whole nanoseconds; what does not fit is the end of time.
+/// Whole nanoseconds, saturating.
 pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

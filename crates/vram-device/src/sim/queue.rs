@@ -1,4 +1,4 @@
-//! The two queues: what was issued, what of it has run, and what must run before what.
+//! The two queues: what was issued, what has run, and what must run before what.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,14 +16,14 @@ pub(super) const QUEUES: [Queue; 2] = [Queue::Copy, Queue::Compute];
 /// Bits of a ticket's value that count operations; those above name the device.
 const COUNT_BITS: u32 = 40;
 
-/// How often in a row [`is_done`](crate::Device::is_done) says no of work that has to be waited for.
+/// How often in a row [`is_done`](crate::Device::is_done) says no about work that has to be waited for.
 const REFUSALS: u32 = 2;
 
-/// What a kernel does with the bytes that it reads and writes.
+/// What a kernel does with the bytes it reads and writes.
 pub(super) type Run = Box<dyn Fn(&[Vec<u8>], &mut [Vec<u8>]) -> Result<(), DeviceError> + Send>;
 
 pub(super) enum Work {
-    /// What the staging holds as far as is known, to be copied.
+    /// The staged bytes to copy, as far as they are known.
     Upload {
         bytes: Vec<u8>,
         to: Span,
@@ -34,7 +34,7 @@ pub(super) enum Work {
         run: Run,
         rehearse: bool,
     },
-    /// Done by whoever asked for it.
+    /// Performed by the thread that asked for it.
     Download {
         from: Span,
     },
@@ -58,7 +58,8 @@ impl Work {
         }
     }
 
-    /// Finds out on zeros whether a kernel would refuse its operands, because it is too late for that when it runs.
+    /// Runs the kernel on zeros to see whether it refuses its operands, because when it runs for real it is
+    /// too late.
     fn rehearse(&self) -> Result<(), DeviceError> {
         let Work::Kernel { reads, writes, run, rehearse: true } = self else { return Ok(()) };
         let zeros =
@@ -81,7 +82,7 @@ impl Work {
     }
 }
 
-/// Something to be issued.
+/// An operation to be issued.
 pub(super) struct Issue {
     pub(super) queue: Queue,
     pub(super) kind: OpKind,
@@ -92,8 +93,9 @@ pub(super) struct Issue {
 #[derive(Default)]
 struct Lane {
     // Invariants:
-    // 1. `records[i]` is operation i + 1; the first `ran` of them have run, and `pending` holds the rest in order.
-    // 2. `next` covers all operations of the lane, and what its orders name.
+    // 1. `records[i]` is operation i + 1; the first `ran` of them have run, and `pending` holds the rest in
+    //    order.
+    // 2. `next` covers all operations of the lane and everything its orders name.
     records: Vec<Record>,
     ran: u64,
     pending: VecDeque<(Stamp, Work)>,
@@ -114,7 +116,7 @@ struct Staged {
 pub(super) struct Queues {
     device: u64,
     lateness: Lateness,
-    /// Copies and kernels are performed one after the other, as they were issued.
+    /// Copies and kernels run one after the other, in the order of issue.
     serialised: bool,
     copy: Lane,
     compute: Lane,
@@ -151,7 +153,7 @@ impl Queues {
         }
     }
 
-    /// Issues an operation, which runs now or when something comes that must come after it.
+    /// Issues an operation, which runs now or when a later operation is ordered after it.
     pub(super) fn issue(&mut self, issue: Issue) -> Result<Ticket, DeviceError> {
         self.alive()?;
         if let Some(reason) = self.faults.operation() {
@@ -183,8 +185,8 @@ impl Queues {
         Ok(self.name(queue, operation))
     }
 
-    /// Looks into staging for bytes that were overwritten before the uploads that take them were known to be done.
-    /// Those that have not run yet copy what is there now.
+    /// Checks staging for bytes that were overwritten before the uploads that take them were known to be
+    /// done. Uploads that have not run yet copy the current bytes.
     pub(super) fn look(&mut self, staging: u64, host: &[u8]) {
         let done = self.host;
         self.staged.retain(|s| !done.covers(Queue::Copy, s.upload));
@@ -204,7 +206,7 @@ impl Queues {
         }
     }
 
-    /// Remembers what an upload takes from staging.
+    /// Records what an upload takes from staging.
     pub(super) fn remember(&mut self, staging: u64, range: Range<u64>, host: &[u8], upload: Ticket) {
         let bytes = host[range.start as usize..range.end as usize].to_vec();
         self.staged.push(Staged { staging, upload: upload.value & count_mask(), range, bytes });
@@ -248,7 +250,7 @@ impl Queues {
         Ok(())
     }
 
-    /// Runs all that was issued. The host is none the wiser.
+    /// Runs everything that was issued, without the host knowing about it.
     pub(super) fn run_all(&mut self) {
         self.run_until(self.copy.next.join(self.compute.next));
     }
@@ -282,10 +284,10 @@ impl Queues {
         }
     }
 
-    /// Runs all operations that `target` covers. A stamp covers, with an operation, all that comes before it, so that
-    /// of the two next ones at least one can always run.
+    /// Runs all operations that `target` covers. A stamp that covers an operation covers everything before
+    /// it, so at least one of the two next operations can always run.
     fn run_until(&mut self, target: Stamp) {
-        // Of two that are not ordered, the one that would come too early runs first.
+        // Of two unordered operations, the one that would come too early runs first.
         let eager = match self.lateness {
             Lateness::Copies => [Queue::Compute, Queue::Copy],
             _ => QUEUES,
@@ -314,14 +316,14 @@ impl Queues {
         }
     }
 
-    /// What a ticket stands for, and when it is done.
+    /// The stamp of a ticket, and when it is done.
     fn reached(&self, ticket: Ticket) -> Result<(Stamp, u64), DeviceError> {
         let operation = ticket.value & count_mask();
         let records = &self.lane(ticket.queue).records;
         if ticket.value >> COUNT_BITS != self.device || operation > records.len() as u64 {
             return Err(DeviceError::Failed {
                 what: "a ticket",
-                reason: format!("{ticket:?} is not of this device"),
+                reason: format!("{ticket:?} belongs to another device"),
             });
         }
         let record = operation.checked_sub(1).and_then(|i| records.get(i as usize));

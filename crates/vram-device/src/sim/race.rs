@@ -1,9 +1,9 @@
-//! Who touched which bytes without being ordered after whom.
+//! Detects accesses to the same bytes that are not ordered.
 //!
-//! Whether an order is missing is decided from what was asked for and not from what happened to run first: an
-//! operation comes after another if it is behind it in its queue, if its queue was [ordered](crate::Device::order) after
-//! it, or if the host knew that it was done. All threads of the host count as one, because the device does not see how
-//! they tell each other.
+//! A missing order is detected from what was requested, not from what happened to run first. An operation
+//! comes after another if it is behind it in its queue, if its queue was [ordered](crate::Device::order)
+//! after it, or if the host knew that it was done. All host threads count as one, because the device does not
+//! see how they synchronise with each other.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::memory::Span;
 use super::trace::OpKind;
 use crate::Queue;
 
-/// An operation and the bytes of a buffer that it touches.
+/// An operation, and the bytes of a buffer that it touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Its queue.
     pub queue: Queue,
-    /// Its place in the queue, counted from 1.
+    /// Its position in the queue, counted from 1.
     pub operation: u64,
     /// What it is.
     pub kind: OpKind,
@@ -28,26 +28,26 @@ pub struct Access {
     pub range: Range<u64>,
 }
 
-/// A use of the device that can give a wrong answer, on this run or on another.
+/// A use of the device that can give a wrong result, in this run or another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
     /// Two operations touch the same bytes, one of them writes, and the second is not ordered after the first.
     Race {
-        /// The buffer, by the order of allocation from 1.
+        /// The buffer, by its order of allocation from 1.
         buffer: u64,
         /// The operation that was issued first.
         first: Access,
-        /// The one that was issued second.
+        /// The operation that was issued second.
         second: Access,
     },
     /// Staging was written before the host knew that the copy out of it was done.
     StagingReused {
-        /// The staging buffer, by the order of allocation from 1.
+        /// The staging buffer, by its order of allocation from 1.
         staging: u64,
-        /// The upload whose bytes were overwritten, by its place in the copy queue.
+        /// The upload whose bytes were overwritten, by its position in the copy queue.
         upload: u64,
-        /// What it copies.
+        /// The bytes that it copies.
         range: Range<u64>,
     },
 }
@@ -75,7 +75,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Books a new access to some bytes, and says which earlier ones it races with.
+/// Records a new access to some bytes, and returns the violations with earlier ones.
 pub(super) fn enter(span: &Span, new: Access, stamp: Stamp, host: Stamp) -> Vec<Violation> {
     if span.range.is_empty() {
         return Vec::new();
@@ -90,7 +90,7 @@ pub(super) fn enter(span: &Span, new: Access, stamp: Stamp, host: Stamp) -> Vec<
             found.push(Violation::Race { buffer: span.memory.id, first, second });
         }
         let inside_new = new.range.start <= old.range.start && old.range.end <= new.range.end;
-        // Whoever is ordered after the new one is then ordered after the old one as well.
+        // Anything ordered after the new access is then ordered after the old one as well.
         let replaced = ordered && inside_new && (new.writes || !old.writes);
         !replaced && !host.covers(old.queue, old.operation)
     });

@@ -1,4 +1,4 @@
-//! A source of weights on a simulated disk.
+//! A weight source on a simulated disk.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,47 +13,48 @@ use vram_types::{
 use super::Sim;
 use super::profile::{nanoseconds, ns};
 
-/// How fast a simulated disk is.
+/// Speed of a simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiskProfile {
     /// Bytes per second of all readers together.
     pub bytes_per_second: f64,
-    /// Time that each call takes besides.
+    /// Fixed time of each call.
     pub latency: Duration,
 }
 
-/// Something that goes wrong with one read.
+/// A fault of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskFault {
-    /// [`SourceErrorKind::Io`], before a byte is read.
+    /// [`SourceErrorKind::Io`], before any byte is read.
     Error {
-        /// Whether the error says that trying again may help.
+        /// Whether the error says that a retry may help.
         retryable: bool,
     },
-    /// Half of the bytes come, then [`SourceErrorKind::Truncated`].
+    /// Half of the bytes arrive, then [`SourceErrorKind::Truncated`].
     Short,
     /// The source panics, with a `&'static str` that ends in `simulated panic`.
     Panic,
-    /// The read takes so much longer, in virtual time.
+    /// The read takes this much longer, in virtual time.
     Slow(Duration),
 }
 
-/// What was read.
+/// Statistics of reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     /// Calls of [`WeightSource::read_many`].
     pub reads: u64,
-    /// Bytes that they were asked for.
+    /// Bytes that they requested.
     pub bytes: u64,
-    /// Faults that came to pass.
+    /// Faults that occurred.
     pub faults: u64,
 }
 
 /// Any [`WeightSource`] with faults, and with a disk's speed in the virtual time of a [`Sim`].
 ///
-/// One read is performed after the other. A read begins when the thread that asks for it and the disk are both there.
-/// Windows of a memory map pass through untouched: who maps does not read.
+/// Reads are performed one after the other. A read begins when both the requesting thread and the disk are
+/// ready. Windows of a memory map are passed through without faults or delays, because mapping is not
+/// reading.
 pub struct SimSource {
     inner: Arc<dyn WeightSource>,
     clock: Option<(Arc<Sim>, DiskProfile)>,
@@ -71,19 +72,19 @@ struct State {
 }
 
 impl SimSource {
-    /// Without faults, and in no time.
+    /// Without faults or delays.
     pub fn new(inner: Arc<dyn WeightSource>) -> SimSource {
         SimSource { inner, clock: None, state: Mutex::default() }
     }
 
-    /// Takes time: that of a simulated device's clock.
+    /// Makes reads take time on the clock of a simulated device.
     #[must_use]
     pub fn timed(mut self, sim: Arc<Sim>, profile: DiskProfile) -> SimSource {
         self.clock = Some((sim, profile));
         self
     }
 
-    /// Declares faults by the number of the read, counted from 1.
+    /// Declares faults by the index of the read, counted from 1.
     #[must_use]
     pub fn with_faults(self, faults: Vec<(u64, DiskFault)>) -> SimSource {
         self.set_faults(faults);
@@ -102,11 +103,11 @@ impl SimSource {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing of the caller's runs under this lock.
+        // No caller code runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a read, lets its time pass, and says what goes wrong with it.
+    /// Counts a read, lets its time pass, and returns its fault, if any.
     fn begin(&self, bytes: u64) -> Option<DiskFault> {
         let mut state = self.state();
         state.since += 1;
@@ -140,7 +141,7 @@ impl SimSource {
         }
     }
 
-    /// Half of the requests and half of the next one, then an error.
+    /// Reads half of the requests and half of the next one, then fails.
     fn fall_short(&self, requests: &mut [ReadRequest<'_>], options: &ReadOptions) -> Result<(), SourceError> {
         let half = requests.len() / 2;
         let (whole, rest) = requests.split_at_mut(half);

@@ -28,7 +28,7 @@ impl fmt::Display for OpKind {
     }
 }
 
-/// An operation of the past, in virtual time.
+/// A past operation, in virtual time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
     /// Its queue.
@@ -43,14 +43,14 @@ pub struct Operation {
     pub end: Duration,
 }
 
-/// What is kept of an operation for good.
+/// What is kept of every operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub(super) kind: OpKind,
     pub(super) bytes: u64,
     pub(super) start: u64,
     pub(super) end: u64,
-    /// What came before it, itself included.
+    /// What came before it, including itself.
     pub(super) stamp: Stamp,
 }
 

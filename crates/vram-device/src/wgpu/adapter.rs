@@ -1,4 +1,4 @@
-//! Which adapter, and opening it.
+//! Selects and opens an adapter.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,11 +8,12 @@ use ::wgpu::{AdapterInfo, Backends, DeviceType};
 
 use crate::DeviceError;
 
-/// What are asked for adapters; there are others that cannot run the kernels.
+/// The APIs to look for adapters in; there are others that cannot run the kernels.
 const BACKENDS: Backends = Backends::VULKAN.union(Backends::METAL).union(Backends::DX12);
 
-/// Allocations that are smaller share blocks of the driver's memory: the smallest there are, and all alike, for what is
-/// free in a block counts for no budget. `MemoryUsage` would let them grow to 64 MiB.
+/// Smaller allocations share blocks of the driver's memory. The blocks are of the smallest size and all
+/// alike, because free space in a block counts against no budget. `MemoryUsage` would let them grow to 64
+/// MiB.
 const BLOCKS: ::wgpu::MemoryHints =
     ::wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: BLOCK..BLOCK };
 const BLOCK: u64 = 4 << 20;
@@ -20,16 +21,16 @@ const BLOCK: u64 = 4 << 20;
 /// Which adapter to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WgpuAdapter {
-    /// The first discrete card, or else the first of the kind that is likely the fastest.
+    /// The first discrete card, or else the first of the kind that is probably the fastest.
     #[default]
     Fastest,
-    /// By its place in [`adapters`].
+    /// By its index in [`adapters`].
     Index(usize),
-    /// The first whose description contains this text, in whatever case.
+    /// The first whose description contains this text, ignoring case.
     Name(String),
 }
 
-/// As a command line has it: nothing, a place, or part of a name.
+/// Parses a command-line value: empty, an index, or part of a name.
 impl FromStr for WgpuAdapter {
     type Err = Infallible;
 
@@ -52,7 +53,7 @@ impl fmt::Display for WgpuAdapter {
     }
 }
 
-/// Descriptions of all adapters, in the order by which [`WgpuAdapter::Index`] counts.
+/// Descriptions of all adapters, in the order of [`WgpuAdapter::Index`].
 pub fn adapters() -> Vec<String> {
     all().iter().map(|adapter| describe(&adapter.get_info())).collect()
 }
@@ -70,10 +71,10 @@ pub(super) fn open(choice: &WgpuAdapter) -> Result<(::wgpu::Device, ::wgpu::Queu
         ..Default::default()
     };
     pollster::block_on(adapter.request_device(&descriptor))
-        .map_err(|e| unavailable(format!("{name} gives no device: {e}")))
+        .map_err(|e| unavailable(format!("{name} cannot be opened: {e}")))
 }
 
-/// Name, kind of device and API, for people and to choose by.
+/// Name, kind of device and API, for display and for selection.
 pub(super) fn describe(info: &AdapterInfo) -> String {
     format!("{} ({:?}, {:?})", info.name, info.device_type, info.backend)
 }
@@ -81,7 +82,7 @@ pub(super) fn describe(info: &AdapterInfo) -> String {
 fn all() -> Vec<::wgpu::Adapter> {
     let mut descriptor = ::wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = BACKENDS;
-    // Without this, builds with debug assertions ask for layers that validate each call.
+    // Without this, builds with debug assertions request layers that validate each call.
     descriptor.flags = ::wgpu::InstanceFlags::empty();
     pollster::block_on(::wgpu::Instance::new(descriptor).enumerate_adapters(BACKENDS))
 }

@@ -1,5 +1,5 @@
-//! The core of the backend: the device with its limits, its stream of work, and the tickets that name places in it. It
-//! knows nothing of what is built on it.
+//! The core of the backend: the device with its limits, its stream of work, and the tickets that name
+//! positions in it. It knows nothing of what is built on it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +16,18 @@ const COUNT_BITS: u32 = 40;
 pub(super) struct Context {
     pub(super) id: u64,
     pub(super) driver: Driver,
-    /// Alignment of allocations and of the places where a kernel's sight of a buffer may begin.
+    /// Alignment of allocations and of bindings.
     pub(super) alignment: u64,
     pub(super) max_binding: u64,
     pub(super) max_allocation: u64,
-    /// Bytes of buffers that were dropped since the device was last known to be idle: they may still be in use.
+    /// Bytes of buffers dropped since the device was last known to be idle: they may still be in use.
     pub(super) dropped: AtomicU64,
-    // Locks of what is built on this come first.
+    // Lock order: locks of what is built on this come first.
     stream: Mutex<Stream>,
 }
 
 impl Context {
-    /// Binds and allocates no more at once than the adapter allows and the caller wants.
+    /// Binds and allocates no more at once than the adapter and the caller allow.
     pub(super) fn new(
         device: ::wgpu::Device,
         queue: ::wgpu::Queue,
@@ -38,7 +38,7 @@ impl Context {
         let id = NEXT.fetch_add(1, Ordering::Relaxed) % ((1 << 24) - 1) + 1;
         let driver = Driver::new(device, queue);
         let limits = driver.device.limits();
-        // A kernel addresses what it sees by 32-bit offsets.
+        // A kernel addresses its bindings by 32-bit offsets.
         let binding = limits.max_storage_buffer_binding_size.min(u64::from(u32::MAX)) / 4 * 4;
         let allocation = limits.max_buffer_size / 4 * 4;
         let stream = Mutex::new(Stream::new(&driver.device)?);
@@ -56,7 +56,7 @@ impl Context {
     /// The work that has been issued, to add to it.
     pub(super) fn stream(&self) -> Result<MutexGuard<'_, Stream>, DeviceError> {
         self.driver.alive()?;
-        // A panic below may have left work half encoded; what it was for is lost with the call that panicked.
+        // A panic below may have left work half encoded; it belonged to the call that panicked.
         Ok(self.stream.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -64,11 +64,11 @@ impl Context {
         Ticket { queue, value: self.id << COUNT_BITS | value }
     }
 
-    /// The operation that a ticket stands for; `last` is the newest that there is.
+    /// The operation that a ticket stands for; `last` is the newest one.
     pub(super) fn value(&self, ticket: Ticket, last: u64) -> Result<u64, DeviceError> {
         let value = ticket.value & ((1 << COUNT_BITS) - 1);
         if ticket.value >> COUNT_BITS != self.id || value > last {
-            let reason = format!("{ticket:?} is not of this device");
+            let reason = format!("{ticket:?} belongs to another device");
             return Err(DeviceError::Failed { what: "a ticket", reason });
         }
         Ok(value)
@@ -100,10 +100,10 @@ impl Context {
         }
     }
 
-    /// Waits until a submission is done; it ends with operation `through`.
+    /// Waits until a submission is done; `through` is its last operation.
     pub(super) fn wait_for(&self, through: u64, index: SubmissionIndex) -> Result<(), DeviceError> {
         self.driver.poll(PollType::Wait { submission_index: Some(index), timeout: None })?;
-        // Another thread may be about to say so, having been the one that saw it.
+        // The thread that saw it done may not have recorded it yet.
         self.driver.done.fetch_max(through, Ordering::AcqRel);
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Context {
     pub(super) fn idle(&self) -> Result<(), DeviceError> {
         let last = self.stream()?.last();
         self.wait(self.name(Queue::Compute, last))?;
-        // Frees what nobody holds any more.
+        // Frees buffers that were dropped.
         self.driver.poll(PollType::Poll)
     }
 }

@@ -1,4 +1,4 @@
-//! The device: its parts put together, and what it is asked to do handed on to them.
+//! The device: puts its parts together and forwards calls to them.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,14 +13,14 @@ use crate::{
     Buffer, Device, DeviceError, DeviceInfo, Execution, Memory, MemoryInfo, Part, Queue, Region, Reservation,
     Staging, Ticket, Topology,
 };
-/// How to set up a [`Wgpu`].
+/// Options of a [`Wgpu`].
 #[derive(Clone, Debug, Default)]
 pub struct WgpuOptions {
     /// Which adapter.
     pub adapter: WgpuAdapter,
-    /// Bytes of a buffer that a kernel may see at once, if fewer than the adapter allows.
+    /// Most bytes that a kernel binds at once; by default what the adapter allows.
     pub max_binding: Option<u64>,
-    /// Bytes of an allocation, if fewer than the adapter allows.
+    /// Most bytes of an allocation; by default what the adapter allows.
     pub max_allocation: Option<u64>,
 }
 
@@ -33,20 +33,20 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Opens an adapter with all that it allows.
+    /// Opens an adapter with the highest limits it allows.
     ///
     /// # Errors
-    /// [`DeviceError::Unavailable`] where there is no such adapter or it gives no device, with the reason.
+    /// [`DeviceError::Unavailable`] with the reason if there is no such adapter or it gives no device.
     pub fn new(options: WgpuOptions) -> Result<Wgpu, DeviceError> {
         let (device, queue) = adapter::open(&options.adapter)?;
         Wgpu::over(device, queue, options)
     }
 
-    /// Works on a device and queue of the caller's own, which must have been made for each other. The choice of an adapter
-    /// is ignored. Errors that the caller's own use of the device leaves uncaught count as its loss.
+    /// Uses a caller-owned device and queue, which must belong together. The choice of an adapter is ignored.
+    /// Uncaught errors from the caller's own use of the device count as its loss.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`] where there is no room for the little that the backend itself needs.
+    /// [`DeviceError::OutOfMemory`] if there is no room for the little that the backend itself needs.
     pub fn over(
         device: ::wgpu::Device,
         queue: ::wgpu::Queue,
@@ -69,24 +69,24 @@ impl Wgpu {
         Ok(Wgpu { info, context, launcher, transfers })
     }
 
-    /// The device, for kernels of one's own.
+    /// The device, for custom kernels.
     pub fn device(&self) -> &::wgpu::Device {
         &self.context.driver.device
     }
 
-    /// The queue. What is submitted to it directly comes before work that was issued here and is not submitted yet;
+    /// The queue. Work submitted to it directly runs before work that was issued here but not yet submitted;
     /// [`encode`](Wgpu::encode) keeps the order.
     pub fn queue(&self) -> &::wgpu::Queue {
         &self.context.driver.queue
     }
 
-    /// The buffer that a region lies in and the byte where it begins, for kernels of one's own; `None` for memory of
+    /// The buffer of a region and the region's first byte in it, for custom kernels; `None` for memory of
     /// another device.
     pub fn native<'a>(&self, region: &'a Region) -> Option<(&'a ::wgpu::Buffer, u64)> {
         Some((&memory::own(&self.context, region)?.buffer, region.offset()))
     }
 
-    /// Encodes work of one's own after all that was issued so far and before all that is issued later.
+    /// Encodes custom work after everything issued so far and before everything issued later.
     ///
     /// # Errors
     /// [`DeviceError::Lost`].
@@ -97,7 +97,7 @@ impl Wgpu {
         Ok(self.context.name(Queue::Compute, value))
     }
 
-    /// Memory as the allocator of the device counts it; `None` where the API underneath has none of its own.
+    /// Memory use according to the device's allocator; `None` if the API below has no such allocator.
     pub fn usage(&self) -> Option<WgpuUsage> {
         memory::usage(&self.context)
     }
@@ -111,11 +111,11 @@ impl Device for Wgpu {
     fn memory(&self) -> Result<MemoryInfo, DeviceError> {
         Err(DeviceError::Unavailable {
             what: "the memory of the device".into(),
-            reason: "wgpu does not tell how much there is".into(),
+            reason: "wgpu does not report it".into(),
         })
     }
 
-    /// Memory that was given back while kernels used it is waited for first, so that both are never held at once.
+    /// Waits first for freed memory that kernels still use, so that both are never held at once.
     fn allocate(&self, reservation: Reservation) -> Result<Buffer, DeviceError> {
         let raw = DeviceBuffer::new(&self.context, reservation.bytes())?;
         Ok(Buffer::new(Box::new(raw), reservation))
@@ -150,7 +150,7 @@ impl Device for Wgpu {
         Ok(self.context.name(queue, value))
     }
 
-    // What is issued from now on comes after all that has been, on whichever queue it was asked for.
+    // There is one queue, so anything issued from now on comes after everything issued before.
     fn order(&self, _queue: Queue, after: Ticket) -> Result<(), DeviceError> {
         let last = self.context.stream()?.last();
         self.context.value(after, last).map(drop)

@@ -1,4 +1,4 @@
-//! Calls of wgpu, with what goes wrong in them turned into errors: the device, its queue, and whether it is lost.
+//! Calls into wgpu, with failures turned into errors: the device, its queue, and whether it is lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
@@ -13,7 +13,7 @@ use crate::DeviceError;
 pub(super) struct Driver {
     pub(super) device: ::wgpu::Device,
     pub(super) queue: ::wgpu::Queue,
-    /// Operations that are known to be done. Behind an `Arc` of its own for the callbacks of the queue.
+    /// Operations known to be done. In its own `Arc` for the callbacks of the queue.
     pub(super) done: Arc<AtomicU64>,
     lost: Arc<OnceLock<String>>,
 }
@@ -33,11 +33,11 @@ impl Driver {
     }
 
     pub(super) fn poll(&self, how: PollType) -> Result<(), DeviceError> {
-        // Where the device is lost while it is waited for, wgpu panics; that must not pass through a caller's threads.
+        // If the device is lost during a wait, wgpu panics; the panic must not reach the caller.
         let polled = catch_unwind(AssertUnwindSafe(|| self.device.poll(how)));
         match &polled {
             Err(_) => drop(self.lost.set("waiting for it failed".into())),
-            // A lost device does not take submissions; why there is none to wait for is told by the next poll.
+            // A lost device accepts no submissions; the next poll reports why there is none to wait for.
             Ok(Err(_)) => drop(catch_unwind(AssertUnwindSafe(|| self.device.poll(PollType::Poll)))),
             Ok(Ok(_)) => {}
         }
@@ -50,18 +50,18 @@ impl Driver {
         }
     }
 
-    /// Maps a buffer that no operation under way uses.
+    /// Maps a buffer that no operation in flight uses.
     pub(super) fn map(&self, buffer: &::wgpu::Buffer, mode: MapMode) -> Result<(), DeviceError> {
         let (tell, told) = channel();
         buffer.map_async(mode, .., move |mapped| {
-            // Nobody listens after an error.
+            // After an error, the receiver is gone.
             let _ = tell.send(mapped);
         });
         loop {
             self.poll(PollType::Poll)?;
             match told.try_recv() {
                 Ok(mapped) => return mapped.map_err(|e| failed(e.to_string())),
-                // Another thread polls at the same time and is about to say so.
+                // Another thread polls at the same time and is about to run the callback.
                 Err(TryRecvError::Empty) => std::thread::yield_now(),
                 Err(TryRecvError::Disconnected) => return Err(failed("the device gave no answer".into())),
             }
@@ -69,11 +69,11 @@ impl Driver {
     }
 }
 
-/// Makes errors that no scope catches, and the loss of the device, known to whoever calls next.
+/// Records uncaught errors and the loss of the device, for later calls to report.
 fn watch(device: &::wgpu::Device, lost: &Arc<OnceLock<String>>) {
     let of = Arc::clone(lost);
     device.on_uncaptured_error(Arc::new(move |error: ::wgpu::Error| {
-        // Work was dropped, so that nothing computed later could be trusted. The first reason is kept.
+        // Work was dropped, so later results could not be trusted. The first reason is kept.
         let _ = of.set(error.to_string());
     }));
     let of = Arc::clone(lost);
@@ -82,10 +82,10 @@ fn watch(device: &::wgpu::Device, lost: &Arc<OnceLock<String>>) {
     });
 }
 
-/// Creates a buffer of at least `bytes` bytes, in whole words. The label is what the allocator's report calls it.
+/// Creates a buffer of at least `bytes` bytes, in whole words. The label appears in the allocator's report.
 ///
 /// # Errors
-/// [`DeviceError::OutOfMemory`] with what the driver says.
+/// [`DeviceError::OutOfMemory`] with the driver's message.
 pub(super) fn create_buffer(
     device: &::wgpu::Device,
     label: &'static str,
@@ -93,11 +93,11 @@ pub(super) fn create_buffer(
     usage: BufferUsages,
 ) -> Result<::wgpu::Buffer, DeviceError> {
     let oom = |reason: String| DeviceError::OutOfMemory { bytes, reason };
-    let size = bytes.max(4).checked_next_multiple_of(4).ok_or_else(|| oom("there is no such size".into()))?;
+    let size = bytes.max(4).checked_next_multiple_of(4).ok_or_else(|| oom("the size overflows".into()))?;
     let memory = device.push_error_scope(ErrorFilter::OutOfMemory);
     let limits = device.push_error_scope(ErrorFilter::Validation);
     let internal = device.push_error_scope(ErrorFilter::Internal);
-    // Staging is written before anything else happens to it.
+    // Staging is written before anything else is done with it.
     let mapped_at_creation = usage.contains(BufferUsages::MAP_WRITE);
     let descriptor = ::wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation };
     let buffer = device.create_buffer(&descriptor);
@@ -108,7 +108,7 @@ pub(super) fn create_buffer(
     }
 }
 
-/// What could not be mapped.
+/// The error for a buffer that could not be mapped.
 pub(super) fn failed(reason: String) -> DeviceError {
     DeviceError::Failed { what: "mapping memory", reason }
 }

@@ -1,7 +1,7 @@
-//! Launching kernels, whole or in pieces.
+//! Launches kernels, whole or in pieces.
 //!
-//! Operands that are larger than what the adapter binds are taken in pieces, by rows or by elements. A piece is computed as
-//! it would be among others, so that limits change no bit.
+//! Operands larger than the adapter can bind are processed in pieces, by rows or by elements. A piece is
+//! computed exactly as within the whole, so limits change no bit.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use super::pipeline::{Key, Pipeline, Pipelines};
 use super::queue::{Dispatch, Window};
 use crate::DeviceError;
 
-/// Groups along one dimension that every adapter runs.
+/// Workgroups along one dimension that every adapter supports.
 pub(super) const GROUPS: u64 = 65535;
 
-/// Threads of a group, in kernels over elements.
+/// Threads of a workgroup, in kernels over elements.
 const GROUP: u64 = 64;
 
 /// Issues kernels.
 pub(super) struct Launcher {
     pub(super) context: Arc<Context>,
-    // Its lock is held with no other.
+    // Its lock is never held together with another.
     pipelines: Pipelines,
 }
 
@@ -51,13 +51,13 @@ pub(super) fn pieces(n: u64, at_once: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..n).step_by(step).map(move |first| (first, at_once.max(1).min(n - first)))
 }
 
-/// So many groups, in two dimensions where one does not hold them.
+/// This many workgroups, in two dimensions if one is not enough.
 pub(super) fn flat(groups: u64) -> [u32; 3] {
     let wide = groups.min(GROUPS);
     [wide as u32, groups.div_ceil(wide.max(1)) as u32, 1]
 }
 
-/// Groups for a thread to each word of `bytes` bytes that begin `skip` bytes into a window.
+/// Workgroups with a thread for each word of `bytes` bytes that begin `skip` bytes into a window.
 pub(super) fn over_words(skip: u32, bytes: u64) -> [u32; 3] {
     flat((u64::from(skip) % 4 + bytes).div_ceil(4).div_ceil(GROUP))
 }

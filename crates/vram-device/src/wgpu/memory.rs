@@ -11,22 +11,22 @@ use super::context::Context;
 use super::driver::{create_buffer, failed};
 use crate::{DeviceError, Queue, RawBuffer, Region};
 
-/// Bytes of device memory as the allocator of the device counts them, staging included.
+/// Device memory according to the device's allocator, including staging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WgpuUsage {
     /// Bytes of all buffers.
     pub allocated: u64,
-    /// Bytes taken from the driver: those of the blocks in which buffers lie.
+    /// Bytes taken from the driver: those of the blocks that buffers are in.
     pub reserved: u64,
 }
 
-/// What the allocator says; `None` where the API underneath has none of its own.
+/// The allocator's report; `None` if the API below has no such allocator.
 pub(super) fn usage(context: &Context) -> Option<WgpuUsage> {
     let report = context.driver.device.generate_allocator_report()?;
     Some(WgpuUsage { allocated: report.total_allocated_bytes, reserved: report.total_reserved_bytes })
 }
 
-/// The device memory behind a region, if it is of this device.
+/// The buffer of a region, if it is on this device.
 pub(super) fn own<'a>(context: &Context, region: &'a Region) -> Option<&'a DeviceBuffer> {
     let raw = region.buffer()?.raw().as_any().downcast_ref::<DeviceBuffer>()?;
     (raw.context.id == context.id).then_some(raw)
@@ -46,7 +46,7 @@ impl DeviceBuffer {
             let reason = format!("the adapter allows buffers of {} bytes", context.max_allocation);
             return Err(DeviceError::OutOfMemory { bytes, reason });
         }
-        // Or what was given back to the budget already would still take memory beside the new.
+        // Otherwise memory that was already given back to the budget would exist beside the new buffer.
         if context.dropped.swap(0, Ordering::AcqRel) > 0 {
             context.idle()?;
         }
@@ -58,12 +58,12 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        // Work that was issued keeps the memory until it is done.
+        // Issued work keeps the memory until it is done.
         self.context.dropped.fetch_add(self.buffer.size(), Ordering::AcqRel);
     }
 }
 
-// SAFETY: the host does not see it, so that there is no pointer to promise anything of.
+// SAFETY: the host does not see it, so there is no pointer that would need a promise.
 unsafe impl RawBuffer for DeviceBuffer {
     fn bytes(&self) -> u64 {
         self.bytes
@@ -78,7 +78,7 @@ unsafe impl RawBuffer for DeviceBuffer {
     }
 }
 
-/// Staging: the host sees it until it is copied from, and again after the next call of `map`.
+/// Staging: visible to the host until it is copied from, and again after the next call of `map`.
 pub(super) struct MappedBuffer {
     context: Arc<Context>,
     buffer: ::wgpu::Buffer,
@@ -89,7 +89,7 @@ pub(super) struct MappedBuffer {
 
 enum State {
     Mapped(BufferViewMut),
-    /// Copied from, last by this operation.
+    /// Copied from; this operation was the last.
     Copied(u64),
     /// Fallback host memory after device loss: writers need no check, and the next copy returns `Lost`.
     Astray(Vec<u8>),
@@ -113,7 +113,7 @@ impl MappedBuffer {
         self.context.id == context.id
     }
 
-    /// Takes the memory out of the host's sight and calls `encode`, which gives the last operation that copies from it.
+    /// Unmaps the memory and calls `encode`, which returns the last operation that copies from it.
     pub(super) fn copy_from(
         &self,
         encode: impl FnOnce(&::wgpu::Buffer) -> Result<u64, DeviceError>,
@@ -125,7 +125,7 @@ impl MappedBuffer {
             return Err(DeviceError::Failed { what: "staging", reason });
         }
         if let State::Mapped(_) = *state {
-            // The view goes first: a buffer is not unmapped under one.
+            // Drop the view first: a buffer is not unmapped while one exists.
             *state = State::Copied(0);
             self.buffer.unmap();
         }
@@ -148,9 +148,10 @@ impl MappedBuffer {
     }
 }
 
-// SAFETY: `host` gives nothing. What `map` gives lies in a view of the whole mapped buffer, which is kept in `state` until
-// `copy_from`, and so until `upload` or the drop of the staging: wgpu keeps the mapping, which it has zeroed or which holds
-// what was written, for as long. Or it lies in a vector that is never touched again. Nothing here writes through either.
+// SAFETY: `host` returns nothing. What `map` returns is in a view of the whole mapped buffer, which is kept
+// in `state` until `copy_from`, and so until `upload` or the drop of the staging. wgpu keeps the mapping,
+// which it has zeroed or which holds what was written, for as long. Otherwise it is in a vector that is never
+// touched again. Nothing here writes through either.
 unsafe impl RawBuffer for MappedBuffer {
     fn bytes(&self) -> u64 {
         self.bytes

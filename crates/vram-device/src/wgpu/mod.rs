@@ -1,9 +1,9 @@
-//! Every card that Vulkan, Metal or DX12 reaches, through the crate `wgpu`; with the feature `wgpu`.
+//! Every card that Vulkan, Metal or DX12 supports, through the crate `wgpu`; with the feature `wgpu`.
 //!
-//! There is one queue: copies and kernels are performed in the order in which they were issued, also those that have been
-//! encoded and not yet submitted, so that a copy never overtakes a kernel. Staging is memory that the adapter maps: what a
-//! reader writes there is copied to its place by the adapter and by nobody else. Kernels are WGSL, compiled when they are
-//! first used; the extent of a tile and the order of sums follow from shapes alone.
+//! There is one queue. Copies and kernels run in the order in which they were issued, including those that
+//! have been encoded but not yet submitted, so a copy never overtakes a kernel. Staging is memory that the
+//! adapter maps: readers write there, and only the adapter copies from it. Kernels are WGSL, compiled on
+//! first use; tile sizes and the order of sums depend only on shapes.
 //!
 //! ```
 //! use vram_device::wgpu::{Wgpu, WgpuOptions};
@@ -26,7 +26,7 @@ mod pipeline;
 mod queue;
 mod transfer;
 
-/// wgpu, for devices and buffers of one's own. Outside semantic versioning: its version changes in any release.
+/// wgpu, for your own devices and buffers. Outside semantic versioning: its version changes in any release.
 pub use ::wgpu as api;
 pub use adapter::{WgpuAdapter, adapters};
 pub use device::{Wgpu, WgpuOptions};

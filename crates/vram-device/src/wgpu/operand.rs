@@ -1,4 +1,4 @@
-//! What kernels see: tensors as pieces of buffers, and their checks.
+//! Operands of kernels: tensors as parts of buffers, and their checks.
 
 use vram_types::DType;
 
@@ -7,7 +7,7 @@ use super::memory::own;
 use super::queue::Window;
 use crate::{DeviceError, View, ViewMut};
 
-/// Some bytes of a buffer, which may begin anywhere.
+/// Some bytes of a buffer, at any offset.
 #[derive(Clone, Copy)]
 pub(super) struct Operand<'a> {
     pub(super) buffer: &'a ::wgpu::Buffer,
@@ -25,7 +25,7 @@ impl Launcher {
         Ok(Operand { buffer: &raw.buffer, at, bytes: view.meta().bytes(), dtype: view.dtype() })
     }
 
-    /// What a kernel writes, whose elements must lie at multiples of their size.
+    /// An operand that a kernel writes, aligned to its element size.
     pub(super) fn write<'a>(
         &self,
         kernel: &'static str,
@@ -41,14 +41,14 @@ impl Launcher {
         Ok(Operand { buffer: &raw.buffer, at, bytes, dtype })
     }
 
-    /// Elements of `row_bytes` bytes that fit what a kernel can see at once, one at least.
+    /// How many rows of `row_bytes` bytes a kernel can bind at once, at least one.
     pub(super) fn rows_at_once(&self, kernel: &'static str, row_bytes: u64) -> Result<u64, DeviceError> {
-        // An operand may begin anywhere after an aligned place and end anywhere in a word.
+        // An operand may begin anywhere after an aligned offset and end anywhere in a word.
         let room = self.context.max_binding.saturating_sub(self.context.alignment + 4);
         match room.checked_div(row_bytes) {
             Some(0) => Err(DeviceError::shape(
                 kernel,
-                format!("{row_bytes} bytes that belong together are more than the adapter binds, {room}"),
+                format!("{row_bytes} bytes must be bound together, but the adapter binds at most {room}"),
             )),
             Some(rows) => Ok(rows),
             None => Ok(u64::MAX),
@@ -69,7 +69,7 @@ impl Launcher {
         let window = Window { buffer: of.buffer, at, bytes: end - at, skip: (begin - at) as u32 };
         if window.bytes > self.context.max_binding || end < begin + bytes {
             let what = format!(
-                "{bytes} bytes are bound at once, and the adapter binds {}",
+                "{bytes} bytes must be bound at once, but the adapter binds at most {}",
                 self.context.max_binding
             );
             return Err(DeviceError::shape(kernel, what));
@@ -88,13 +88,13 @@ impl Launcher {
 }
 
 impl Window<'_> {
-    /// Where the operand begins in the window, in elements of so many bytes.
+    /// Where the operand begins in the window, in elements of `size` bytes.
     pub(super) fn skip_elements(&self, size: u64) -> u32 {
         self.skip / size as u32
     }
 }
 
-/// Bytes of an element that activations may have.
+/// Element size in bytes of a dtype that activations may have.
 pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
     match dtype {
         DType::F32 => Ok(4),
@@ -103,7 +103,7 @@ pub(super) fn activation(kernel: &'static str, dtype: DType) -> Result<u64, Devi
     }
 }
 
-/// Bytes of an element that weights may have.
+/// Element size in bytes of a dtype that weights may have.
 pub(super) fn stored(kernel: &'static str, dtype: DType) -> Result<u64, DeviceError> {
     match dtype {
         DType::F8_E4M3 | DType::F8_E5M2 | DType::F8_E4M3FNUZ | DType::F8_E5M2FNUZ | DType::F8_E8M0 => Ok(1),
@@ -112,7 +112,8 @@ pub(super) fn stored(kernel: &'static str, dtype: DType) -> Result<u64, DeviceEr
     }
 }
 
-/// A number of elements as kernels count them.
+/// A number of elements in the width that kernels use.
 pub(super) fn count(kernel: &'static str, n: usize) -> Result<u32, DeviceError> {
-    u32::try_from(n).map_err(|_| DeviceError::shape(kernel, format!("{n} elements are more than it counts")))
+    u32::try_from(n)
+        .map_err(|_| DeviceError::shape(kernel, format!("{n} elements are more than it supports")))
 }

@@ -1,4 +1,4 @@
-//! Pipelines: put together from WGSL by program and dtypes, compiled when first asked for, and kept.
+//! Pipelines: assembled from WGSL by program and dtypes, compiled on first use, and kept.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -10,12 +10,13 @@ use vram_types::DType;
 
 use crate::DeviceError;
 
-/// A kernel, but for the dtypes that it is compiled for.
+/// A kernel without the dtypes that it is compiled for.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// No two have the same.
+    /// Unique.
     pub(super) name: &'static str,
-    /// WGSL. Before it stand the formats and a `readN` for each tensor that it reads, behind it what writes its result.
+    /// WGSL. The formats and a `readN` for each tensor it reads are put before it, and the code that writes
+    /// its result after it.
     pub(super) source: &'static str,
     pub(super) writes: Writes,
 }
@@ -23,18 +24,18 @@ pub(super) struct Program {
 /// How a kernel writes its result, the last of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writes {
-    /// Words of the result, each taken apart and put together by one thread: `words`, `value` and `replaced`.
+    /// Word by word, each unpacked and packed by one thread: `words`, `value` and `replaced`.
     Packed,
-    /// Elements in no order, also two of one word: `old`, `put` and `put2`.
+    /// Elements in any order, even two of one word: `old`, `put` and `put2`.
     Scattered,
-    /// By its own code; it has so many buffers.
+    /// By its own code; it has this many buffers.
     Itself {
-        /// The result among them.
+        /// Including the result.
         buffers: u32,
     },
 }
 
-/// What a pipeline is compiled for: dtypes of what it reads, in order of binding, and of what it writes.
+/// The dtypes that a pipeline is compiled for: those it reads, in order of binding, and the one it writes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key {
     pub(super) program: &'static Program,
@@ -96,7 +97,7 @@ impl Hash for Key {
     }
 }
 
-/// The name by which shaders know a format.
+/// The name that shaders use for a format.
 fn name(dtype: DType) -> &'static str {
     match dtype {
         DType::BF16 => "bf16",
@@ -106,17 +107,17 @@ fn name(dtype: DType) -> &'static str {
         DType::F8_E4M3FNUZ => "e4m3fnuz",
         DType::F8_E5M2FNUZ => "e5m2fnuz",
         DType::F8_E8M0 => "e8m0",
-        // Callers refuse what else there is.
+        // Callers refuse all other dtypes.
         _ => "f32",
     }
 }
 
-/// `readN(at, i)`: element `i` of the tensor that begins at byte `at` of buffer `N`, at whatever address.
+/// `readN(at, i)`: element `i` of the tensor that begins at byte `at` of buffer `N`, at any address.
 fn reader(index: usize, dtype: DType) -> String {
     let bytes = dtype.bits() / 8;
     let mut text =
         format!("@group(0) @binding({}) var<storage, read_write> buffer{index}: array<u32>;\n", index + 1);
-    // A word is never read before it is needed: there may be none behind the last.
+    // A word is never read before it is needed: there may be none after the last.
     let last = 32 - dtype.bits();
     let _ = write!(
         text,
@@ -141,7 +142,8 @@ fn rounding(act: DType) -> String {
     format!("fn rounded(x: f32) -> f32 {{ return {body}; }}\n")
 }
 
-/// `old(i)`, `put(i, v)` and, for an even `i`, `put2(i, v, w)`: elements that threads write in no order, also two of one word.
+/// `old(i)`, `put(i, v)` and, for an even `i`, `put2(i, v, w)`: elements that threads write in any order,
+/// even two of one word.
 fn scattered(binding: u32, dtype: DType) -> String {
     let file = match dtype {
         DType::BF16 | DType::F16 => include_str!("shaders/scattered16.wgsl"),
@@ -150,7 +152,7 @@ fn scattered(binding: u32, dtype: DType) -> String {
     file.replace("BINDING", &binding.to_string()).replace("FORMAT", name(dtype))
 }
 
-/// Words of `y`, each of which one thread takes apart and puts together.
+/// Words of `y`, each unpacked and packed by one thread.
 fn packed(binding: u32, dtype: DType) -> String {
     let file = match dtype {
         DType::BF16 | DType::F16 => include_str!("shaders/packed16.wgsl"),
@@ -202,8 +204,8 @@ impl Pipeline {
     }
 }
 
-/// Parameters first, then buffers. All may be written, because reads and writes of one arena are of one buffer, which a
-/// kernel may not see as both.
+/// Parameters first, then buffers. All are writable, because reads and writes of one arena are in one buffer,
+/// which a kernel may not bind as both.
 fn layout(device: &::wgpu::Device, buffers: u32) -> ::wgpu::BindGroupLayout {
     let entry = |binding, ty| BindGroupLayoutEntry {
         binding,
@@ -218,7 +220,7 @@ fn layout(device: &::wgpu::Device, buffers: u32) -> ::wgpu::BindGroupLayout {
     device.create_bind_group_layout(&::wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
 }
 
-/// All that were compiled.
+/// All compiled pipelines.
 #[derive(Default)]
 pub(super) struct Pipelines(Mutex<HashMap<Key, Arc<Pipeline>>>);
 

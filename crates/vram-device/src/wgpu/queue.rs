@@ -1,4 +1,4 @@
-//! The one queue: work is encoded as it is issued and submitted in bundles, in that order.
+//! The one queue: work is encoded as it is issued, and submitted in bundles in that order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,48 +9,48 @@ use ::wgpu::{BindGroupEntry, BufferBinding, BufferUsages, CommandEncoder, Submis
 use super::driver::{Driver, create_buffer};
 use crate::DeviceError;
 
-/// Operations that are encoded before they are submitted unasked: enough to make submitting cheap, few enough for the
-/// device to begin while the host still encodes.
+/// Operations that are encoded before they are submitted without being asked for: enough to make submitting
+/// cheap, few enough for the device to begin while the host still encodes.
 const BUNDLE: u64 = 32;
 
 /// Bytes of parameters in a bundle.
 const PARAMETER_BYTES: u64 = 256 << 10;
 
-/// Where the parameters of an operation may begin: what every adapter allows.
+/// Alignment of the parameters of an operation, which every adapter supports.
 const PARAMETER_ALIGN: usize = 256;
 
-/// What was issued.
+/// The issued work.
 pub(super) struct Stream {
     // Invariants:
-    // 1. The encoder holds the operations `submitted + 1 ..= issued`, in that order, and nothing is encoded or submitted
-    //    elsewhere: so that no operation ever overtakes another.
-    // 2. `parameters` are those of the same operations; they are written before them in the queue's own order, which is
-    //    after the operations of the submission before have read theirs.
+    // 1. The encoder holds the operations `submitted + 1 ..= issued`, in that order, and nothing is encoded
+    //    or submitted elsewhere, so no operation ever overtakes another.
+    // 2. `parameters` belong to the same operations. They are written before them in the queue's own order,
+    //    which is after the operations of the previous submission have read theirs.
     encoder: Option<CommandEncoder>,
     parameters: Vec<u8>,
     buffer: ::wgpu::Buffer,
     issued: u64,
     submitted: u64,
-    /// Submissions that are not known to be done: the last operation of each.
+    /// Submissions not known to be done: the last operation of each.
     in_flight: VecDeque<(u64, SubmissionIndex)>,
 }
 
-/// What is bound for an operand: whole words from an aligned place on.
+/// The binding of an operand: whole words from an aligned offset on.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a> {
     pub(super) buffer: &'a ::wgpu::Buffer,
     pub(super) at: u64,
     pub(super) bytes: u64,
-    /// Where in it the operand begins, in bytes.
+    /// Where the operand begins in it, in bytes.
     pub(super) skip: u32,
 }
 
-/// One run of a kernel.
+/// One launch of a kernel.
 pub(super) struct Dispatch<'a> {
     pub(super) pipeline: &'a ::wgpu::ComputePipeline,
-    /// The layout of what it sees: parameters first, then the windows.
+    /// The layout of its bindings: parameters first, then the windows.
     pub(super) layout: &'a ::wgpu::BindGroupLayout,
-    /// What it sees, by binding.
+    /// Its windows, by binding.
     pub(super) windows: &'a [Window<'a>],
     pub(super) parameters: &'a [u32],
     pub(super) groups: [u32; 3],
@@ -74,12 +74,12 @@ impl Stream {
         self.issued
     }
 
-    /// What the next operation is encoded into; [`issued`](Stream::issued) must follow.
+    /// The encoder for the next operation; [`issued`](Stream::issued) must follow.
     pub(super) fn encoder(&mut self, device: &::wgpu::Device) -> &mut CommandEncoder {
         self.encoder.get_or_insert_with(|| device.create_command_encoder(&Default::default()))
     }
 
-    /// Counts what has just been encoded as an operation.
+    /// Counts the encoded work as an operation.
     pub(super) fn issued(&mut self, driver: &Driver) -> Result<u64, DeviceError> {
         self.issued += 1;
         if self.issued - self.submitted >= BUNDLE {
@@ -114,7 +114,7 @@ impl Stream {
         self.issued(driver)
     }
 
-    /// Submits all that has been encoded.
+    /// Submits everything that has been encoded.
     pub(super) fn submit(&mut self, driver: &Driver) -> Result<(), DeviceError> {
         let Some(encoder) = self.encoder.take() else { return Ok(()) };
         if !self.parameters.is_empty() {
@@ -135,7 +135,8 @@ impl Stream {
         driver.alive()
     }
 
-    /// Submits what has to be for an operation to be done, and says with which submission it is; `None` if it is done.
+    /// Submits what is necessary for an operation to be done, and returns its submission; `None` if it is
+    /// done.
     pub(super) fn submit_until(
         &mut self,
         driver: &Driver,

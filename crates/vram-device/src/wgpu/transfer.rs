@@ -1,7 +1,8 @@
 //! Copies to the device and back, to the byte.
 //!
-//! Adapters copy whole words. Where the two places of a copy lie alike within a word, all but its ends is copied by the
-//! adapter; the ends, and copies whose places lie differently, go through a scratch buffer and a kernel that writes bytes.
+//! Adapters copy whole words. If the two places of a copy have the same offset within a word, the adapter
+//! copies all but the ends. The ends, and copies with different offsets, go through a scratch buffer and a
+//! kernel that writes bytes.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -21,21 +22,22 @@ use crate::{DeviceError, Part, Queue, Region, Staging};
 /// Bytes that go through the scratch at a time.
 const SCRATCH: u64 = 64 << 10;
 
-/// Words that a group of the kernel writes.
+/// Words that a workgroup of the kernel writes.
 const GROUP: u64 = 64;
 
-/// Bytes of one buffer to any place in another.
+/// Copies bytes of one buffer to any place in another.
 static BYTES: Program = Program {
     name: "bytes",
     source: include_str!("shaders/bytes.wgsl"),
     writes: Writes::Itself { buffers: 2 },
 };
 
-/// What copies need besides their two ends.
+/// What copies need besides source and target.
 pub(super) struct Transfers {
-    /// Where words are shifted to their place. One is enough for all copies, which are performed one after the other.
+    /// Where words are shifted into place. One is enough for all copies, because they run one after the
+    /// other.
     patch: ::wgpu::Buffer,
-    // Its lock comes before the stream's.
+    // Lock order: this comes before the stream's.
     readback: Mutex<Option<Readback>>,
 }
 
@@ -46,7 +48,7 @@ impl Transfers {
         Ok(Transfers { patch, readback: Mutex::new(None) })
     }
 
-    /// Copies `src[range]` to byte `at` of a part, and says which operation the last of it is.
+    /// Copies `src[range]` to byte `at` of a part, and returns the last operation of the copy.
     pub(super) fn upload(
         &self,
         launcher: &Launcher,
@@ -74,7 +76,7 @@ impl Transfers {
             let (pipeline, patch) = (&*pipeline, &self.patch);
             let mut copy = Transfer { launcher, stream: &mut stream, pipeline, patch, from: buffer, to };
             copy.all(range.start, bytes)?;
-            // The copy is on its way from now on, and all that was issued before it.
+            // Submits the copy, and everything issued before it.
             stream.submit(&context.driver)?;
             Ok(stream.last())
         })?;
@@ -82,7 +84,7 @@ impl Transfers {
         Ok(last)
     }
 
-    /// Copies bytes from `at` on into host memory, after all that was issued.
+    /// Copies bytes from `at` on into host memory, after everything issued so far.
     pub(super) fn download(
         &self,
         context: &Context,
@@ -100,7 +102,7 @@ impl Transfers {
         };
         let mut kept = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
         let mut from = src.offset() + at;
-        // A word less, for pieces that begin within one.
+        // One word less, for pieces that begin within one.
         for piece in dst.chunks_mut(Readback::BYTES as usize - 4) {
             let readback = match kept.take() {
                 Some(readback) => readback,
@@ -114,7 +116,7 @@ impl Transfers {
             drop(stream);
             context.wait(context.name(Queue::Compute, last))?;
             readback.read(&context.driver, (from - first) as usize, piece)?;
-            // Kept only if nothing went wrong: it might be mapped.
+            // Kept only on success: otherwise it might be mapped.
             *kept = Some(readback);
             from += piece.len() as u64;
         }
@@ -184,7 +186,7 @@ impl Transfer<'_> {
         let context = &launcher.context;
         let (first, end) = (from / 4 * 4, (from + bytes).next_multiple_of(4));
         let encoder = self.stream.encoder(&context.driver.device);
-        // Behind a word, so that the kernel never counts below zero.
+        // After a leading word, so that the kernel never counts below zero.
         encoder.copy_buffer_to_buffer(self.from, first, scratch, 4, end - first);
         self.stream.issued(&context.driver)?;
         let to = launcher.window("upload", &self.to, at, bytes)?;
@@ -205,11 +207,11 @@ impl Transfer<'_> {
     }
 }
 
-/// Memory that the adapter copies to for the host to read.
+/// Memory that the adapter copies to and the host reads.
 struct Readback(::wgpu::Buffer);
 
 impl Readback {
-    /// What is read back at a time, in bytes.
+    /// Bytes that are read back at a time.
     const BYTES: u64 = 4 << 20;
 
     fn new(driver: &Driver) -> Result<Readback, DeviceError> {
@@ -217,13 +219,13 @@ impl Readback {
         Ok(Readback(create_buffer(&driver.device, "vram read back", Readback::BYTES, usage)?))
     }
 
-    /// Copies out what operations have brought here that are done.
+    /// Copies out what finished operations have brought here.
     fn read(&self, driver: &Driver, skip: usize, to: &mut [u8]) -> Result<(), DeviceError> {
         driver.map(&self.0, MapMode::Read)?;
         let view = self.0.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         match view.get(skip..skip + to.len()) {
             Some(from) => to.copy_from_slice(from),
-            None => return Err(failed("less was mapped than was asked for".into())),
+            None => return Err(failed("less was mapped than requested".into())),
         }
         drop(view);
         self.0.unmap();

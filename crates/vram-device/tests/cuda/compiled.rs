@@ -65,7 +65,7 @@ fn a_folder_that_cannot_be_written_to_is_noted_and_no_more() {
     works(&cuda);
     let notes = cuda.notes();
     assert!(
-        notes.iter().any(|note| note.contains("not kept on disk") && note.contains("a file and no folder")),
+        notes.iter().any(|note| note.contains("not cached on disk") && note.contains("a file and no folder")),
         "{notes:?}"
     );
 }

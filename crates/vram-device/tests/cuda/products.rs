@@ -90,7 +90,7 @@ fn check(matmul: CudaMatmul) {
     // Not all cards have BF16, which is said in a note; where there is the library, it computes the others.
     let notes = cuda.notes();
     let given_up = |dtype: DType| {
-        notes.iter().any(|note| note.contains("is fit") && note.contains(&format!("in {dtype}")))
+        notes.iter().any(|note| note.contains("is suitable") && note.contains(&format!("in {dtype}")))
     };
     assert!(!given_up(DType::F32) && !given_up(DType::F16), "{notes:?}");
 }

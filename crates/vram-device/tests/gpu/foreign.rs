@@ -19,6 +19,6 @@ pub(crate) fn is_refused(ours: &dyn Kernels, theirs: &dyn Kernels) {
     let ticket = theirs.ticket(Queue::Copy).unwrap();
     for error in [ours.wait(ticket), ours.order(Queue::Compute, ticket), ours.is_done(ticket).map(drop)] {
         let error = error.unwrap_err();
-        assert!(error.to_string().contains("not of this device"), "{error}");
+        assert!(error.to_string().contains("belongs to another device"), "{error}");
     }
 }

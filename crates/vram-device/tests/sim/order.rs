@@ -179,7 +179,7 @@ fn tickets_and_memory_of_another_device_are_refused() {
     let (a, b) = (sim(Lateness::Nothing, SEPARATE), sim(Lateness::Nothing, SEPARATE));
     let (on_a, ticket) = upload(&a, &staging(&a, &[1; 8]), region(&a, 8));
     for result in [b.wait(ticket), b.order(Queue::Copy, ticket), b.is_done(ticket).map(drop)] {
-        assert!(result.unwrap_err().to_string().contains("not of this device"));
+        assert!(result.unwrap_err().to_string().contains("belongs to another device"));
     }
     let unissued = vram_device::Ticket { queue: Queue::Copy, value: ticket.value + 1 };
     assert!(a.wait(unissued).is_err());

@@ -29,7 +29,7 @@ functions! {
     Sigmoid => sigmoid,
 }
 
-/// `with_function!(kind, F => expression)`: the expression with `F` standing for the function.
+/// `with_function!(kind, F => expression)`: the expression with `F` bound to the function.
 macro_rules! with_function {
     ($kind:expr, $f:ident => $body:expr) => {
         match $kind {

@@ -1,4 +1,4 @@
-//! [`Attention`]: softmax attention over heads that lie side by side in a row.
+//! [`Attention`]: softmax attention over heads that are side by side in a row.
 
 use std::marker::PhantomData;
 
@@ -18,15 +18,15 @@ use crate::{DeviceError, ViewMut};
 
 /// Queries that are computed side by side, one to a lane.
 const LANES: usize = 16;
-/// Keys that are widened at a time, a multiple of every [`Micro::NR`]; a part of the answer, since it fixes the order of
-/// additions.
+/// Keys that are widened at a time, a multiple of every [`Micro::NR`]. It affects results, because it fixes
+/// the order of additions.
 const KEYS: usize = 48;
 /// A multiple of every [`Micro::NR`].
 const ROUND: usize = 12;
 /// Bytes that the parts of the scratch are aligned to.
 const ALIGN: usize = 64;
 
-/// What [`attention`] computes on. Row strides are in elements; head `h` lies at column `h * head_dim`.
+/// Arguments of [`attention`]. Row strides are in elements; head `h` begins at column `h * head_dim`.
 #[derive(Clone, Copy)]
 pub struct AttentionArgs<'a> {
     /// Queries [queries, heads * head_dim].
@@ -51,11 +51,11 @@ pub struct AttentionArgs<'a> {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// What the scores are multiplied by, usually `1 / sqrt(head_dim)`.
+    /// Factor of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Keys that count, if not all: the rest is padding.
+    /// Number of keys that count; the rest are padding. All of them by default.
     pub valid: Option<usize>,
-    /// With `Some(p)` query `i` sees the keys `0..=p + i` only.
+    /// With `Some(p)`, query `i` sees only the keys `0..=p + i`.
     pub causal: Option<usize>,
     /// Elements from one row of the result to the next.
     pub out_stride: usize,
@@ -81,7 +81,7 @@ impl std::fmt::Debug for AttentionArgs<'_> {
 }
 
 impl AttentionArgs<'_> {
-    /// Keys that any query sees.
+    /// Keys that at least one query sees.
     fn seen(&self) -> usize {
         self.valid.map_or(self.keys, |v| v.min(self.keys))
     }
@@ -114,7 +114,7 @@ impl AttentionArgs<'_> {
     }
 }
 
-/// Bytes of scratch that [`attention`] needs with that pool; saturates where they overflow.
+/// Bytes of scratch that [`attention`] needs with that pool; saturates on overflow.
 pub fn attention_scratch_bytes(keys: usize, head_dim: usize, pool: Pool<'_>) -> usize {
     Layout::new(keys, head_dim).total.saturating_mul(4).saturating_mul(par::lanes(pool)).saturating_add(ALIGN)
 }
@@ -134,7 +134,7 @@ impl Layout {
     fn new(keys: usize, head_dim: usize) -> Layout {
         let up = |n: usize| n.div_ceil(ROUND).saturating_mul(ROUND);
         let (keys, dim) = (up(keys), up(head_dim));
-        // The queries come first: `head_dim` rows of a vector.
+        // The queries come first: `head_dim` rows of one vector each.
         let scores = dim.saturating_mul(LANES);
         let sums = scores.saturating_add(keys.saturating_mul(LANES));
         let tile = sums.saturating_add(dim.saturating_mul(LANES));
@@ -145,11 +145,11 @@ impl Layout {
 
 /// `out = softmax(scale * q k^T) v` per head, all in f32 and rounded to `act` once.
 ///
-/// A query that sees no key gives zeros. Sixteen queries of a head are computed side by side, so work per query is the
-/// same for one query as for sixteen.
+/// A query that sees no key gives zeros. Sixteen queries of a head are computed side by side, so one query
+/// costs as much as sixteen.
 ///
 /// # Errors
-/// If `act` is not a compute dtype, `heads` no multiple of `kv_heads`, or a slice too short.
+/// If `act` is not a compute dtype, `heads` is not a multiple of `kv_heads`, or a slice is too short.
 pub fn attention(
     isa: Isa,
     args: &AttentionArgs<'_>,
@@ -270,8 +270,8 @@ impl<A: Act> Block<'_, A> {
                 let part = Part { row: key, rows: count, column: shared + d, len };
                 self.widen(args.k, args.k_stride, part, tile, KC);
                 for r in (0..count).step_by(M::NR) {
-                    // SAFETY: q holds `head_dim` vectors, the tile `KEYS` rows of `KC`, and the scores a vector for each
-                    // key, the keys rounded up to whole tiles; `KEYS` is a multiple of `NR`.
+                    // SAFETY: q holds `head_dim` vectors, the tile `KEYS` rows of `KC`, and the scores a
+                    // vector for each key, the keys rounded up to whole tiles; `KEYS` is a multiple of `NR`.
                     unsafe {
                         let (w, c) = (tile.as_ptr().add(r * KC), scores.as_mut_ptr().add((key + r) * LANES));
                         let x = [q.as_ptr().add(d * LANES); 2];
@@ -316,7 +316,7 @@ impl<A: Act> Block<'_, A> {
         &bytes[(row * stride + column) * A::BYTES..][..len * A::BYTES]
     }
 
-    /// A part of one head of k or v as f32, in rows of `pitch`; the rest of the tile becomes zero.
+    /// Part of one head of k or v as f32, in rows of `pitch`; the rest of the tile becomes zero.
     fn widen(&self, bytes: &[u8], stride: usize, part: Part, tile: &mut [f32], pitch: usize) {
         for (i, out) in tile.chunks_exact_mut(pitch).take(KEYS).enumerate() {
             if i < part.rows {
@@ -361,7 +361,7 @@ impl<A: Act> Body for Widen<'_, A> {
     }
 }
 
-/// Turns scores into `exp(scale * score - max)`, zero from each query's limit on, and adds them up.
+/// Turns scores into `exp(scale * score - max)`, zero beyond each query's limit, and adds them up.
 struct Softmax<'a> {
     scores: &'a mut [[f32; LANES]],
     limits: [usize; LANES],
@@ -402,7 +402,7 @@ struct Finish<'a, A> {
 impl<A: Act> Body for Finish<'_, A> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        // No key, no weight: zeros.
+        // No keys, no weight: zeros.
         let scale = if self.total == 0.0 { 0.0 } else { 1.0 / self.total };
         for (o, s) in A::slice_mut(self.out).iter_mut().zip(self.sums.iter().step_by(LANES)) {
             *o = A::put(s * scale);

@@ -32,7 +32,7 @@ pub fn mul(isa: Isa, x: &[u8], y: &mut [u8], act: DType, pool: Pool<'_>) -> Resu
 /// Adds a vector of `width` values, rounded to `act`, to every row of y [rows, width]; the sums are rounded to `act`.
 ///
 /// # Errors
-/// If a dtype is not one for its place, the vector is too short, or y does not consist of whole rows.
+/// If a dtype is not allowed in its place, the vector is too short, or y does not consist of whole rows.
 pub fn add_bias(
     isa: Isa,
     bias: (&[u8], DType),
@@ -149,7 +149,7 @@ impl<A: Act, U: Function> Body for Combine<'_, A, U> {
     }
 }
 
-/// With one row for all rows of `y`, or with one value for each.
+/// With a single row, or one value for each row of `y`.
 fn rows<U: Function>(
     isa: Isa,
     x: &[u8],

@@ -30,7 +30,7 @@ impl Cpu {
     }
 }
 
-/// Decodes blocks, a few at a time, and rounds what they hold.
+/// Decodes a few blocks at a time, and rounds their values.
 fn decode(block: BlockType, blocks: &[u8], dst: &mut [u8], to: DType) -> Result<(), TypeError> {
     let stored = AT_ONCE / block.block_elements() as usize * block.block_bytes() as usize;
     let mut values = [0; AT_ONCE * 4];
@@ -39,7 +39,7 @@ fn decode(block: BlockType, blocks: &[u8], dst: &mut [u8], to: DType) -> Result<
         let elements = blocks.len() / block.block_bytes() as usize * block.block_elements() as usize;
         let values = &mut values[..elements * 4];
         block.decode(blocks, values)?;
-        // An element of a dtype below a byte is part of one: `elements` is a multiple of 32.
+        // Elements can be smaller than a byte: `elements` is a multiple of 32.
         let bytes = elements * to.bits() as usize / 8;
         cast_serial(values, DType::F32, &mut dst[done..done + bytes], to)?;
         done += bytes;
@@ -47,7 +47,7 @@ fn decode(block: BlockType, blocks: &[u8], dst: &mut [u8], to: DType) -> Result<
     Ok(())
 }
 
-/// Multiplies numbers with their scales, some at a time, and rounds the products.
+/// Multiplies numbers by their scales, a few at a time, and rounds the products.
 fn scale(x: &Scaled<'_>, dst: &mut [u8], to: DType) -> Result<(), TypeError> {
     let (mut values, mut bytes) = ([0f32; AT_ONCE], [0; AT_ONCE * 4]);
     for first in (0..x.elements()).step_by(AT_ONCE) {

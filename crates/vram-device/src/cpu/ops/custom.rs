@@ -1,4 +1,4 @@
-//! [`Custom`]: operations of the user's own.
+//! [`Custom`]: user-defined operations.
 
 use super::operand::{read, write};
 use crate::DeviceError;

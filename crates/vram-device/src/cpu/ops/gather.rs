@@ -1,4 +1,4 @@
-//! [`Gather`]: rows of a table by their numbers.
+//! [`Gather`]: rows of a table by index.
 
 use std::marker::PhantomData;
 
@@ -13,12 +13,12 @@ use crate::cpu::num::{Act, Elem, act_bytes, row_bytes, with_act, with_weight};
 use crate::cpu::par::{self, Pool};
 use crate::ops::{Gather, Operation};
 
-/// Row `i` of y [ids, width] becomes row `ids[i]` of the table [rows, width], decoded if it is in blocks, and rounded
-/// to `act`.
+/// Row `i` of y [ids, width] becomes row `ids[i]` of the table [rows, width], decoded if it is in blocks, and
+/// rounded to `act`.
 ///
 /// # Errors
-/// If a dtype is not one for its place, a slice is too short, or an index is not below the rows of the table. Nothing is
-/// written then.
+/// If a dtype is not allowed in its place, a slice is too short, or an index is outside the table. Nothing is
+/// written in that case.
 pub fn gather_rows(
     isa: Isa,
     table: (&[u8], Encoding),
@@ -64,7 +64,7 @@ impl Cpu {
     }
 }
 
-/// Decodes whole blocks, and rounds what they hold.
+/// Decodes whole blocks and rounds their values.
 fn decode<A: Act>(isa: Isa, block: BlockType, source: &[u8], y: &mut [u8]) {
     let elements = block.block_elements() as usize;
     let mut values = [0f32; 256];

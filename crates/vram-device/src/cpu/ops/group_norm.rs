@@ -1,7 +1,7 @@
 //! [`GroupNorm`].
 //!
-//! Sums are taken of a few positions at a time, for all groups of these, while they are in the caches. They are in f64, in
-//! which a variance may be had from a sum of squares, so that `x` is read twice in all.
+//! Sums are taken over a few positions at a time, for all groups of these, while they are in the caches. They
+//! are in f64, which is precise enough to get a variance from a sum of squares, so `x` is read only twice.
 
 use std::marker::PhantomData;
 
@@ -15,9 +15,9 @@ use crate::cpu::par;
 use crate::ops::{GroupNorm, Operation};
 use crate::{DeviceError, ViewMut};
 
-/// Positions whose sums are taken at a time; a part of the answer, since it fixes the order of additions.
+/// Positions that are summed at a time. It affects results, because it fixes the order of additions.
 const POSITIONS: usize = 64;
-/// Sums that run side by side; a part of the answer as well.
+/// Sums that run side by side. It affects results too.
 const LANES: usize = 8;
 /// Bytes of a sum and a sum of squares, in f64.
 const SUMS: usize = 16;
@@ -78,11 +78,11 @@ impl Cpu {
     }
 }
 
-/// Bytes of the parts of the scratch, in their order; the sums are last.
+/// Sizes of the parts of the scratch in bytes, in order; the sums are last.
 struct Layout {
     /// Mean and scale of each item and group.
     parts: usize,
-    /// The weight in f32, and as much again for the bias.
+    /// The weight in f32; the bias takes as much again.
     weight: usize,
     total: usize,
 }
@@ -128,7 +128,7 @@ impl<A: Act> Body for Sums<'_, A> {
     }
 }
 
-/// Mean and scale of what was summed up in parts.
+/// Mean and scale from partial sums.
 fn statistics<'a>(sums: impl Iterator<Item = &'a [u8; SUMS]>, count: f64, eps: f32) -> [u8; PART] {
     let (mut sum, mut square) = (0.0, 0.0);
     for part in sums {
@@ -138,7 +138,7 @@ fn statistics<'a>(sums: impl Iterator<Item = &'a [u8; SUMS]>, count: f64, eps: f
     }
     let mean = sum / count;
     let variance = square / count - mean * mean;
-    // A NaN stays one.
+    // A NaN stays a NaN.
     let variance = if variance < 0.0 { 0.0 } else { variance };
     let scale = 1.0 / (variance + f64::from(eps)).sqrt();
     let mut part = [0; PART];
@@ -158,7 +158,7 @@ fn widen<'a, A: Act>((bytes, dtype): Stored<'_>, to: &'a mut [u8]) -> &'a [[u8; 
     to
 }
 
-/// Whole rows from row `first` on.
+/// Whole rows, beginning with row `first`.
 struct Apply<'a, A> {
     x: &'a [u8],
     y: &'a mut [u8],

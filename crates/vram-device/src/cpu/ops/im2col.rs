@@ -1,4 +1,4 @@
-//! [`Im2col`]: runs of channels moved as bytes.
+//! [`Im2col`]: runs of channels copied as bytes.
 
 use super::operand::{act, read, write};
 use super::volume::split;
@@ -43,7 +43,7 @@ fn patch(x: &[u8], extents: [usize; 3], window: &Window, at: [usize; 3], channel
                         let from = (d * extents[1] + h) * extents[2] + w;
                         to.copy_from_slice(&x[from * channels..][..channels]);
                     }
-                    // Zero is all zeros in every compute dtype.
+                    // Zero is all zero bits in every compute dtype.
                     _ => to.fill(0),
                 }
             }

@@ -14,11 +14,11 @@ use crate::cpu::num::{Act, Elem, with_act, with_weight};
 use crate::cpu::par::{self, Pool};
 use crate::ops::{LayerNorm, Operation};
 
-/// `y = (x - mean) / sqrt(variance + eps) * weight + bias` for each row of x [rows, width], all in f32 and rounded once.
-/// Weight and bias are rounded to `act`; without them the product and the sum are left out.
+/// `y = (x - mean) / sqrt(variance + eps) * weight + bias` for each row of x [rows, width], all in f32 and
+/// rounded once. Weight and bias are rounded to `act`; if one is absent, its operation is skipped.
 ///
 /// # Errors
-/// If a dtype is not one for its place, or the lengths do not agree.
+/// If a dtype is not allowed in its place, or the lengths do not agree.
 pub fn layer_norm(
     isa: Isa,
     x: &[u8],

@@ -1,14 +1,14 @@
 //! The arithmetic of the CPU device: plain functions over byte slices.
 //!
-//! Activations are row-major in a compute dtype `act` (`F32`, `BF16`, `F16`); weights lie in their storage dtype (those,
-//! and `F8_E4M3`, `F8_E5M2`), times scales beside them or without, or in quantised blocks, at any alignment. A weight of
-//! another dtype is rounded to `act`, and blocks are decoded and scales applied before, on the way into registers or a tile in the first-level cache: no matrix of weights is ever
-//! copied whole. Products and sums are in `f32`, and a
-//! result is rounded to `act` once, as PyTorch does per operation.
+//! Activations are row-major in a compute dtype `act` (`F32`, `BF16`, `F16`). Weights are in their storage
+//! dtype (those, and `F8_E4M3`, `F8_E5M2`), with or without separate scales, or in quantised blocks, at any
+//! alignment. On the way into registers or a tile in the first-level cache, blocks are decoded, scales are
+//! applied, and a weight of another dtype is rounded to `act`: no matrix of weights is ever copied whole.
+//! Products and sums are in `f32`, and a result is rounded to `act` once, as PyTorch does per operation.
 //!
-//! The bits of an output element depend on its own inputs, the length of the sum and the instruction-set path ([`Isa`](super::Isa))
-//! alone: not on how many rows there are, how they are split, on threads or on alignment. No function allocates:
-//! scratch comes from the caller.
+//! The bits of an output element depend only on its own inputs, the length of the sum and the instruction-set
+//! path ([`Isa`](super::Isa)): not on the number of rows, on how they are split, on threads or on alignment.
+//! No function allocates: scratch comes from the caller.
 
 #![allow(clippy::too_many_arguments)] // kernels take slices, extents and dtypes, and little would be gained by naming each set
 

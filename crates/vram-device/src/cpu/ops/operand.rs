@@ -1,4 +1,4 @@
-//! Tensors as slices of bytes, and what kernels refuse as errors of the device.
+//! Tensors as byte slices, and kernel errors as device errors.
 
 use vram_types::DType;
 
@@ -23,7 +23,7 @@ pub(super) fn act(op: &'static str, dtype: DType) -> Result<usize, DeviceError> 
     act_bytes("act", dtype).map_err(|e| refused(op, e))
 }
 
-/// The bytes of the scratch; none where there is none.
+/// The bytes of the scratch; an empty slice if there is none.
 pub(super) fn room<'a>(
     op: &'static str,
     scratch: Option<&'a mut ViewMut<'_>>,

@@ -16,11 +16,11 @@ use crate::ops::{Operation, RmsNorm};
 
 /// `y = round(x * rsqrt(mean(x^2) + eps)) * weight` for each row of x [rows, width].
 ///
-/// The mean and the product with the reciprocal root are in f32; that is rounded to `act`, multiplied by the weight
-/// (rounded to `act`), if there is one, and rounded again.
+/// The mean and the product with the reciprocal root are in f32. The product is rounded to `act`, multiplied
+/// by the weight (rounded to `act`) if there is one, and rounded again.
 ///
 /// # Errors
-/// If a dtype is not one for its place or the lengths do not agree.
+/// If a dtype is not allowed in its place, or the lengths do not agree.
 pub fn rms_norm(
     isa: Isa,
     x: &[u8],

@@ -1,4 +1,4 @@
-//! [`Rotary`]: pairs of elements turned.
+//! [`Rotary`]: rotated pairs of elements.
 
 use std::marker::PhantomData;
 
@@ -31,7 +31,7 @@ impl Cpu {
     }
 }
 
-/// Rows of `x`, and the table from the first of them on; lengths in bytes.
+/// Rows of `x`, and the rows of the table that belong to them; lengths in bytes.
 struct Turn<'a, A> {
     form: RotaryForm,
     table: &'a [u8],

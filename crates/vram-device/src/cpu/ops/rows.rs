@@ -1,4 +1,4 @@
-//! What norms have in common: rows in blocks, and sums over one.
+//! What norms share: rows in blocks, and sums over a row.
 
 use vram_types::DType;
 
@@ -6,13 +6,13 @@ use crate::cpu::error::{KernelError, check_len};
 use crate::cpu::num::{Act, Elem, act_bytes, weight_bytes};
 use crate::cpu::par::{self, BLOCK, Pool};
 
-/// Sums that run side by side; a part of the answer, since it fixes the order of additions.
+/// Sums that run side by side. It affects results, because it fixes the order of additions.
 const LANES: usize = 32;
 
 /// A weight or a bias, in its storage dtype.
 pub(super) type Stored<'a> = (&'a [u8], DType);
 
-/// The dtype that stands for a weight's where there is none.
+/// The dtype to assume for an absent weight.
 pub(super) fn dtype_of(stored: Option<Stored<'_>>) -> DType {
     stored.map_or(DType::F32, |(_, dtype)| dtype)
 }
@@ -77,7 +77,7 @@ pub(super) fn sum<A: Act>(row: &[A::Raw], f: impl Fn(f32) -> f32) -> f32 {
     sums[0]
 }
 
-/// `y = normal(x) * weight + bias`, rounded once; what there is not of weight and bias is left out.
+/// `y = normal(x) * weight + bias`, rounded once; an absent weight or bias is skipped.
 #[inline(always)]
 pub(super) fn affine<A: Act, W: Elem, B: Elem>(
     x: &[A::Raw],

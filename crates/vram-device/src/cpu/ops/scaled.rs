@@ -1,4 +1,4 @@
-//! Numbers times their scales, as the kernels read them.
+//! Numbers times their scales, for kernels that read them.
 
 use vram_types::encoding::ScaledRows;
 use vram_types::{DType, Encoding};
@@ -12,13 +12,13 @@ use crate::{DeviceError, View};
 /// The scales of some rows of a weight.
 #[derive(Clone, Copy, Debug)]
 pub struct ScaleArgs<'a> {
-    /// Those that the rows need, in their dtype.
+    /// The scales that the rows need, and their dtype.
     pub values: (&'a [u8], DType),
     /// The rows.
     pub rows: &'a ScaledRows,
 }
 
-/// Rows of a weight and their scales; long enough for each other.
+/// Rows of a weight and their scales; their lengths match.
 #[derive(Clone, Copy)]
 pub(super) struct Scaled<'a> {
     numbers: (&'a [u8], DType),
@@ -27,7 +27,7 @@ pub(super) struct Scaled<'a> {
 
 impl<'a> Scaled<'a> {
     /// # Errors
-    /// For a dtype that weights are not read from, and for numbers or scales that are too short.
+    /// For a dtype that weights cannot have, and if there are too few numbers or scales.
     pub(super) fn new(
         numbers: (&'a [u8], DType),
         scales: ScaleArgs<'a>,
@@ -36,7 +36,7 @@ impl<'a> Scaled<'a> {
         let [rows, columns] = shape;
         check_len("w", numbers.0.len(), &[rows, columns, weight_bytes("w", numbers.1)?])?;
         if [scales.rows.rows().len(), scales.rows.columns()] != shape {
-            return Err(KernelError::Shape { what: "the scales are those of other rows" });
+            return Err(KernelError::Shape { what: "the scales belong to other rows" });
         }
         let needed = scales.rows.scales();
         let count = usize::try_from(needed.end - needed.start).unwrap_or(usize::MAX);
@@ -45,12 +45,12 @@ impl<'a> Scaled<'a> {
         Ok(Scaled { numbers, scales })
     }
 
-    /// How many numbers there are.
+    /// The count of the numbers.
     pub(super) fn elements(&self) -> usize {
         self.scales.rows.rows().len() * self.scales.rows.columns()
     }
 
-    /// The products from number `first` of the rows on, in f32.
+    /// The products in f32, beginning with number `first` of the rows.
     pub(super) fn values(&self, first: usize, out: &mut [f32]) {
         let (numbers, dtype) = self.numbers;
         with_weight!(dtype, W => {
@@ -69,12 +69,12 @@ impl<'a> Scaled<'a> {
     }
 }
 
-/// Whether a kernel multiplies numbers of a dtype with their scales as it reads them.
+/// Whether a kernel applies scales to numbers of this dtype while it reads them.
 pub(super) fn takes(op: &Op<'_>, dtype: DType) -> bool {
     matches!(op, Op::Linear(_) | Op::Cast(_)) && weight_bytes("w", dtype).is_ok()
 }
 
-/// The scales of a view that has some.
+/// The scales of a view, if it has any.
 pub(super) fn scale_args<'a>(
     op: &'static str,
     view: &'a View<'_>,

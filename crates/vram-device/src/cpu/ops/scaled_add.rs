@@ -1,4 +1,4 @@
-//! [`ScaledAdd`]: rows times a row, added to others.
+//! [`ScaledAdd`]: rows times a row, added to other rows.
 
 use std::marker::PhantomData;
 

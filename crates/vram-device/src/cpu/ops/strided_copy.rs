@@ -1,4 +1,4 @@
-//! [`StridedCopy`]: elements moved as bytes.
+//! [`StridedCopy`]: elements copied as bytes.
 
 use super::operand::{read, write};
 use crate::cpu::Cpu;
@@ -13,7 +13,7 @@ impl Cpu {
         self.copy_by_strides(name, (&x, from), &axes, (&mut y, to))
     }
 
-    /// A copy that the check of [`StridedCopy`] would pass, but for the number of axes.
+    /// A copy that passes the check of [`StridedCopy`], except that it may have more axes.
     pub(super) fn copy_by_strides(
         &self,
         name: &'static str,
@@ -39,8 +39,8 @@ impl Cpu {
     }
 }
 
-/// Elements of `N` bytes. Steps along the first axis, which has the largest stride in `y`, reach into parts of `y` of their
-/// own, since no steps meet: these are the tasks.
+/// Copies elements of `N` bytes. The tasks are the steps along the first axis, which has the largest stride
+/// in `y`: no steps meet, so each reaches a separate part of `y`.
 fn copy<const N: usize>(x: &[u8], from: usize, axes: &[Axis], to: usize, y: &mut [u8], pool: Pool<'_>) {
     let x = &x.as_chunks::<N>().0[from..];
     let y = &mut y[to * N..];

@@ -1,4 +1,4 @@
-//! [`TopK`]: the largest elements of each row, sorted in as they come.
+//! [`TopK`]: the largest elements of each row, by sorted insertion.
 
 use std::cmp::Ordering;
 
@@ -28,7 +28,7 @@ impl Cpu {
     }
 }
 
-/// Writes the numbers of the largest elements of a row, which has at least as many.
+/// Writes the indices of the largest elements of a row, which has at least `best.len()` elements.
 fn largest<A: Act>(row: &[A::Raw], best: &mut [[u8; 4]]) {
     let value = |i: [u8; 4]| A::get(row[u32::from_le_bytes(i) as usize]);
     let mut found = 0;
@@ -40,7 +40,7 @@ fn largest<A: Act>(row: &[A::Raw], best: &mut [[u8; 4]]) {
             }
             found -= 1;
         }
-        // Behind those that are equal, which came first.
+        // After equal elements, which came first.
         let at = best[..found].partition_point(|&j| order(value(j), x) != Ordering::Less);
         best.copy_within(at..found, at + 1);
         best[at] = i.to_le_bytes();
@@ -48,7 +48,7 @@ fn largest<A: Act>(row: &[A::Raw], best: &mut [[u8; 4]]) {
     }
 }
 
-/// Numbers by their value, -0 and 0 alike, and every NaN above them.
+/// Orders numbers by value, -0 equal to 0, and every NaN above them.
 fn order(a: f32, b: f32) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }

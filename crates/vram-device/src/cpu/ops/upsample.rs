@@ -1,4 +1,4 @@
-//! [`Upsample`]: a copy by strides.
+//! [`Upsample`], as a strided copy.
 
 use super::operand::act;
 use crate::DeviceError;

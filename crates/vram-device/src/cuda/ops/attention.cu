@@ -1,9 +1,9 @@
-// y = softmax(scale q k^T) v for each head, in one go over the keys: scores are never stored. A block takes 64 queries of one head
-// and WIDTH columns of the values; keys come 64 at a time, with the largest score so far and the sum of exponentials by its side.
-// What a query gets depends on no other query.
+// y = softmax(scale q k^T) v for each head, in one pass over the keys: scores are never stored. A block takes
+// 64 queries of one head and WIDTH columns of the values. Keys come 64 at a time, with the largest score and
+// the sum of exponentials so far kept beside them. The result of a query depends on no other query.
 //
-// `sharing` neighbouring heads of q share one of k and v. Query i sees the keys 0..=first + i; without a mask `first` is the number
-// of keys. Keys that no query of the block sees are not read.
+// `sharing` neighbouring heads of q share one of k and v. Query i sees the keys 0..=first + i; without a mask
+// `first` is the number of keys. Keys that no query of the block sees are not read.
 
 #define TILE 64u
 #define STEP 16u
@@ -16,7 +16,7 @@ DEVICE void attend(const act *q, const act *k, const act *v, act *y, u32 queries
     u32 tx = t % 16u, ty = t / 16u;
     u32 head = blockIdx.y;
     u32 column0 = blockIdx.z * (16u * COLUMNS);
-    // The last queries come first: with a mask they have the most keys, and no block should be left with them alone.
+    // The last queries come first: with a mask they have the most keys, and should not run last on their own.
     u64 query0 = (u64)(gridDim.x - 1u - blockIdx.x) * TILE;
     u64 width = (u64)heads * dim, at = (u64)head * dim;
     u64 kv_width = (u64)(heads / sharing) * dim, kv_at = (u64)(head / sharing) * dim;
@@ -63,7 +63,7 @@ DEVICE void attend(const act *q, const act *k, const act *v, act *y, u32 queries
         __syncthreads();
         u32 here = seen - key0 < TILE ? (u32)(seen - key0) : TILE;
         if (t < TILE) {
-            // Of the keys that are here, those that this query sees.
+            // Of the loaded keys, those that this query sees.
             u64 limit = first + query0 + t + 1u;
             u32 mine = limit <= key0 ? 0u : limit - key0 < here ? (u32)(limit - key0) : here;
             float before = highest[t], top = before, sum = 0.0f;
@@ -125,6 +125,6 @@ DEVICE void attend(const act *q, const act *k, const act *v, act *y, u32 queries
                         shrinks);                                                                                          \
     }
 
-// By how many columns of the values a block computes.
+// The number of columns of the values per block.
 ATTENTION(attention_64, 4)
 ATTENTION(attention_128, 8)

@@ -32,7 +32,7 @@ impl Cuda {
         }
         let dim = op.head_dim() as u64;
         let (name, columns) = if dim <= 64 { ("attention_64", 64) } else { ("attention_128", 128) };
-        // No mask is one that begins behind the last key.
+        // No mask is a mask that begins after the last key.
         let first = op.causal.map_or(keys, |position| position.min(keys)) as u64;
         let blocks = [(queries as u64).div_ceil(64), op.heads as u64, dim.div_ceil(columns)];
         let args = [

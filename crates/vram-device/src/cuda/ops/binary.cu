@@ -1,4 +1,4 @@
-// Two tensors element by element, into the second of them; of the first one row or one column may go with all.
+// Two tensors element by element, into the second; one row or column of the first may be broadcast.
 
 #define ADD 0u
 #define EQUAL 0u

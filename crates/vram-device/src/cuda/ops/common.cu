@@ -1,7 +1,8 @@
-// What all programs begin with: formats by their bits, and tensors at whatever address. There are no headers: NVRTC alone is
-// enough, and what a format means is the same on every card. ACT is the dtype of activations, by the numbers below.
+// The common prefix of all programs: formats by their bits, and tensors at any address. There are no headers,
+// so NVRTC alone is enough, and a format means the same on every card. ACT is the dtype of activations, by
+// the numbers below.
 
-// Programs use some of these functions each.
+// Each program uses only some of these functions.
 #pragma nv_diag_suppress 177
 
 typedef unsigned char u8;
@@ -49,7 +50,7 @@ DEVICE u32 f16_bits(float x) {
     u32 mag = bits & 0x7fffffffu;
     if (mag > 0x7f800000u) return sign | 0x7e00u | ((mag >> 13) & 0x3ffu);
     if (mag >= 0x38800000u) {
-        // In 64 bits, or the largest values would wrap on the way.
+        // In 64 bits, because the largest values would overflow on the way.
         u64 rounded = ((u64)mag - 0x38000000u + 0xfffu + ((mag >> 13) & 1u)) >> 13;
         return sign | (rounded < 0x7c00u ? (u32)rounded : 0x7c00u);
     }
@@ -62,7 +63,7 @@ DEVICE u32 f16_bits(float x) {
     return sign | (kept + (rest > half || (rest == half && (kept & 1u)) ? 1u : 0u));
 }
 
-// A float of 8 bits, finite, with so many bits of mantissa.
+// A finite 8-bit float with `mantissa` bits of mantissa.
 DEVICE float eight(u32 bits, u32 mantissa, u32 bias) {
     u32 mag = bits & 0x7fu;
     u32 sign = (bits & 0x80u) << 24;
@@ -90,7 +91,7 @@ DEVICE float e8m0_value(u32 bits) {
 
 DEVICE u32 size_of(u32 dtype) { return dtype == F32 ? 4u : dtype <= F16 ? 2u : 1u; }
 
-// The value that bits stand for in a dtype.
+// The value of these bits in a dtype.
 DEVICE float value(u32 dtype, u32 bits) {
     switch (dtype) {
         case F32: return __uint_as_float(bits);
@@ -104,14 +105,14 @@ DEVICE float value(u32 dtype, u32 bits) {
     }
 }
 
-// Bits of an element that lies at any address, byte by byte.
+// Bits of an element at any address, byte by byte.
 APART u32 gathered(const u8 *p, u32 size) {
     u32 bits = 0;
     for (u32 i = 0; i < size; i++) bits |= (u32)p[i] << (8u * i);
     return bits;
 }
 
-// Element i of a tensor that begins at any address.
+// Element i of a tensor at any address.
 DEVICE float element(const u8 *at, u32 dtype, u64 i) {
     u32 size = size_of(dtype);
     const u8 *p = at + i * size;
@@ -120,7 +121,7 @@ DEVICE float element(const u8 *at, u32 dtype, u64 i) {
     return value(dtype, size == 4u ? *(const u32 *)p : (u32) * (const u16 *)p);
 }
 
-// The same where the dtype is not known before: once in a program, however often it is used.
+// The same for a dtype known only at run time: compiled once per program, however often it is used.
 APART float load(const u8 *at, u32 dtype, u64 i) { return element(at, dtype, i); }
 
 #if ACT == 0
@@ -137,5 +138,5 @@ DEVICE float act_value(act x) { return f16_value(x); }
 DEVICE act act_bits(float x) { return (act)f16_bits(x); }
 #endif
 
-// A value as activations hold it.
+// A value rounded to the dtype of activations.
 DEVICE float rounded(float x) { return act_value(act_bits(x)); }

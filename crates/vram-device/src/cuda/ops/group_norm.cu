@@ -1,7 +1,8 @@
-// y = (x - mean) / sqrt(variance + eps) weight + bias, mean and variance over the positions of an item and the channels of a group.
-// Sums go by chunks of positions, whose means and squares are put together afterwards in an order that depends on nothing.
+// y = (x - mean) / sqrt(variance + eps) weight + bias, with mean and variance over the positions of an item
+// and the channels of a group. Sums are taken over chunks of positions, whose means and squares are then
+// combined in a fixed order.
 
-// Of each chunk, group and item: the mean, and the squares of the differences to it added up.
+// For each chunk, group and item: the mean, and the sum of the squared differences to it.
 KERNEL __launch_bounds__(256)
     group_norm_sums(const act *x, float *parts, u64 positions, u32 channels, u32 width, u64 chunk) {
     __shared__ float shared[THREADS];
@@ -23,7 +24,7 @@ KERNEL __launch_bounds__(256)
     part[1] = squares;
 }
 
-// Of each channel and item what `group_norm` needs: the mean, the factor and the bias.
+// For each channel and item, what `group_norm` needs: the mean, the factor and the bias.
 KERNEL __launch_bounds__(256)
     group_norm_moments(const float *parts, float *table, const u8 *weight, u32 weight_dtype, const u8 *bias, u32 bias_dtype,
                        float eps, u64 positions, u32 channels, u32 width, u64 chunk, u64 chunks) {
@@ -52,7 +53,7 @@ KERNEL __launch_bounds__(256)
     }
 }
 
-// A thread for each element of an item.
+// One thread for each element of an item.
 KERNEL __launch_bounds__(256) group_norm(const act *x, const float *table, act *y, u32 channels, u64 n) {
     u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;

@@ -1,4 +1,5 @@
-//! [`GroupNorm`], in three runs: sums of chunks of positions, what becomes of them for each channel, and the result.
+//! [`GroupNorm`], in three launches: sums over chunks of positions, the resulting factors for each channel,
+//! and the result.
 
 use super::super::device::Cuda;
 use super::super::launch::{Arg, over};
@@ -17,12 +18,12 @@ pub(in crate::cuda) static PROGRAM: Program = Program {
 /// Elements of a group that a block adds up.
 const ELEMENTS: usize = 4096;
 
-/// How a norm is divided; bytes in f32.
+/// How a norm is divided; sizes in bytes of f32.
 struct Layout {
     /// Positions of a chunk, by the width of a group alone.
     chunk: u64,
     chunks: u64,
-    /// Bytes of the sums, and of those and the table.
+    /// Size of the sums, and of the sums and the table.
     sums: u64,
     total: u64,
 }

@@ -1,11 +1,11 @@
-// The windows of a convolution as rows. A block takes elements of one row, a thread for each.
+// The windows of a convolution as rows. A block takes elements of one row, one per thread.
 
 // Depth, height and width of each.
 struct Window {
     u64 extents[3], outputs[3], kernel[3], stride[3], dilation[3], before[3];
 };
 
-// Where an element of the kernel lies along an axis; beyond the extent where it lies in the padding.
+// The position of a kernel element along an axis; beyond the extent if it is in the padding.
 DEVICE u32 place(const Window &window, u32 axis, u32 output, u32 element) {
     return output * (u32)window.stride[axis] + element * (u32)window.dilation[axis] - (u32)window.before[axis];
 }

@@ -22,7 +22,7 @@ impl Cuda {
         let window = &op.window;
         let Some(outputs) = window.outputs(op.extents).filter(|_| width > 0) else { return Ok(()) };
         for ((extent, before), after) in op.extents.iter().zip(&window.before).zip(&window.after) {
-            // Places are counted from the padding on.
+            // Positions include the padding.
             count(NAME, extent + before + after)?;
         }
         let parts = [op.extents, outputs, window.kernel, window.stride, window.dilation, window.before];

@@ -1,4 +1,4 @@
-// y = (x - mean) / sqrt(variance + eps) weight + bias, a block for each row; there may be no weight and no bias.
+// y = (x - mean) / sqrt(variance + eps) weight + bias, one block per row; weight and bias are optional.
 
 KERNEL __launch_bounds__(256)
     layer_norm(const act *x, const u8 *weight, u32 weight_dtype, const u8 *bias, u32 bias_dtype, float eps, act *y,

@@ -1,11 +1,11 @@
-// y = x W^T + b in tiles. Each element is summed by one thread, over the inner extent in ascending order with one `fmaf` for each
-// term, whatever the tile: so that it does not depend on how many rows there are or how the weight was cut. WEIGHT is the
-// weight's dtype; it is unpacked on its way to shared memory.
+// y = x W^T + b in tiles. One thread sums each element, over the inner extent in ascending order with one
+// `fmaf` per term, whatever the tile. So the result does not depend on the number of rows or on how the
+// weight was cut. WEIGHT is the weight's dtype; it is unpacked on its way to shared memory.
 
 #define STEP 16u
 
-// A block of 16 x 16 threads computes 16 R rows by 16 C columns. Shared rows have an element more, so that threads that are
-// neighbours write to different banks.
+// A block of 16 x 16 threads computes 16 R rows by 16 C columns. Shared rows have one element more, so that
+// neighbouring threads write to different banks.
 template <int R, int C>
 DEVICE void tile(const act *x, const u8 *weight, const u8 *bias, u32 bias_dtype, act *y, u32 rows, u32 outputs, u32 inner,
                  u64 columns, float (*xs)[16 * R + 1], float (*ws)[16 * C + 1]) {
@@ -18,7 +18,7 @@ DEVICE void tile(const act *x, const u8 *weight, const u8 *bias, u32 bias_dtype,
         UNROLL
         for (int c = 0; c < C; c++) sums[r][c] = 0.0f;
     for (u32 k0 = 0; k0 < inner; k0 += STEP) {
-        // Threads that are neighbours read neighbours of one row.
+        // Neighbouring threads read neighbouring elements of one row.
         u32 k = k0 + tx;
         UNROLL
         for (int r = 0; r < R; r++) {
@@ -59,7 +59,7 @@ DEVICE void tile(const act *x, const u8 *weight, const u8 *bias, u32 bias_dtype,
     }
 }
 
-// 16 rows by 64 columns; `y` is where the first row's first output goes, `columns` apart from the next row's.
+// 16 rows by 64 columns; `y` is the address of the first row's first output, and rows are `columns` apart.
 KERNEL __launch_bounds__(256)
     linear_low(const act *x, const u8 *weight, const u8 *bias, u32 bias_dtype, act *y, u32 rows, u32 outputs, u32 inner,
                u64 columns) {
@@ -67,7 +67,7 @@ KERNEL __launch_bounds__(256)
     tile<1, 4>(x, weight, bias, bias_dtype, y, rows, outputs, inner, columns, xs, ws);
 }
 
-// 128 rows by 128 columns; two blocks to a multiprocessor.
+// 128 rows by 128 columns; two blocks per multiprocessor.
 KERNEL __launch_bounds__(256, 2)
     linear_high(const act *x, const u8 *weight, const u8 *bias, u32 bias_dtype, act *y, u32 rows, u32 outputs, u32 inner,
                 u64 columns) {

@@ -1,4 +1,4 @@
-//! [`Linear`], by cublasLt where it is fit or by our own kernels.
+//! [`Linear`], by cublasLt if it is suitable, otherwise by our own kernels.
 
 use super::super::blas::Product;
 use super::super::device::Cuda;
@@ -15,7 +15,7 @@ pub(in crate::cuda) static PROGRAM: Program = Program {
     by_weight: true,
 };
 
-/// Rows up to which the low tile of a product is used.
+/// Up to this many rows, the low tile is used.
 const LOW: u32 = 32;
 
 impl Cuda {

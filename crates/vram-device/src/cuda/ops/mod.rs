@@ -1,4 +1,4 @@
-//! [`Kernels`]: an operation is launched by the file of its name.
+//! [`Kernels`]: each operation is launched by the file of its name.
 
 mod activation;
 mod attention;
@@ -48,7 +48,7 @@ impl Kernels for Cuda {
     fn scratch(&self, op: &Op<'_>) -> u64 {
         match op {
             Op::GroupNorm(op) => self.group_norm_scratch(op),
-            // Inputs are read as they lie, and scores of attention are never stored.
+            // Inputs are read in place, and scores of attention are never stored.
             _ => 0,
         }
     }

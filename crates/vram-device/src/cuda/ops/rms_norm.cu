@@ -1,4 +1,4 @@
-// y = round(x rsqrt(mean(x^2) + eps)) weight, a block for each row; there may be no weight.
+// y = round(x rsqrt(mean(x^2) + eps)) weight, one block per row; the weight is optional.
 
 KERNEL __launch_bounds__(256)
     rms_norm(const act *x, const u8 *weight, u32 weight_dtype, float eps, act *y, u32 width) {

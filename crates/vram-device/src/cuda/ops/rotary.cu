@@ -1,4 +1,4 @@
-// Pairs of elements of each head turned, in place. A block takes pairs of one row, a thread for each.
+// Pairs of elements of each head rotated in place. A block takes pairs of one row, one per thread.
 
 KERNEL __launch_bounds__(256)
     rotary(const u8 *table, act *x, u32 heads, u32 head_dim, u32 pairs, u32 interleaved) {

@@ -18,7 +18,7 @@ impl Cuda {
     pub(super) fn rotary(&self, op: &Rotary<'_>) -> Result<(), DeviceError> {
         const NAME: &str = "rotary";
         let (rows, pairs) = (op.x.shape().rows() as u64, op.table.shape().last() / 2);
-        // A row's elements are counted in 32 bits, and pairs are fewer.
+        // The elements of a row are counted in 32 bits, and there are fewer pairs.
         count(NAME, op.x.shape().last())?;
         let (table, x) = (self.launcher.stored(NAME, &op.table)?, self.launcher.write(NAME, &op.x)?);
         let args = [

@@ -1,4 +1,4 @@
-// Elements copied by strides, as bytes: y is written at multiples of their size, x may begin anywhere.
+// Elements copied by strides, as bytes: y is aligned to the element size, x may begin anywhere.
 
 // Outermost first; strides in elements.
 struct Axes {
@@ -38,7 +38,7 @@ DEVICE void step(const Axes &axes, u32 count, u64 rest, u64 &from, u64 &to) {
     }
 }
 
-// A thread for each element, in the order of y.
+// One thread for each element, in the order of y.
 KERNEL __launch_bounds__(256) strided_copy(const u8 *x, u8 *y, u32 size, u32 count, const Axes axes, u64 n) {
     u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
@@ -47,8 +47,8 @@ KERNEL __launch_bounds__(256) strided_copy(const u8 *x, u8 *y, u32 size, u32 cou
     put(y + to * size, size, taken(x + from * size, size));
 }
 
-// The same where neighbours in x are steps along the last axis but one, and neighbours in y steps along the last: tiles of 32 by
-// 32 steps go through shared memory, so that both are touched in runs.
+// The same if neighbours in x are steps along the second-to-last axis and neighbours in y steps along the
+// last: tiles of 32 by 32 steps go through shared memory, so that both are accessed in runs.
 KERNEL __launch_bounds__(256) strided_copy_turned(const u8 *x, u8 *y, u32 size, u32 count, const Axes axes) {
     __shared__ u64 tile[32][33];
     u32 across = count - 2u, along = count - 1u;

@@ -1,4 +1,4 @@
-//! [`StridedCopy`], and what else is a copy by strides.
+//! [`StridedCopy`], and other strided copies.
 
 use vram_types::DType;
 
@@ -15,10 +15,10 @@ pub(in crate::cuda) static PROGRAM: Program = Program {
     by_weight: false,
 };
 
-/// The most axes that the kernels take: those of an upsampling.
+/// The most axes that the kernels support: those of an upsampling.
 const MOST: usize = 7;
 
-/// Steps along each edge of a tile of the kernel that turns tiles.
+/// Steps along each edge of a tile of the transposing kernel.
 const TILE: u64 = 32;
 
 impl Cuda {
@@ -26,7 +26,7 @@ impl Cuda {
         self.copy_by_strides("strided_copy", (&op.x, op.from), &op.axes, (&op.y, op.to))
     }
 
-    /// A copy that the check of [`StridedCopy`] would pass, but for the number of axes.
+    /// A copy that passes the check of [`StridedCopy`], except that it may have more axes.
     pub(super) fn copy_by_strides(
         &self,
         name: &'static str,
@@ -79,8 +79,8 @@ impl Cuda {
     }
 }
 
-/// Whether neighbours in `y` lie apart in `x` and the other way round, so that tiles are to be turned; the axis of
-/// neighbours in `x` is the last but one then.
+/// Whether neighbours in `y` are apart in `x` and vice versa, so that tiles should be transposed. If so,
+/// moves the axis of neighbours in `x` to the second-to-last place.
 fn turned(axes: &mut [Axis]) -> bool {
     // Shorter axes leave most of a tile empty.
     const LEAST: usize = 8;

@@ -1,7 +1,7 @@
-// The positions of the k largest elements of each row, a block for each row: each time round the largest of those that come after
-// the last one found.
+// The positions of the k largest elements of each row, one block per row. Each round finds the largest of
+// those that come after the last one found.
 
-// Numbers by their value, -0 and 0 alike, and every NaN above them; none is 0.
+// Orders numbers by value, -0 equal to 0, and every NaN above them; no rank is 0.
 DEVICE u32 rank(float x) {
     u32 bits = __float_as_uint(x), mag = bits & 0x7fffffffu;
     if (mag > 0x7f800000u) return 0xffffffffu;
@@ -13,7 +13,7 @@ KERNEL __launch_bounds__(256) top_k(const act *x, u32 *indices, u32 width, u32 k
     __shared__ u64 best[THREADS];
     const act *row = x + (u64)blockIdx.x * width;
     u32 t = threadIdx.x;
-    // Rank and position in one number, of which the largest comes first: of equal elements the first.
+    // Rank and position in one number, whose largest comes first: the first of equal elements.
     u64 most = ~0ull;
     for (u32 found = 0; found < k; found++) {
         u64 mine = 0;
@@ -29,7 +29,7 @@ KERNEL __launch_bounds__(256) top_k(const act *x, u32 *indices, u32 width, u32 k
         }
         most = best[0] - 1u;
         if (t == 0u) indices[(u64)blockIdx.x * k + found] = ~(u32)best[0];
-        // Before the memory is used again.
+        // Before the memory is reused.
         __syncthreads();
     }
 }

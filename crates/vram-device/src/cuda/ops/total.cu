@@ -1,6 +1,6 @@
 // Sums over a block, for norms.
 
-// The sum of one value of each thread, in an order that depends on nothing.
+// The sum of one value per thread, in a fixed order.
 DEVICE float total(float mine, float *shared) {
     u32 t = threadIdx.x;
     shared[t] = mine;
@@ -10,7 +10,7 @@ DEVICE float total(float mine, float *shared) {
         __syncthreads();
     }
     float sum = shared[0];
-    // Before the memory is used again.
+    // Before the memory is reused.
     __syncthreads();
     return sum;
 }

@@ -1,4 +1,4 @@
-//! [`Upsample`]: a copy by strides.
+//! [`Upsample`], as a strided copy.
 
 use super::super::device::Cuda;
 use super::super::operand::activation;

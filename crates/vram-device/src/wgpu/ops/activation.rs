@@ -1,6 +1,6 @@
 //! The functions of [`UnaryKind`](crate::ops::UnaryKind), for all operations that apply one.
 
-/// The kernel of a kind: its function, as `shaders/values.wgsl` has it, of `x`, and what follows it.
+/// The kernel of a kind: its function of `x`, as in `shaders/values.wgsl`, and what follows it.
 macro_rules! activation {
     ($kind:expr, $name:literal, $x:literal, $rest:literal) => {{
         use $crate::ops::UnaryKind;

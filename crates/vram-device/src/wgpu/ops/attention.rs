@@ -1,4 +1,4 @@
-//! [`Attention`]: scores by a product, their softmax in place, and another product with the values.
+//! [`Attention`]: scores by a product, their softmax in place, and a second product with the values.
 
 use vram_types::DType;
 
@@ -16,15 +16,15 @@ static SOFTMAX: Program = Program {
     writes: Writes::Scattered,
 };
 
-/// Bytes of scores that attention computes at a time, as far as a query or more fits.
+/// Bytes of scores that are computed at a time, if at least one query fits.
 const SCORES: u64 = 4 << 20;
 
-/// Queries at a time, more of which bring nothing.
+/// Most queries at a time; more do not help.
 const QUERIES: u64 = 64;
 
 impl Wgpu {
-    /// How many queries are attended to at a time: by the number of keys and heads and by the adapter alone, since it sizes
-    /// the scratch.
+    /// How many queries are computed at a time. It depends only on the number of keys and heads and on the
+    /// adapter, because it sizes the scratch.
     fn queries_at_once(&self, keys: u64, heads: u64) -> u64 {
         let one = (keys * heads * 4).max(1);
         let room = SCORES.min(self.context.max_binding.saturating_sub(self.context.alignment + 4));
@@ -60,7 +60,7 @@ impl Wgpu {
         if keys == 0 {
             return Err(DeviceError::shape(NAME, "there are no keys to attend to"));
         }
-        // Looked at here as well: windows on it are not held to the size of a view.
+        // Checked here as well: windows of it are not limited to the size of a view.
         let needed = self.attention_scratch(op);
         let Some(scratch) = scratch.filter(|view| view.meta().bytes() >= needed) else {
             return Err(DeviceError::shape(NAME, format!("less scratch than {needed} bytes")));
@@ -71,10 +71,10 @@ impl Wgpu {
         }
         let (k, v) = (self.launcher.whole(NAME, &k)?, self.launcher.whole(NAME, &v)?);
         let at_once = self.queries_at_once(keys, heads).min(self.launcher.rows_at_once(NAME, width * size)?);
-        // No mask is one that begins behind the last key.
+        // No mask is a mask that begins after the last key.
         let position = op.causal.map_or(keys, |position| (position as u64).min(keys));
         for (first, rows) in pieces(queries, at_once) {
-            // Of the keys, those that any query of this piece sees.
+            // The keys that at least one query of this piece sees.
             let seen = keys.min(position + first + rows);
             let (from, bytes) = (first * width * size, rows * width * size);
             let q = self.launcher.window(NAME, &q, from, bytes)?;

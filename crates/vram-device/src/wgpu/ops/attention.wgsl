@@ -1,5 +1,5 @@
-// Rows of y in place, a group for each: for each head the queries, of which the first sees `limit` keys and each of the
-// others one more than the one before, as far as there are any.
+// Rows of y in place, one workgroup per row: for each head the queries. The first sees `limit` keys, and each
+// of the others one more than the one before, up to all keys.
 
 struct Parameters { rows: u32, width: u32, y: u32, queries: u32, limit: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
@@ -34,7 +34,7 @@ fn main(
     }
     let scale = 1.0 / total(sum, thread);
     for (var i = thread; i < p.width; i += THREADS) {
-        // What the query does not see may be no number.
+        // What the query does not see may be NaN.
         var weight = 0.0;
         if (i < seen) { weight = old(first + i) * scale; }
         put(first + i, weight);

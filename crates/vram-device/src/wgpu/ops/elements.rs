@@ -1,12 +1,13 @@
-//! What goes element by element.
+//! Element-wise kernels.
 
 use super::super::launch::{Launcher, over_words, pieces};
 use super::super::operand::{activation, stored};
 use super::super::pipeline::{Key, Program};
 use crate::{DeviceError, View, ViewMut};
 
-/// A kernel that makes an expression, given in parts, of each element `i`: `old` is what it was, `read0(p.x0, i)` the one
-/// of the first input. One row for all rows is read at `i % p.width`, a column at `i / p.width`.
+/// A kernel that computes an expression, given in parts, for each element `i`. `old` is its previous value,
+/// `read0(p.x0, i)` the element of the first input. One row for all rows is read at `i % p.width`, a column
+/// at `i / p.width`.
 macro_rules! program {
     ($name:expr, $($body:literal),+) => {
         $crate::wgpu::pipeline::Program {
@@ -25,7 +26,7 @@ macro_rules! program {
 
 pub(super) use program;
 
-/// What is read besides `y`, and which of its elements go with those of `y`.
+/// An input besides `y`, and which of its elements belong to those of `y`.
 pub(super) enum Input<'a> {
     /// Of the shape of `y`.
     Each(&'a View<'a>),
@@ -35,7 +36,7 @@ pub(super) enum Input<'a> {
     Column(&'a View<'a>),
 }
 
-/// Rows and columns of `y` that are computed at once: whole rows, or a part of one row.
+/// Rows and columns of `y` that are computed at once: whole rows, or part of one row.
 struct Piece {
     row: u64,
     rows: u64,
@@ -43,7 +44,7 @@ struct Piece {
     columns: u64,
 }
 
-/// A kernel over elements, in place or from other tensors.
+/// Runs a kernel over elements, in place or from other tensors.
 pub(super) fn elements(
     launcher: &Launcher,
     (name, program): (&'static str, &'static Program),
@@ -97,7 +98,7 @@ fn tiles((rows, width): (u64, u64), at_once: u64) -> Vec<Piece> {
         let whole = |(row, rows)| Piece { row, rows, column: 0, columns: width };
         return pieces(rows, at_once / width).map(whole).collect();
     }
-    // Whole words each.
+    // Each in whole words.
     let parts = |row| {
         pieces(width, at_once & !3).map(move |(column, columns)| Piece { row, rows: 1, column, columns })
     };

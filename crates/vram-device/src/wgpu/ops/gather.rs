@@ -13,7 +13,7 @@ static PROGRAM: Program = Program {
     writes: Writes::Packed,
 };
 
-/// Ids that a run of the gather takes with its parameters.
+/// Ids that one launch of the gather passes with its parameters.
 const IDS: usize = 4096;
 
 impl Wgpu {

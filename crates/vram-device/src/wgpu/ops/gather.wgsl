@@ -1,4 +1,4 @@
-// Elements of rows that this part of the table has not stay as they are.
+// Elements of rows that are not in this part of the table are left unchanged.
 
 struct Parameters { elements: u32, width: u32, x: u32, y: u32, first: u32, end: u32, ids: array<vec4<u32>, 1024> }
 

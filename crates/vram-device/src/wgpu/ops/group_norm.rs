@@ -1,5 +1,5 @@
-//! [`GroupNorm`], item by item in three runs: sums of chunks of positions, what becomes of them for each channel, and the
-//! result.
+//! [`GroupNorm`], item by item in three launches: sums over chunks of positions, the resulting factors for
+//! each channel, and the result.
 
 use vram_types::DType;
 
@@ -16,7 +16,8 @@ static SUMS: Program = Program {
     writes: Writes::Scattered,
 };
 
-/// What becomes of the sums with expressions for the weight and the bias of channel `i`: ones and zeros if there are none.
+/// Computes the factors from the sums, with expressions for the weight and the bias of channel `i`: ones and
+/// zeros if absent.
 macro_rules! moments {
     ($name:literal, $weight:literal, $bias:literal) => {
         Program {
@@ -50,10 +51,10 @@ static RESULT: Program = Program {
     writes: Writes::Packed,
 };
 
-/// Positions of a chunk: few enough for an adapter that binds little.
+/// Positions of a chunk: few enough for an adapter with small bindings.
 const CHUNK: u64 = 32;
 
-/// Values of a chunk and a group, and of a channel.
+/// Values per chunk and group, and per channel.
 const PART: u64 = 2;
 const ENTRY: u64 = 3;
 

@@ -1,4 +1,4 @@
-// Elements by the mean, the factor and the bias of their channels.
+// Normalises elements by the mean, the factor and the bias of their channels.
 
 struct Parameters { elements: u32, channels: u32, x: u32, table: u32, y: u32 }
 

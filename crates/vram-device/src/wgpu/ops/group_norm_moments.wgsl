@@ -1,5 +1,5 @@
-// Of each channel what the result needs, a workgroup for each group: the mean, the factor and the bias. `first` and `second` are
-// where those of a weight and a bias begin that there are.
+// For each channel, what the result needs: the mean, the factor and the bias; one workgroup per group.
+// `first` and `second` are where the weight and the bias begin, if present.
 
 struct Parameters {
     groups: u32, width: u32, positions: u32, chunk: u32, chunks: u32,

@@ -1,4 +1,5 @@
-// Of each chunk of positions and each group, a workgroup for each: the mean, and the squares of the differences to it added up.
+// For each chunk of positions and each group, one workgroup: the mean, and the sum of the squared differences
+// to it.
 
 struct Parameters {
     parts: u32, groups: u32, width: u32, channels: u32, positions: u32, chunk: u32, x: u32, y: u32,

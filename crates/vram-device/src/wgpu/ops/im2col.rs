@@ -32,7 +32,7 @@ impl Wgpu {
             window.push(0);
         }
         for ((extent, before), after) in op.extents.iter().zip(&before).zip(&op.window.after) {
-            // Places are counted from the padding on.
+            // Positions include the padding.
             count(NAME, extent + before + after)?;
         }
         count(NAME, op.x.shape().rows())?;
@@ -51,7 +51,7 @@ impl Wgpu {
             }
             for (begin, n) in parts {
                 let from = match n {
-                    // Bound and not read.
+                    // Bound but not read.
                     0 => to,
                     _ => self.launcher.window(NAME, &x, begin * x_row, n * x_row)?,
                 };
@@ -73,7 +73,7 @@ impl Wgpu {
     }
 }
 
-/// Rows of `x` among which are all that the windows at some positions see.
+/// The rows of `x` that the windows at some positions reach.
 fn touched(
     positions: Range<usize>,
     (extents, outputs): ([usize; 3], [usize; 3]),

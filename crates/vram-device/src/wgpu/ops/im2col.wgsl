@@ -1,4 +1,4 @@
-// The windows of a convolution as rows. Elements that lie in rows of x that this part has not stay as they are.
+// The windows of a convolution as rows. Elements in rows of x that are not in this part are left unchanged.
 
 // Depth, height and width of each of the last six.
 struct Parameters {
@@ -14,7 +14,7 @@ fn filled(bits: u32, j: u32, i: u32) -> u32 {
     let output = vec3<u32>(line / p.outputs.y, line % p.outputs.y, position % p.outputs.z);
     let row_of_kernel = element / p.kernel.z;
     let inner = vec3<u32>(row_of_kernel / p.kernel.y, row_of_kernel % p.kernel.y, element % p.kernel.z);
-    // Before the first element it is beyond the extents as well.
+    // Before the first element, this wraps to beyond the extents.
     let at = output * p.stride.xyz + inner * p.dilation.xyz - p.before.xyz;
     if (any(at >= p.extents.xyz)) { return replaced(bits, j, 0.0); }
     let row = (at.x * p.extents.y + at.y) * p.extents.z + at.z;

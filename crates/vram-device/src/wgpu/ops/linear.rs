@@ -49,10 +49,10 @@ pub(super) struct Product<'a> {
     pub(super) batches: u64,
     pub(super) a_strides: [u64; 2],
     pub(super) b_strides: [u64; 3],
-    /// Neighbouring batches that share one of b.
+    /// Neighbouring batches that share one matrix of `b`.
     pub(super) b_sharing: u64,
     pub(super) y_strides: [u64; 2],
-    /// Elements from the beginning of y on.
+    /// Elements from the beginning of `y` to the result.
     pub(super) y_at: u64,
     pub(super) scale: f32,
 }
@@ -115,7 +115,7 @@ impl Wgpu {
     }
 }
 
-/// Runs a product, with small tiles where there are few rows; an element is summed alike in either.
+/// Runs a product, with small tiles if there are few rows; an element is summed the same way in either.
 pub(super) fn product(
     launcher: &Launcher,
     kernel: &'static str,

@@ -1,5 +1,5 @@
-// y[i, j] = scale * sum over k of a[i, k] b[j, k] + bias[j], the sum in order of k in one f32.
-// What a thread computes beside an element, and the rest of the grid, have no part in that.
+// y[i, j] = scale * sum over k of a[i, k] b[j, k] + bias[j], the sum in order of k in one f32. It does not
+// depend on the thread's other elements or on the rest of the grid.
 
 struct Parameters {
     rows: u32, columns: u32, inner: u32,
@@ -12,7 +12,7 @@ struct Parameters {
 @group(0) @binding(0) var<uniform> p: Parameters;
 
 const TILE = 16u;
-// One more than a row has, so that what threads write at once lies in different banks.
+// One more than a row has, so that concurrent writes go to different banks.
 const PITCH = 17u;
 var<workgroup> tile_a: array<f32, 1024>;
 var<workgroup> tile_b: array<vec4<f32>, 272>;

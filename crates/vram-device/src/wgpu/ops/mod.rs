@@ -1,4 +1,4 @@
-//! [`Kernels`]: an operation is launched by the file of its name.
+//! [`Kernels`]: each operation is launched by the file of its name.
 
 mod activation;
 mod attention;
@@ -30,7 +30,7 @@ impl Kernels for Wgpu {
         match op {
             Op::GroupNorm(op) => self.group_norm_scratch(op),
             Op::Attention(op) => self.attention_scratch(op),
-            // Inputs are read as they lie.
+            // Inputs are read in place.
             _ => 0,
         }
     }

@@ -12,7 +12,7 @@ use crate::ops::{Rotary, RotaryForm};
 static PROGRAM: Program =
     Program { name: "rotary", source: include_str!("rotary.wgsl"), writes: Writes::Scattered };
 
-/// Threads of a group.
+/// Threads of a workgroup.
 const GROUP: u64 = 64;
 
 impl Wgpu {
@@ -28,7 +28,7 @@ impl Wgpu {
         let key = Key::new(&PROGRAM, &[DType::F32], x.dtype);
         let [heads, head_dim] = [count(NAME, op.heads)?, count(NAME, op.head_dim())?];
         let pairs = angles / 2;
-        // Angles of a head are no more than its elements, and may be wider.
+        // A head has no more angles than elements, but they may be wider.
         let at_once = self.launcher.rows_at_once(NAME, (width * size).max(angles * 4))?;
         for (first, rows) in pieces(m, at_once) {
             let table = self.launcher.window(NAME, &table, first * angles * 4, rows * angles * 4)?;

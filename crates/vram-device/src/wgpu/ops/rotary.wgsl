@@ -1,4 +1,5 @@
-// Pairs of elements of each head turned, in place; two neighbouring pairs by each thread, since two elements may share a word.
+// Pairs of elements of each head rotated in place; each thread takes two neighbouring pairs, because two
+// elements may share a word.
 
 struct Parameters { rows: u32, heads: u32, head_dim: u32, pairs: u32, table: u32, y: u32, interleaved: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;

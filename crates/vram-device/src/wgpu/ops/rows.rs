@@ -1,4 +1,4 @@
-//! What norms have in common: a group for each row.
+//! What norms share: a workgroup for each row.
 
 use super::super::launch::{Launcher, flat, pieces};
 use super::super::operand::{activation, stored};
@@ -6,8 +6,8 @@ use super::super::pipeline::{Key, Program};
 use super::super::queue::Window;
 use crate::{DeviceError, View, ViewMut};
 
-/// A norm with the functions `moments` and `normal` of a file. Expressions for its weight and its bias of column `i` are
-/// given: ones and zeros if there are none.
+/// A norm with the functions `moments` and `normal` of a file, and expressions for its weight and its bias of
+/// column `i`: ones and zeros if absent.
 macro_rules! program {
     ($file:literal, $name:literal, $weight:literal, $bias:literal) => {
         $crate::wgpu::pipeline::Program {
@@ -29,7 +29,7 @@ macro_rules! program {
 
 pub(super) use program;
 
-/// Runs a norm: `x`, those of a weight and a bias that there are, `y`.
+/// Runs a norm: `x`, a weight and a bias if given, `y`.
 pub(super) fn norm(
     launcher: &Launcher,
     (name, program): (&'static str, &'static Program),

@@ -1,4 +1,4 @@
-//! [`StridedCopy`], and what else is a copy by strides.
+//! [`StridedCopy`], and other strided copies.
 
 use vram_types::DType;
 
@@ -24,10 +24,10 @@ static BYTES: Program = program!("strided copy of 8 bits", "8u");
 static HALVES: Program = program!("strided copy of 16 bits", "16u");
 static WORDS: Program = program!("strided copy of 32 bits", "32u");
 
-/// The most axes that the kernel takes besides a run.
+/// The most axes that the kernel supports besides a run.
 const MOST: usize = 7;
 
-/// Threads of a group.
+/// Threads of a workgroup.
 const GROUP: u64 = 64;
 
 /// A copy in elements of `size` bytes.
@@ -44,7 +44,7 @@ impl Wgpu {
         self.copy_by_strides("strided_copy", (&op.x, op.from), &op.axes, (&op.y, op.to))
     }
 
-    /// A copy that the check of [`StridedCopy`] would pass, but for the number of axes.
+    /// A copy that passes the check of [`StridedCopy`], except that it may have more axes.
     pub(super) fn copy_by_strides(
         &self,
         name: &'static str,
@@ -52,7 +52,7 @@ impl Wgpu {
         axes: &Axes,
         (y, to): (&ViewMut<'_>, usize),
     ) -> Result<(), DeviceError> {
-        // Elements of 64 bits are two words that lie together.
+        // Elements of 64 bits are two adjacent words.
         let (program, size, words) = match x.dtype().bits() {
             8 => (&BYTES, 1, 1),
             16 => (&HALVES, 2, 1),
@@ -72,7 +72,7 @@ impl Wgpu {
         self.copied(&copy, (from * words) as u64, &mut axes, (to * words) as u64)
     }
 
-    /// Runs a copy, cut along its axes until the adapter binds what it touches.
+    /// Runs a copy, divided along its axes until the adapter can bind what it touches.
     fn copied(&self, copy: &Copy<'_>, from: u64, axes: &mut [Axis], to: u64) -> Result<(), DeviceError> {
         let reach = |stride: fn(&Axis) -> usize| {
             axes.iter().map(|axis| (axis.extent as u64 - 1) * stride(axis) as u64).sum::<u64>() + 1
@@ -82,7 +82,7 @@ impl Wgpu {
             return self.copied_at_once(copy, (from, reads), axes, (to, writes));
         }
         let span = |axis: &Axis| (axis.extent - 1) as u64 * axis.from.max(axis.to) as u64;
-        // One has a span, or the copy would be of one element, and fit.
+        // One axis has a span; otherwise the copy would be of one element, and fit.
         let Some(longest) = (0..axes.len()).max_by_key(|&i| span(&axes[i])) else { return Ok(()) };
         let whole = axes[longest];
         let half = whole.extent / 2;
@@ -112,7 +112,7 @@ impl Wgpu {
         if outer.len() > MOST {
             return Err(DeviceError::shape(name, format!("{} axes are more than {MOST}", outer.len())));
         }
-        // So many words a run touches at most, wherever it begins in one.
+        // The most words that a run touches, wherever it begins in one.
         let per_word = 4 / size;
         let words = (run.extent as u64 + 2 * (per_word - 1)).div_ceil(per_word);
         let runs: u64 = outer.iter().map(|axis| axis.extent as u64).product();

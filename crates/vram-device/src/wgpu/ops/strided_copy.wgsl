@@ -1,4 +1,5 @@
-// Elements of BITS bits copied by strides, as bits. A thread fills what a run of neighbours in y has of one word.
+// Elements of BITS bits copied by strides, as bits. A thread fills the part of one word that a run of
+// neighbours in y has.
 
 // Axes innermost first: extent, stride in x, stride in y.
 struct Parameters {
@@ -40,7 +41,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     if (mask == 0xffffffffu) {
         atomicStore(&result[word], bits);
     } else if (mask != 0u) {
-        // The rest of the word may be another thread's.
+        // The rest of the word may belong to another thread.
         atomicAnd(&result[word], ~mask);
         atomicOr(&result[word], bits);
     }
@@ -50,7 +51,7 @@ fn taken(i: u32) -> u32 {
     let b = p.x + i * (BITS / 8u);
     let shift = (b & 3u) * 8u;
     var bits = source[b >> 2u] >> shift;
-    // A word is never read before it is needed: there may be none behind the last.
+    // A word is never read before it is needed: there may be none after the last.
     if (shift > 32u - BITS) { bits |= source[(b >> 2u) + 1u] << (32u - shift); }
     return bits & MASK;
 }

@@ -1,5 +1,5 @@
-// The positions of the k largest elements of each row, a group for each row: each time round the largest of those that come
-// after the last one found.
+// The positions of the k largest elements of each row, one workgroup per row. Each round finds the largest of
+// those that come after the last one found.
 
 struct Parameters { rows: u32, width: u32, k: u32, x: u32, y: u32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
@@ -9,7 +9,7 @@ const THREADS = 64u;
 var<workgroup> ranks: array<u32, THREADS>;
 var<workgroup> places: array<u32, THREADS>;
 
-// Numbers by their value, -0 and 0 alike, and every NaN above them; none is 0.
+// Orders numbers by value, -0 equal to 0, and every NaN above them; no rank is 0.
 fn rank(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     let mag = bits & 0x7fffffffu;

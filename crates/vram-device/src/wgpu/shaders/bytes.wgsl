@@ -9,7 +9,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let first = word * 4u;
     let end = p.place + p.bytes;
     if (first >= end) { return; }
-    // Of the word's bytes, those from `low` up to `high` are the copy's.
+    // Of the word's bytes, the copy has those from `low` up to `high`.
     let low = select(0u, p.place - first, first < p.place);
     let high = min(end - first, 4u);
     let b = p.skip + first - p.place;

@@ -1,4 +1,4 @@
-// Fills each element of y; a word of it for each thread.
+// Fills each element of y, one word per thread.
 
 @group(0) @binding(0) var<uniform> p: Parameters;
 

@@ -1,4 +1,4 @@
-// Each element of y is a function of what it was and of its place.
+// Each element of y is a function of its previous value and its position.
 
 struct Parameters { elements: u32, width: u32, x0: u32, x1: u32, x2: u32, y: u32, factor: f32 }
 

@@ -1,4 +1,4 @@
-// A group for each row. `first` and `second` are where those of a weight and a bias begin that there are.
+// One workgroup per row. `first` and `second` are where the weight and the bias begin, if present.
 
 struct Parameters { rows: u32, width: u32, x: u32, first: u32, second: u32, y: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> p: Parameters;
@@ -13,7 +13,7 @@ fn main(
     if (row >= p.rows) { return; }
     let first = row * p.width;
     let m = moments(first, thread);
-    // Words that lie in the row as a whole are written as such.
+    // Words that are entirely in the row are written whole.
     let begin = p.y + first;
     let end = begin + p.width;
     for (var i = (begin & ~1u) + thread * 2u; i < end; i += THREADS * 2u) {

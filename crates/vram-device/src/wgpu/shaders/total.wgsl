@@ -1,4 +1,4 @@
-// The sum over a group of 64 threads, added pairwise.
+// The sum over a workgroup of 64 threads, added pairwise.
 
 const THREADS = 64u;
 var<workgroup> partial: array<f32, THREADS>;

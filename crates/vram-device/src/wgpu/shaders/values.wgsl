@@ -1,4 +1,4 @@
-// Formats narrower than f32, by their bits: what hardware does with subnormals and roundings differs.
+// Formats narrower than f32, computed from their bits, because hardware differs in subnormals and rounding.
 
 fn f32_value(bits: u32) -> f32 { return bitcast<f32>(bits); }
 fn f32_bits(x: f32) -> u32 { return bitcast<u32>(x); }
@@ -71,7 +71,7 @@ fn e8m0_value(word: u32) -> f32 {
     return bitcast<f32>(select(exponent << 23u, 0x00400000u, exponent == 0u));
 }
 
-// exp(high + low) to about one unit in the last place; the CPU's own, because what adapters have differs.
+// exp(high + low) to about one unit in the last place; the CPU's algorithm, because adapters' own differ.
 fn exp_of(high_in: f32, low: f32) -> f32 {
     // Comparisons that let a NaN through.
     let below = select(high_in, 89.0, high_in > 89.0);
@@ -106,7 +106,7 @@ fn gelu(v: f32) -> f32 {
     e = fma(e, t, 0.37409196);
     e = fma(e, t, 1.00002368);
     e = fma(e, t, -1.26551223);
-    // x^2 in two parts, the first exact: of 100 a single f32 keeps only 4e-6.
+    // x^2 in two parts, the first exact: near 100 a single f32 has an error of 4e-6.
     let high = bitcast<f32>(bitcast<u32>(x) & 0xfffff000u);
     let low = (x - high) * (x + high);
     let tail = 0.5 * t * exp_of(-0.5 * high * high, e - 0.5 * low);
@@ -125,7 +125,7 @@ fn gelu_tanh(v: f32) -> f32 {
 
 fn gelu_sigmoid(v: f32) -> f32 { return v / (1.0 + exp_of(-1.702 * v, 0.0)); }
 
-// Near zero by the polynomial of Cephes (tanhf), as on the CPU; what adapters have overflows.
+// Near zero by the polynomial of Cephes (tanhf), as on the CPU; adapters' own tanh overflows.
 fn tanh_of(v: f32) -> f32 {
     let x = abs(v);
     let far = 1.0 - 2.0 / (1.0 + exp_of(2.0 * x, 0.0));
