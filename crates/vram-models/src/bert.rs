@@ -1,4 +1,4 @@
-//! BERT encoders, and the embeddings of sentences that are their outputs' mean.
+//! BERT encoders, and sentence embeddings as the mean of their outputs.
 
 use serde::Deserialize;
 use vram_alloc::module;
@@ -26,15 +26,15 @@ pub struct Config {
     pub layers: usize,
     /// Number of attention heads.
     pub heads: usize,
-    /// What layer normalisation adds to the variance.
+    /// Added to the variance in layer normalisation.
     pub eps: f32,
     /// Dtype of the weights.
     pub dtype: DType,
-    /// What precedes all names in the checkpoint: empty or `bert.`.
+    /// Prefix of all names in the checkpoint: empty or `bert.`.
     pub prefix: String,
 }
 
-/// What shapes do not tell, as `config.json` has it.
+/// The settings in `config.json` that shapes do not show.
 #[derive(Deserialize)]
 struct Json {
     num_attention_heads: usize,
@@ -57,17 +57,18 @@ fn default_positions() -> String {
 }
 
 impl Config {
-    /// Reads sizes off a checkpoint's shapes, and off the text of its `config.json` what shapes do not tell.
+    /// Reads sizes from a checkpoint's shapes, and everything else from the text of its `config.json`.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] if tensors of BERT are not there or in the wrong shape, [`ModelError::Config`] if
-    /// the configuration cannot be read or asks for what is not built here.
+    /// [`ModelError::Checkpoint`] if tensors of BERT are missing or have the wrong shape,
+    /// [`ModelError::Config`] if the configuration cannot be read or asks for something that is not
+    /// implemented.
     pub fn read(source: &dyn WeightSource, config_json: &str) -> Result<Config, ModelError> {
         let json: Json =
             serde_json::from_str(config_json).map_err(|e| ModelError::Config(format!("config.json: {e}")))?;
         if json.hidden_act != "gelu" || json.position_embedding_type != "absolute" {
             return Err(ModelError::Config(format!(
-                "config.json asks for activation {:?} and {:?} positions; only \"gelu\" and \"absolute\" are built",
+                "config.json asks for activation {:?} and {:?} positions; only \"gelu\" and \"absolute\" are supported",
                 json.hidden_act, json.position_embedding_type
             )));
         }
@@ -108,7 +109,7 @@ impl Config {
 }
 
 fn wrong(what: String) -> ModelError {
-    ModelError::Checkpoint(format!("this is no BERT: {what}"))
+    ModelError::Checkpoint(format!("this is not a BERT: {what}"))
 }
 
 /// The model without its pooler. Build it inside [`skip_init`](vram_alloc::skip_init) to leave its parameters meta.
@@ -222,7 +223,7 @@ impl Bert {
 
     /// The last hidden states of all sequences, one below the other: `[tokens of all, width]`.
     ///
-    /// Sequences share a pass but see only themselves; each gets the bits that it would get alone.
+    /// Sequences share a pass but see only themselves; each gets the same bits as alone.
     ///
     /// # Errors
     /// [`Error::Shape`] for an empty sequence, one longer than the position embeddings, or an id outside the
@@ -233,11 +234,11 @@ impl Bert {
         self.forward_with_types(fwd, sequences, &types)
     }
 
-    /// The same for tokens that have types: the first sentence of a pair is of type 0, the second of type 1.
-    /// `types` has those of each sequence.
+    /// The same for tokens with types: the first sentence of a pair has type 0, the second type 1. `types`
+    /// has the types of each sequence.
     ///
     /// # Errors
-    /// As [`forward`](Bert::forward); [`Error::Shape`] also if there is not one type for each token.
+    /// See [`forward`](Bert::forward); [`Error::Shape`] also if there is not exactly one type for each token.
     pub fn forward_with_types(
         &self,
         fwd: &mut Forward<'_>,
@@ -265,7 +266,7 @@ impl Bert {
     /// One embedding for each sequence: the mean of its last hidden states, scaled to length 1.
     ///
     /// # Errors
-    /// As [`forward`](Bert::forward).
+    /// See [`forward`](Bert::forward).
     pub fn embed(&self, fwd: &mut Forward<'_>, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, Error> {
         let hidden = self.forward(fwd, sequences)?;
         let hidden = match hidden.dtype() {

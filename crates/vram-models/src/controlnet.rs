@@ -1,12 +1,13 @@
-//! The Qwen-Image blockwise ControlNet, as DiffSynth-Studio has it (`QwenImageBlockWiseControlNet`).
+//! The Qwen-Image blockwise ControlNet, as in DiffSynth-Studio (`QwenImageBlockWiseControlNet`).
 //!
 //! `y = img_in(conditioning)`, once a step. Block `i` gives
 //! `output_proj(gelu(input_proj(x_rms(z) + y_rms(y))))` for an image stream `z`.
 //!
-//! The reference calls block `i` behind block `i` of the Qwen-Image transformer and adds `scale` times its output to the
-//! stream, while the step lies between `start` and `end` ([`Guidance`]); a model of one's own does the same with
-//! [`ControlNet::condition`] and [`ControlNet::block`]. [`ControlNet::forward`] chains the blocks without a transformer
-//! between them: a pass with the same weights and products, for tests and measurements.
+//! The reference calls block `i` after block `i` of the Qwen-Image transformer and adds `scale` times its
+//! output to the stream, while the step is between `start` and `end` ([`Guidance`]). Your own transformer can
+//! do the same with [`ControlNet::condition`] and [`ControlNet::block`]. [`ControlNet::forward`] chains the
+//! blocks without a transformer between them: a pass with the same weights and products, for tests and
+//! measurements.
 
 use vram_alloc::module;
 use vram_layers::layers::{Linear, RmsNorm};
@@ -31,13 +32,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the sizes off a checkpoint's shapes.
+    /// Reads the sizes from a checkpoint's shapes.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] if `img_in.weight` is not there or no matrix, or if there is no block.
+    /// [`ModelError::Checkpoint`] if `img_in.weight` is missing or not a matrix, or if there are no blocks.
     pub fn read(source: &dyn WeightSource) -> Result<Config, ModelError> {
         let wrong =
-            |what: String| ModelError::Checkpoint(format!("this is no Qwen-Image ControlNet: {what}"));
+            |what: String| ModelError::Checkpoint(format!("this is not a Qwen-Image ControlNet: {what}"));
         let first = source.locate("img_in.weight").ok_or_else(|| wrong("it has no img_in.weight".into()))?;
         let &[width, inputs] = first.meta.shape().dims() else {
             return Err(wrong(format!("img_in.weight has shape {}", first.meta.shape())));
@@ -106,7 +107,7 @@ impl ControlNet {
         self.blocks.len()
     }
 
-    /// `[.., tokens, inputs] -> [.., tokens, width]`: the conditioning that every block of a step is given.
+    /// `[.., tokens, inputs] -> [.., tokens, width]`: the conditioning for all blocks of a step.
     ///
     /// # Errors
     /// [`Error::Shape`] if the last extent is not the model's; see [`Forward::run_with`].
@@ -132,11 +133,12 @@ impl ControlNet {
         block.forward(fwd, z, y)
     }
 
-    /// Adds what block `index` gives, times the guidance's scale, to the stream `z`, as the reference does behind block
-    /// `index` of its transformer. Whether the step is guided is the caller's to ask ([`Guidance::is_active`]).
+    /// Adds the output of block `index`, times the guidance's scale, to the stream `z`, as the reference does
+    /// after block `index` of its transformer. The caller decides whether the step is guided
+    /// ([`Guidance::is_active`]).
     ///
     /// # Errors
-    /// As [`block`](ControlNet::block).
+    /// See [`block`](ControlNet::block).
     pub fn guide(
         &self,
         fwd: &mut Forward<'_>,
@@ -149,11 +151,11 @@ impl ControlNet {
         fwd.add_scaled(z, guidance.scale, &out)
     }
 
-    /// The blocks one after the other, each adding to the stream: `[.., tokens, width]` in the compute dtype, in host
-    /// memory.
+    /// Runs the blocks one after the other, each adding to the stream. The result is `[.., tokens, width]` in
+    /// the compute dtype, in host memory.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the inputs do not fit each other or the model; see [`Forward::run_with`].
+    /// [`Error::Shape`] if the inputs do not fit each other or the model; see [`Forward::run_with`].
     pub fn forward(&self, fwd: &mut Forward<'_>, inputs: &Inputs<'_>) -> Result<Vec<u8>, Error> {
         let (img, conditioning) = (&inputs.img.1, &inputs.conditioning.1);
         let width = self.img_in.outputs();
@@ -193,11 +195,11 @@ impl Block {
 /// When and how strongly a ControlNet guides a denoising loop; progress runs from 1 at the first step to 0 at the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
-    /// Factor of what each block adds.
+    /// Factor of each block's output.
     pub scale: f32,
-    /// The progress at which it begins.
+    /// The progress at which guidance begins.
     pub start: f32,
-    /// The progress at which it ends.
+    /// The progress at which guidance ends.
     pub end: f32,
 }
 

@@ -1,19 +1,19 @@
-//! What can be wrong with a checkpoint or configuration.
+//! Errors in checkpoints and configurations.
 
 use std::error::Error;
 use std::fmt;
 
 use vram_alloc::AllocError;
 
-/// A model cannot be built from what it was given.
+/// A model cannot be built from its checkpoint or configuration.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The checkpoint has not the tensors that the architecture is told by, or not in such shapes.
+    /// The checkpoint lacks tensors that identify the architecture, or their shapes are wrong.
     Checkpoint(String),
-    /// The configuration asks for something that is not built here.
+    /// The configuration asks for something that is not implemented.
     Config(String),
-    /// The parameters cannot be made.
+    /// The parameters cannot be allocated.
     Alloc(AllocError),
 }
 

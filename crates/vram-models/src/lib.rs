@@ -1,5 +1,5 @@
-//! The architectures that the vram engine runs for real, built on [`vram_layers`]: hyperparameters are read off the
-//! checkpoint's shapes, and off `config.json` where shapes do not tell.
+//! The architectures that come with vram, built on [`vram_layers`]. Hyperparameters are read from the
+//! checkpoint's shapes, and from `config.json` if shapes do not show them.
 //!
 //! - [`controlnet`]: the Qwen-Image blockwise ControlNet.
 //! - [`bert`]: BERT encoders, with the mean pooling of sentence embeddings.

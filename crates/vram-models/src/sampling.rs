@@ -1,4 +1,4 @@
-//! Which token comes next.
+//! Chooses the next token.
 
 use std::fmt;
 
@@ -8,20 +8,20 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// How a [`Sampler`] chooses. The default is greedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the largest, whatever else is said here but for the penalty.
+    /// Divides the logits; with 0 the token with the largest logit after the penalty is always chosen.
     pub temperature: f32,
-    /// Only the so many most likely tokens; 0 for all.
+    /// Keeps only this many of the most likely tokens; 0 for all.
     pub top_k: usize,
-    /// Only the most likely tokens that have this probability together; 1 for all.
+    /// Keeps only the most likely tokens that together have this probability; 1 for all.
     pub top_p: f32,
-    /// Only tokens at least this share as likely as the most likely; 0 for all.
+    /// Keeps only tokens at least this many times as likely as the most likely one; 0 for all.
     pub min_p: f32,
-    /// Divides the positive logits, and multiplies the negative ones, of tokens that were among the last
-    /// [`recent`](Sampling::recent); 1 for none (arXiv 1909.05858).
+    /// Divides positive and multiplies negative logits of tokens that were among the last
+    /// [`recent`](Sampling::recent); 1 for no penalty (arXiv 1909.05858).
     pub repetition_penalty: f32,
-    /// How many of the last tokens the penalty looks at.
+    /// How many of the last tokens the penalty considers.
     pub recent: usize,
-    /// What chances depend on.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -54,7 +54,7 @@ pub enum SamplingError {
     Empty,
     /// A logit is not a number, or all are minus infinity.
     NotANumber {
-        /// The token, if it is one.
+        /// The token whose logit is not a number; `None` if all are minus infinity.
         token: Option<u32>,
     },
 }
@@ -95,10 +95,11 @@ impl Sampling {
     }
 }
 
-/// Chooses the tokens of one sequence, one after the other. The same settings, seed and logits give the same tokens.
+/// Chooses the tokens of one sequence, one after the other. The same settings, seed and logits give the same
+/// tokens.
 ///
-/// The penalty comes first, then `top_k`, `top_p` and `min_p` narrow the choice by the probabilities at temperature 1,
-/// as in llama.cpp, and the temperature decides among those that are left.
+/// The penalty comes first. Then `top_k`, `top_p` and `min_p` narrow the choice by the probabilities at
+/// temperature 1, as in llama.cpp. The temperature decides among the tokens that are left.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     settings: Sampling,
@@ -107,14 +108,14 @@ pub struct Sampler {
 
 impl Sampler {
     /// # Errors
-    /// As [`Sampling::check`].
+    /// See [`Sampling::check`].
     pub fn new(settings: Sampling) -> Result<Sampler, SamplingError> {
         settings.check()?;
         let random = ChaCha8Rng::seed_from_u64(settings.seed);
         Ok(Sampler { settings, random })
     }
 
-    /// The next token of a sequence that is `tokens` so far.
+    /// The next token of a sequence whose tokens so far are `tokens`.
     ///
     /// # Errors
     /// [`SamplingError::Empty`] or [`SamplingError::NotANumber`].
@@ -147,7 +148,7 @@ impl Sampler {
             }
             left -= weight;
         }
-        // Rounding may leave a little.
+        // Rounding may leave a small remainder.
         Ok(all
             .iter()
             .zip(&weights)
@@ -170,7 +171,7 @@ impl Sampler {
         }
     }
 
-    /// Leaves the most likely tokens, most likely first.
+    /// Keeps the most likely tokens, in order of likelihood.
     fn narrow(&self, all: &mut Vec<(u32, f32)>) {
         let Sampling { top_k, top_p, min_p, .. } = self.settings;
         all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -201,7 +202,7 @@ mod tests {
 
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 2.9];
 
-    /// How often each token is chosen, of 4000 times.
+    /// How often each token is chosen in 4000 draws.
     fn counts(settings: Sampling) -> [usize; 5] {
         let mut sampler = Sampler::new(settings).unwrap();
         let mut counts = [0; 5];
@@ -236,10 +237,10 @@ mod tests {
         let chosen = |settings| counts(settings).map(|count| count > 0);
         assert_eq!(chosen(Sampling { top_k: 2, ..warm() }), [false, true, false, false, true]);
         assert_eq!(chosen(Sampling { top_k: 1, ..warm() }), [false, true, false, false, false]);
-        // The two most likely have 77 % together.
+        // The two most likely tokens together have 77 %.
         assert_eq!(chosen(Sampling { top_p: 0.7, ..warm() }), [false, true, false, false, true]);
         assert_eq!(chosen(Sampling { top_p: 0.3, ..warm() }), [false, true, false, false, false]);
-        // exp(-1) is 0.37 of the most likely.
+        // exp(-1) is 0.37 of the most likely one.
         assert_eq!(chosen(Sampling { min_p: 0.3, ..warm() }), [false, true, true, false, true]);
         assert_eq!(chosen(Sampling { min_p: 1.0, ..warm() }), [false, true, false, false, false]);
     }

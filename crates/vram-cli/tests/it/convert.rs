@@ -108,7 +108,7 @@ fn the_network_gives_the_same_bits_whatever_its_checkpoint_looks_like() {
     for (weights, rules) in [("fuse", "part"), ("turn", "back")] {
         let weights = format!("{weights}.safetensors");
         let line = FORWARD.replace("controlnet_small.safetensors", &weights);
-        assert!(run(&line, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names differ");
+        assert!(run(&line, dir.path(), 1).1.contains("not a Qwen-Image ControlNet"), "its names differ");
         let line = format!("{line} --convert {rules}.toml");
         let report = json(&line, dir.path());
         assert!(fs::read(at("out.safetensors")).unwrap() == expected, "{line}");
@@ -148,7 +148,7 @@ fn a_plan_through_rules_is_that_of_the_checkpoint_that_they_give_back() {
         let path = format!("{there}.safetensors");
         run(&format!("extract m.safetensors --convert {there}.toml -o {path}"), dir.path(), 0);
         let plain = format!("plan {path} --arch qwen-image-controlnet");
-        assert!(run(&plain, dir.path(), 1).1.contains("no Qwen-Image ControlNet"), "its names differ");
+        assert!(run(&plain, dir.path(), 1).1.contains("not a Qwen-Image ControlNet"), "its names differ");
         let flags = format!("--convert {back}.toml");
         let (mut found, probed) = (plan(&path, &format!("{flags} {card}")), plan(&path, &flags));
         assert_eq!(found["model"], path);

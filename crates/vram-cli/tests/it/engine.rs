@@ -122,7 +122,7 @@ fn what_is_wrong_with_an_input_is_said_in_one_line() {
         (2, "nowhere.safetensors", "nowhere.safetensors"),
         (1, "text.safetensors", "text.safetensors"),
         (2, "text.safetensors", "text.safetensors"),
-        (1, "other.safetensors", "no Qwen-Image ControlNet: it has no img_in.weight"),
+        (1, "other.safetensors", "not a Qwen-Image ControlNet: it has no img_in.weight"),
         (1, "narrow.safetensors", "[.., tokens, 64] and [.., tokens, 16] are needed"),
         (2, "other.safetensors", r#"no tensor "img"; it has ["image"]"#),
         (2, "ints.safetensors", "I32, but must be F32, BF16 or F16"),
@@ -139,7 +139,7 @@ fn what_is_wrong_with_an_input_is_said_in_one_line() {
         assert!(!at("o.safetensors").exists());
     }
     let line = "forward --arch bert --weights bert --input other.safetensors -o o.safetensors";
-    assert!(run(line, dir.path(), 1).1.contains("this is no BERT"), "a ControlNet is none");
+    assert!(run(line, dir.path(), 1).1.contains("this is not a BERT"), "a ControlNet is none");
     let line = format!("{FORWARD} -o no/such/folder/o.safetensors");
     let (_, stderr) = run(&line.replace("-o out.safetensors ", ""), dir.path(), 1);
     assert!(stderr.contains("no/such/folder"), "{stderr}");

@@ -1,4 +1,4 @@
-//! Sequences that are continued together.
+//! Batches of sequences.
 
 use std::cell::RefCell;
 
@@ -8,10 +8,10 @@ use super::cache::Cache;
 use super::config::Config;
 use super::model::{Llama, Piece};
 
-/// Sequences that are continued together, each with a cache of its own. A weight that is streamed serves all of them,
-/// and each gets the logits that it would get alone, bit for bit.
-///
-/// Long inputs are shown in passes of limited length. Memory for caches and activations is decided when the batch is
+/// Sequences that are continued together, each with its own cache. A streamed weight serves all of them, and
+/// each gets the same logits as alone, bit for bit.
+/// Long inputs are processed in passes of limited length. Memory for caches and activations is fixed when the
+/// batch is created: nothing later can exceed the budget.
 /// made: nothing later can exceed the budget.
 #[derive(Debug)]
 pub struct Batch<'m> {
@@ -28,11 +28,12 @@ pub struct Batch<'m> {
 /// The size of a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSize {
-    /// Sequences.
+    /// Number of sequences.
     pub sequences: usize,
-    /// Most tokens of a sequence, those that it is shown and those that it makes.
+    /// Most tokens of a sequence, including those that it generates.
     pub context: usize,
-    /// Most tokens in a pass. More take more memory and make a long prompt quicker; the answer is the same.
+    /// Most tokens in a pass. A larger value takes more memory and speeds up long prompts; the answer is the
+    /// same.
     pub chunk: usize,
 }
 
@@ -41,12 +42,12 @@ impl BatchSize {
         let BatchSize { sequences, context, chunk } = self;
         if sequences == 0 || context == 0 || chunk < sequences {
             return Err(Error::Shape(format!(
-                "{sequences} sequences of {context} tokens, {chunk} in a pass: there must be a token for each"
+                "{sequences} sequences of {context} tokens, {chunk} in a pass: each needs at least one token"
             )));
         }
         if context > config.positions {
             return Err(Error::Shape(format!(
-                "a context of {context} tokens; the model was made for {} at most",
+                "a context of {context} tokens; the model supports {} at most",
                 config.positions
             )));
         }
@@ -55,11 +56,11 @@ impl BatchSize {
 }
 
 impl<'m> Batch<'m> {
-    /// Takes the memory of the caches from the model's budget.
+    /// Allocates the caches from the model's budget.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a context that the model was not made for, [`Error::BudgetTooSmall`] if caches and a pass do
-    /// not fit the budget: [`largest_context`](Batch::largest_context) says what does.
+    /// [`Error::Shape`] for a context longer than the model supports, [`Error::BudgetTooSmall`] if caches and
+    /// a pass do not fit the budget; [`largest_context`](Batch::largest_context) returns a context that fits.
     pub fn new(model: &'m Managed<Llama>, size: BatchSize) -> Result<Batch<'m>, Error> {
         let config = model.model().config();
         let BatchSize { sequences, context, chunk } = size.check(config)?;
@@ -81,10 +82,11 @@ impl<'m> Batch<'m> {
         Ok(Batch { model, caches, chunk, long, step, _session: session })
     }
 
-    /// The longest context up to that of `size` that fits the model's budget; `None` if not even one token does.
+    /// The longest context up to that of `size` that fits the model's budget; `None` if not even one token
+    /// fits.
     ///
     /// # Errors
-    /// As [`new`](Batch::new).
+    /// See [`new`](Batch::new).
     pub fn largest_context(model: &Managed<Llama>, size: BatchSize) -> Result<Option<usize>, Error> {
         let limit = model.engine().budget().limit();
         let fits = |context| Ok::<_, Error>(needed(model, BatchSize { context, ..size })? <= limit);
@@ -96,10 +98,10 @@ impl<'m> Batch<'m> {
         Ok((good > 0).then_some(good))
     }
 
-    /// The smallest budget in bytes that serves such a batch.
+    /// The smallest budget in bytes for such a batch.
     ///
     /// # Errors
-    /// As [`new`](Batch::new).
+    /// See [`new`](Batch::new).
     pub fn minimum_budget(model: &Managed<Llama>, size: BatchSize) -> Result<u64, Error> {
         needed(model, size.check(model.model().config())?)
     }
@@ -109,12 +111,12 @@ impl<'m> Batch<'m> {
         self.caches.len()
     }
 
-    /// Tokens that a sequence has been shown.
+    /// Number of tokens in a sequence's cache.
     pub fn len(&self, sequence: usize) -> usize {
         self.caches.get(sequence).map_or(0, Cache::len)
     }
 
-    /// Whether no sequence has been shown anything.
+    /// Whether all caches are empty.
     pub fn is_empty(&self) -> bool {
         self.caches.iter().all(Cache::is_empty)
     }
@@ -126,19 +128,19 @@ impl<'m> Batch<'m> {
         }
     }
 
-    /// Shows sequences what follows, and gives the logits after the last token of each: `vocabulary` values in the order
-    /// of `tokens`.
+    /// Appends tokens to sequences, and returns the logits after the last token of each: `vocabulary` values
+    /// each, in the order of `tokens`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a sequence that there is not or that is named twice, for no tokens, or more than its cache has
-    /// room for; see [`Managed::run`]. What was shown before an error stays shown.
+    /// [`Error::Shape`] for a sequence that does not exist or is named twice, and for no tokens or more than
+    /// fit its cache; see [`Managed::run`]. Tokens processed before an error stay in the cache.
     pub fn show(&mut self, tokens: &[(usize, &[u32])], options: &RunOptions) -> Result<Vec<Vec<f32>>, Error> {
         let mut order: Vec<Option<usize>> = vec![None; self.caches.len()];
         for (at, (sequence, ids)) in tokens.iter().enumerate() {
             match order.get_mut(*sequence) {
                 Some(slot @ None) if !ids.is_empty() => *slot = Some(at),
                 Some(Some(_)) => return Err(Error::Shape(format!("sequence {sequence} is named twice"))),
-                Some(None) => return Err(Error::Shape(format!("sequence {sequence} is shown no tokens"))),
+                Some(None) => return Err(Error::Shape(format!("sequence {sequence} is given no tokens"))),
                 None => return Err(Error::Shape(format!("there is no sequence {sequence}"))),
             }
             self.caches[*sequence].room_for(ids.len())?;
@@ -175,7 +177,7 @@ impl<'m> Batch<'m> {
     }
 }
 
-/// A pass, and its logits.
+/// Runs a pass and returns its logits.
 fn run(model: &Llama, fwd: &mut Forward<'_>, pieces: &mut [Piece<'_>]) -> Result<Vec<Vec<f32>>, Error> {
     let Some(logits) = model.forward(fwd, pieces)? else { return Ok(Vec::new()) };
     let bytes = fwd.download(&logits)?;
@@ -183,8 +185,8 @@ fn run(model: &Llama, fwd: &mut Forward<'_>, pieces: &mut [Piece<'_>]) -> Result
     Ok(values.chunks_exact(logits.shape().last().max(1)).map(<[f32]>::to_vec).collect())
 }
 
-/// A pass that none of a batch exceeds: every sequence asks for logits, and the first has all tokens that the others
-/// leave. It is only planned with.
+/// A pass that no pass of the batch exceeds: every sequence asks for logits, and the first has all tokens
+/// that the others leave. It is used only for planning.
 struct Largest {
     ids: Vec<u32>,
     context: usize,
@@ -220,7 +222,7 @@ fn caches(model: &Managed<Llama>, size: BatchSize) -> Result<u64, Error> {
     Ok(one.saturating_mul(size.sequences as u64))
 }
 
-/// Bytes of a budget that serves the caches and the largest pass.
+/// The smallest budget in bytes for the caches and the largest pass.
 fn needed(model: &Managed<Llama>, size: BatchSize) -> Result<u64, Error> {
     let largest = Largest::new(model, size, size.chunk)?;
     let pass = model.minimum_budget(|model, fwd| largest.run(model, fwd))?;

@@ -1,4 +1,4 @@
-//! Keys and values of the tokens that a sequence has been shown.
+//! The key-value cache of a sequence.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use vram_types::{DType, TensorMeta};
 
 use super::config::Config;
 
-/// Keys and values of one sequence, in memory that is charged to the budget when it is made.
+/// Keys and values of one sequence, in memory that counts against the budget from its creation.
 #[derive(Debug)]
 pub struct Cache {
     /// Keys and values of each block.
@@ -21,7 +21,7 @@ pub struct Cache {
 #[derive(Debug)]
 pub(super) struct Rows {
     meta: TensorMeta,
-    /// Absent where a pass is only planned.
+    /// Absent if a pass is only planned.
     memory: Option<Tensor>,
 }
 
@@ -29,12 +29,12 @@ impl Cache {
     /// Room for `capacity` tokens in session memory, in the compute dtype.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the size overflows; as [`Session::alloc`].
+    /// [`Error::Shape`] if the size overflows; see also [`Session::alloc`].
     pub fn new(session: &Session, config: &Config, capacity: usize, dtype: DType) -> Result<Cache, Error> {
         Cache::of(config, capacity, dtype, |meta| session.tensor(meta).map(Some))
     }
 
-    /// What plans are made with: it has a size and no memory.
+    /// A cache for planning, which has a size but no memory.
     ///
     /// # Errors
     /// [`Error::Shape`] if the size overflows.
@@ -66,7 +66,7 @@ impl Cache {
         all.ok_or_else(|| Error::Shape(format!("a cache of {capacity} tokens is larger than memory can be")))
     }
 
-    /// Tokens that it holds.
+    /// Number of tokens that it holds.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -76,7 +76,7 @@ impl Cache {
         self.len == 0
     }
 
-    /// Tokens that it has room for.
+    /// Number of tokens that it has room for.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -86,7 +86,7 @@ impl Cache {
         self.len = self.len.min(len);
     }
 
-    /// The positions of so many more tokens.
+    /// The positions of the next `tokens` tokens.
     pub(super) fn room_for(&self, tokens: usize) -> Result<Range<usize>, Error> {
         let end = self.len.saturating_add(tokens);
         if tokens == 0 {

@@ -1,4 +1,4 @@
-//! Sizes of a decoder, read off checkpoints.
+//! Sizes of a decoder, read from checkpoints.
 
 use vram_device::ops::{RotaryForm, UnaryKind};
 use vram_types::{DType, WeightSource, WeightSourceExt};
@@ -24,7 +24,7 @@ pub struct Config {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// What normalisation adds to the mean square.
+    /// Added to the mean square in normalisation.
     pub eps: f32,
     /// The function of the gate.
     pub activation: UnaryKind,
@@ -44,28 +44,29 @@ pub struct Config {
     pub dtype: DType,
 }
 
-/// Architectures of GGUF, and which elements each pairs.
+/// Supported GGUF architectures, and which elements each pairs.
 const ARCHITECTURES: [(&str, RotaryForm); 3] =
     [("llama", RotaryForm::Interleaved), ("qwen2", RotaryForm::Halves), ("qwen3", RotaryForm::Halves)];
 
-/// What the converter of llama.cpp adds: factors of the frequencies, in f32.
+/// A tensor that llama.cpp's converter adds: factors of the frequencies, in f32.
 const FACTORS: &str = "rope_freqs.weight";
 
 impl Config {
-    /// Reads sizes off a checkpoint's shapes, and off the text of its `config.json` what shapes do not tell.
+    /// Reads sizes from a checkpoint's shapes, and everything else from the text of its `config.json`.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] if tensors are not there, in the wrong shape or of another kind of model,
-    /// [`ModelError::Config`] if the configuration cannot be read or asks for what is not built here.
+    /// [`ModelError::Checkpoint`] if tensors are missing, have the wrong shape or belong to another kind of
+    /// model, [`ModelError::Config`] if the configuration cannot be read or asks for something that is not
+    /// implemented.
     pub fn read(source: &dyn WeightSource, config_json: &str) -> Result<Config, ModelError> {
         let json = Json::read(config_json)?;
         let wrong = |what: String| Err(ModelError::Config(format!("config.json: {what}")));
         let activation = match json.hidden_act.as_str() {
             "silu" | "swish" => UnaryKind::Silu,
             "gelu_pytorch_tanh" => UnaryKind::GeluTanh,
-            other => return wrong(format!("hidden_act {other:?} is not built; \"silu\" is")),
+            other => return wrong(format!("hidden_act {other:?} is not supported; \"silu\" is")),
         };
-        // Within its window, attention is what it would be without one.
+        // Within its window, attention is the same as without one.
         let windowed = json.use_sliding_window.unwrap_or(json.model_type == "mistral");
         let window = json.sliding_window.filter(|_| windowed).unwrap_or(usize::MAX);
         let told = Told {
@@ -82,11 +83,11 @@ impl Config {
         Err(ModelError::Checkpoint("it has no lm_head.weight, and config.json does not tie it".into()))
     }
 
-    /// Reads sizes off the shapes of a GGUF file whose tensors go by [their names](super::from_gguf_name) at Hugging
-    /// Face, and off its key-value pairs, as text.
+    /// Reads sizes from the shapes of a GGUF file whose tensors have been given [their Hugging Face
+    /// names](super::from_gguf_name), and everything else from its key-value pairs, as text.
     ///
     /// # Errors
-    /// As [`read`](Config::read).
+    /// See [`read`](Config::read).
     pub fn from_gguf(
         source: &dyn WeightSource,
         pair: impl Fn(&str) -> Option<String>,
@@ -96,18 +97,18 @@ impl Config {
         let name = get("general.architecture")?;
         let Some(&(_, form)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
             let known = ARCHITECTURES.map(|(known, _)| known);
-            return Err(wrong(format!("the architecture {name:?} is not built; {known:?} are")));
+            return Err(wrong(format!("the architecture {name:?} is not supported; {known:?} are")));
         };
         let own = |key: &str| pair(&format!("{name}.{key}"));
         let number = |key: &str| -> Result<Option<f64>, ModelError> {
             let parsed = |text: String| {
-                text.parse().map_err(|_| wrong(format!("{name}.{key} is {text:?} and no number")))
+                text.parse().map_err(|_| wrong(format!("{name}.{key} is {text:?}, which is not a number")))
             };
             own(key).map(parsed).transpose()
         };
         let need = |key: &str| number(key)?.ok_or_else(|| wrong(format!("there is no {name}.{key}")));
         if let Some(kind) = own("rope.scaling.type").filter(|kind| kind != "none" && kind != "linear") {
-            return Err(wrong(format!("{name}.rope.scaling.type {kind:?} is not built; \"linear\" is")));
+            return Err(wrong(format!("{name}.rope.scaling.type {kind:?} is not supported; \"linear\" is")));
         }
         let (base, turned) = (number("rope.freq_base")?.unwrap_or(10_000.0), number("rope.dimension_count")?);
         let factor = number("rope.scaling.factor")?.map_or(1.0, |factor| factor as f32);
@@ -122,7 +123,10 @@ impl Config {
         told.with_shapes(source, |head_dim| {
             let turned = turned.map_or(head_dim, |turned| turned as usize);
             if factors.as_ref().is_some_and(|factors| factors.len() != turned / 2) {
-                return Err(wrong(format!("{FACTORS} has not one factor for each of {} pairs", turned / 2)));
+                return Err(wrong(format!(
+                    "{FACTORS} does not have one factor for each of {} pairs",
+                    turned / 2
+                )));
             }
             Ok(Rotary::new(form, base, turned, factors.as_deref()).map(|frequency| frequency / factor))
         })
@@ -134,7 +138,7 @@ impl Config {
     }
 }
 
-/// What shapes do not tell.
+/// The settings that shapes do not show.
 struct Told {
     heads: usize,
     head_dim: Option<usize>,
@@ -206,7 +210,7 @@ impl Told {
 }
 
 impl Config {
-    /// Whether a tensor of a checkpoint is one of this model's, or of no account.
+    /// Whether a tensor of a checkpoint is used by this model or can be ignored.
     fn uses(&self, name: &str) -> bool {
         const OF_ALL: [&str; 4] =
             ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", FACTORS];
@@ -224,7 +228,7 @@ impl Config {
             "self_attn.o_proj" => kind == "weight" || self.output_bias,
             "self_attn.q_norm" | "self_attn.k_norm" => self.head_norms,
             "mlp.gate_proj" | "mlp.up_proj" | "mlp.down_proj" => kind == "weight",
-            // Frequencies that old checkpoints store, and that are computed.
+            // Frequencies that old checkpoints store; we compute them.
             "self_attn.rotary_emb" => return kind == "inv_freq",
             _ => OF_BLOCKS.contains(&part),
         };
@@ -232,11 +236,11 @@ impl Config {
     }
 }
 
-/// Factors that frequencies are divided by, if the file has them.
+/// Factors that divide the frequencies, if the file has them.
 fn factors(source: &dyn WeightSource) -> Result<Option<Vec<f32>>, ModelError> {
     let Some(found) = source.locate(FACTORS) else { return Ok(None) };
     if found.meta.dtype() != DType::F32 {
-        return Err(unlike(format!("{FACTORS} is {} and not F32", found.meta.dtype())));
+        return Err(unlike(format!("{FACTORS} is {} instead of F32", found.meta.dtype())));
     }
     let mut bytes = vec![0; found.meta.bytes() as usize];
     let len = bytes.len() as u64;
@@ -247,5 +251,5 @@ fn factors(source: &dyn WeightSource) -> Result<Option<Vec<f32>>, ModelError> {
 }
 
 fn unlike(what: String) -> ModelError {
-    ModelError::Checkpoint(format!("this is no decoder of the Llama family: {what}"))
+    ModelError::Checkpoint(format!("this is not a decoder of the Llama family: {what}"))
 }

@@ -1,10 +1,10 @@
-//! How GGUF files call what Hugging Face's checkpoints have.
+//! Maps GGUF tensor names to those of Hugging Face checkpoints.
 
-/// The name in Hugging Face's checkpoints of a tensor of a GGUF file: `blk.0.attn_q.weight` is
-/// `model.layers.0.self_attn.q_proj.weight`. `None` for tensors that have none.
+/// The Hugging Face name of a GGUF tensor: `blk.0.attn_q.weight` is `model.layers.0.self_attn.q_proj.weight`.
+/// `None` for tensors that have no such name.
 ///
-/// This is a function for `Conversion::rename_with` of `vram-diskmap`. llama.cpp's converter reorders the rows of queries
-/// and keys of Llama itself; [`Config::from_gguf`](super::Config::from_gguf) allows for it.
+/// Pass this function to `Conversion::rename_with` of `vram-diskmap`. llama.cpp's converter reorders the rows
+/// of queries and keys of Llama itself; [`Config::from_gguf`](super::Config::from_gguf) accounts for it.
 pub fn from_gguf_name(name: &str) -> Option<String> {
     let (of, kind) = name.rsplit_once('.')?;
     let whole = match of {

@@ -1,4 +1,4 @@
-//! `config.json` of Hugging Face's checkpoints.
+//! `config.json` of Hugging Face checkpoints.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use super::rotary::{Llama3, Rotary};
 use crate::ModelError;
 use vram_device::ops::RotaryForm;
 
-/// `model_type`s that this is; all of them pair the halves of a head.
+/// The supported `model_type`s; all of them pair the halves of a head.
 const MODEL_TYPES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 #[derive(Deserialize)]
@@ -14,7 +14,7 @@ struct Kind {
     model_type: String,
 }
 
-/// What shapes do not tell.
+/// The settings that shapes do not show.
 #[derive(Deserialize)]
 pub(super) struct Json {
     pub(super) model_type: String,
@@ -31,7 +31,7 @@ pub(super) struct Json {
     partial_rotary_factor: f64,
     rope_theta: Option<f64>,
     rope_scaling: Option<Scaling>,
-    /// Where later versions keep both.
+    /// Later versions keep both here.
     rope_parameters: Option<Scaling>,
 }
 
@@ -51,13 +51,13 @@ fn one() -> f64 {
 }
 
 impl Json {
-    /// Another kind of model is told by its name, not by the first field that it lacks.
+    /// An unknown kind of model is reported by its name, not by the first field that it lacks.
     pub(super) fn read(text: &str) -> Result<Json, ModelError> {
         let wrong = |e: serde_json::Error| ModelError::Config(format!("config.json: {e}"));
         let Kind { model_type } = serde_json::from_str(text).map_err(wrong)?;
         if !MODEL_TYPES.contains(&model_type.as_str()) {
             return Err(ModelError::Config(format!(
-                "config.json: model_type {model_type:?} is no decoder that is built here; {MODEL_TYPES:?} are"
+                "config.json: model_type {model_type:?} is not supported; {MODEL_TYPES:?} are"
             )));
         }
         serde_json::from_str(text).map_err(wrong)
@@ -66,7 +66,7 @@ impl Json {
     pub(super) fn rotary(&self, head_dim: usize) -> Result<Rotary, ModelError> {
         let wrong = |what: String| Err(ModelError::Config(format!("config.json: {what}")));
         if self.partial_rotary_factor != 1.0 {
-            return wrong("rotary embedding of a part of each head is not built".into());
+            return wrong("rotary embedding of only part of each head is not supported".into());
         }
         let scaling = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let base = scaling.and_then(|s| s.rope_theta).or(self.rope_theta).unwrap_or(10_000.0);
@@ -89,7 +89,7 @@ impl Json {
             }
             ("linear" | "llama3", None) => wrong("rope_scaling has no factor".into()),
             (other, _) => wrong(format!(
-                "rope_scaling of type {other:?} is not built; \"default\", \"linear\" and \"llama3\" are"
+                "rope_scaling of type {other:?} is not supported; \"default\", \"linear\" and \"llama3\" are"
             )),
         }
     }

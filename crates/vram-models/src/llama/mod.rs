@@ -1,7 +1,8 @@
 //! Decoders of the Llama family: Llama 2 and 3, Mistral, Qwen 2 and 3, SmolLM, from Hugging Face's checkpoints or GGUF.
 //!
-//! [`Config`] is read off a checkpoint, [`Llama`] is the model, a [`Cache`] holds what one sequence has been shown, and
-//! a [`Batch`] continues sequences together, so that a weight that is streamed serves all of them.
+//! [`Config`] is read from a checkpoint, [`Llama`] is the model, a [`Cache`] holds the keys and values of one
+//! sequence, and a [`Batch`] continues several sequences together, so that a streamed weight serves all of
+//! them.
 
 mod batch;
 mod cache;

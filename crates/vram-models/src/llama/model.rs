@@ -62,12 +62,12 @@ struct Mlp {
 
 module! { Mlp { gate_proj, up_proj, down_proj } }
 
-/// Tokens that follow what a sequence's cache holds.
+/// The next tokens of a sequence, and its cache.
 #[derive(Debug)]
 pub struct Piece<'a> {
-    /// What follows.
+    /// The tokens.
     pub ids: &'a [u32],
-    /// What the sequence has been shown so far.
+    /// The cache of the tokens before.
     pub cache: &'a mut Cache,
     /// Whether the logits after its last token are wanted.
     pub logits: bool,
@@ -119,19 +119,19 @@ impl Llama {
         })
     }
 
-    /// The sizes that it was built with.
+    /// The sizes it was built with.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The logits after the last token of each piece that asks for them, one row of f32 for each: `[asking, vocabulary]`,
-    /// or `None` where none does. What the pieces hold is added to their caches.
+    /// The logits after the last token of each piece that asks for them, one row of f32 for each: `[asking,
+    /// vocabulary]`, or `None` if none does. The keys and values of the pieces are added to their caches.
     ///
-    /// Pieces share a pass but see only themselves; each gets the bits that it would get alone.
+    /// Pieces share a pass but see only themselves; each gets the same bits as alone.
     ///
     /// # Errors
-    /// [`Error::Shape`] for an empty piece, one that its cache has no room for, or an id outside the vocabulary; see
-    /// [`Forward::with_weights`].
+    /// [`Error::Shape`] for an empty piece, one that does not fit its cache, or an id outside the vocabulary;
+    /// see [`Forward::with_weights`].
     pub fn forward(&self, fwd: &mut Forward<'_>, pieces: &mut [Piece<'_>]) -> Result<Option<Tensor>, Error> {
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for piece in &mut *pieces {
@@ -207,7 +207,7 @@ impl Block {
 }
 
 impl Attention {
-    /// `caches` are those of the pieces, and the number of the block among them.
+    /// `number` is the index of this block, by which the pieces' caches keep its keys and values.
     fn forward(
         &self,
         fwd: &mut Forward<'_>,
@@ -249,7 +249,7 @@ impl Attention {
     }
 }
 
-/// Each head normalised by itself, where the model does that.
+/// Each head normalised separately, if the model does that.
 fn normed(
     fwd: &mut Forward<'_>,
     x: Tensor,

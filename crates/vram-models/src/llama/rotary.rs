@@ -2,7 +2,7 @@
 
 use vram_device::ops::RotaryForm;
 
-/// By how much each pair of elements turns from one position to the next.
+/// How far each pair of elements rotates from one position to the next.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
     form: RotaryForm,
@@ -11,18 +11,18 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The usual frequencies, `base^(-2 i / width)` for pair `i` of a head's first `width` elements, each divided by its
-    /// factor where there are factors.
+    /// The usual frequencies, `base^(-2 i / width)` for pair `i` of a head's first `width` elements, each
+    /// divided by its factor if there are factors.
     pub fn new(form: RotaryForm, base: f64, width: usize, factors: Option<&[f32]>) -> Rotary {
         let frequency = |pair: usize| {
-            // Rounded where PyTorch rounds, so that angles far out are the same.
+            // Rounded where PyTorch rounds, so that angles at large positions are the same.
             let frequency = base.powf(-(2.0 * pair as f64) / width as f64) as f32;
             factors.and_then(|all| all.get(pair)).map_or(frequency, |factor| frequency / factor)
         };
         Rotary { form, frequencies: (0..width / 2).map(frequency).collect() }
     }
 
-    /// With other frequencies, made of each of them.
+    /// With every frequency replaced by `f` of it.
     #[must_use]
     pub fn map(mut self, f: impl Fn(f32) -> f32) -> Rotary {
         for frequency in &mut self.frequencies {
@@ -36,13 +36,13 @@ impl Rotary {
         self.form
     }
 
-    /// Elements of a head that are turned.
+    /// How many elements of a head are rotated.
     pub fn width(&self) -> usize {
         2 * self.frequencies.len()
     }
 
-    /// A row for each position: cosines, then sines, as [`ops::Rotary`](vram_device::ops::Rotary) takes them; the bytes
-    /// of f32.
+    /// The f32 bytes of a table with a row for each position: cosines, then sines, as
+    /// [`ops::Rotary`](vram_device::ops::Rotary) expects them.
     pub(super) fn table(&self, positions: &[usize]) -> Vec<u8> {
         let mut table = Vec::with_capacity(positions.len() * self.width() * 4);
         for &position in positions {
@@ -56,14 +56,14 @@ impl Rotary {
     }
 }
 
-/// Llama 3's way to a longer context: slow frequencies are divided by a factor, fast ones stay, those between are
-/// mixed.
+/// Llama 3's scaling for longer contexts: slow frequencies are divided by a factor, fast ones are unchanged,
+/// those between are interpolated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Llama3 {
     pub(super) factor: f32,
     pub(super) low: f32,
     pub(super) high: f32,
-    /// Positions that the model was first trained for.
+    /// Number of positions that the model was originally trained for.
     pub(super) original: f32,
 }
 
