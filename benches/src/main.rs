@@ -5,6 +5,7 @@
 //! `target/bench/ROW.json`.
 
 mod ceilings;
+mod decode;
 mod extract;
 mod fio;
 mod harness;
@@ -93,6 +94,8 @@ enum Row {
     Schedule(model::Args),
     /// What the engine adds to the kernels of a resident pass
     Overhead,
+    /// What the engine adds to the kernels of a decoder's step of one token
+    DecodeStep,
     /// Upload 256 MiB to the first adapter, with staging and with wgpu's own functions
     Upload,
 }
@@ -115,6 +118,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             model::streaming_cached(&args.options, &model)?;
             model::streaming_cold(&args.options, &model)?;
             schedule::overhead(&args.options)?;
+            decode::step(&args.options)?;
             schedule::real(&args.options, &model)?;
             upload(&args.options)
         }
@@ -134,6 +138,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         Row::StreamingCold(row) => model::streaming_cold(&args.options, &row),
         Row::Schedule(row) => schedule::real(&args.options, &row),
         Row::Overhead => schedule::overhead(&args.options),
+        Row::DecodeStep => decode::step(&args.options),
         Row::Upload => upload(&args.options),
     }
 }

@@ -114,9 +114,11 @@ fn what_cannot_be_is_said() {
 #[test]
 fn activations_of_8_bits_answer_alike_in_any_memory() {
     let Some(model) = smollm2() else { return };
-    let ask = ["--chat", QUESTION, "--activations", "q8", "--logprobs", "2"];
+    let ask = ["--prompt", "The capital of France is", "--max-tokens", "12", "--logprobs", "2"];
+    let exact = document(&model, &ask);
+    let ask = [&ask[..], &["--activations", "q8"]].concat();
     let resident = document(&model, &ask);
-    assert_eq!(resident["text"], ANSWER);
+    assert!(resident["text"].as_str().unwrap().starts_with(" Paris."), "{resident}");
     let likely = resident["logprobs"].as_array().unwrap();
     assert_eq!(likely.len(), resident["ids"].as_array().unwrap().len());
     for (likely, id) in likely.iter().zip(resident["ids"].as_array().unwrap()) {
@@ -127,10 +129,10 @@ fn activations_of_8_bits_answer_alike_in_any_memory() {
     let smallest = resident["smallest_budget_bytes"].to_string();
     let streamed = document(&model, &[&ask[..], &["--budget", &smallest, "--threads", "1"]].concat());
     assert_eq!((&streamed["ids"], &streamed["logprobs"]), (&resident["ids"], &resident["logprobs"]));
-    // Rounded inputs are not the exact ones.
-    let exact = document(&model, &["--chat", QUESTION, "--logprobs", "2"]);
-    assert_eq!(exact["ids"], resident["ids"]);
-    assert_ne!(exact["logprobs"], resident["logprobs"]);
+    // Rounded inputs are near the exact ones.
+    let first = |document: &Value| document["logprobs"][0][0]["logprob"].as_f64().unwrap();
+    let off = (first(&exact) - first(&resident)).abs();
+    assert!(off > 0.0 && off < 0.1, "{off}");
     let (code, _, stderr) = generate(&model, &["--prompt", "a", "--logprobs", "2"]);
     assert!(code == 1 && stderr.contains("--logprobs needs --json"), "{stderr}");
 }

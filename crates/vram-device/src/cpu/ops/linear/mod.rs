@@ -193,9 +193,11 @@ fn q8_block(op: &Linear<'_>) -> Option<BlockType> {
 impl Cpu {
     pub(in crate::cpu) fn linear_scratch(&self, op: &Linear<'_>) -> u64 {
         let (rows, inner) = (op.x.shape().rows(), op.x.shape().last());
+        let exact = linear_scratch_bytes(self.isa, rows, inner, op.x.dtype());
         match q8_block(op) {
-            Some(_) => q8::scratch_bytes(rows, inner) as u64,
-            None => linear_scratch_bytes(self.isa, rows, inner, op.x.dtype()) as u64,
+            // At least as much as exact activations take, so that passes are laid out alike with both.
+            Some(_) => q8::scratch_bytes(rows, inner).max(exact) as u64,
+            None => exact as u64,
         }
     }
 
