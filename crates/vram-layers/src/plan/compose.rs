@@ -12,7 +12,7 @@ use crate::plan::costs::{Costs, nanos};
 use crate::plan::partition::UnitId;
 use crate::plan::partition::{Partition, Unit, finest, partition};
 use crate::plan::schedule::{
-    Choice, Fetch, Limit, Machine, Problem, Residency, Room, UnitCost, choose, simulate_listing,
+    Choice, Fetch, Limit, Machine, Problem, Residency, Room, UnitCost, choose, floor, simulate_listing,
 };
 use crate::spec::{Layer, LayerId};
 
@@ -26,7 +26,10 @@ const RING_UNITS: u64 = 3;
 /// Another cut of the model into units must save at least one part in `WORTH` of a pass.
 const WORTH: u64 = 50;
 
-/// How many passes are simulated, and for how many a plan lists the fetches.
+/// Up to this many units other cuts are also tried where one is near the bound of what it keeps.
+const FEW_UNITS: usize = 64;
+
+/// Passes that are simulated, and how many of them a plan lists the fetches of.
 const PASSES: usize = 8;
 const LISTED: u64 = 3;
 
@@ -199,6 +202,10 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
         let PlanInput { budget: given, workspace, session, .. } = *input;
         return Err(Error::BudgetTooSmall { needed, given, workspace, weights, session });
     };
+    // What no cut is faster than: those that are finer take more units and more reads.
+    let (device, host) = if input.residents { (available, input.host.kept) } else { (0, 0) };
+    let lightest = |problem: &Problem| floor(problem, &Room { host, ..problem.room(device) });
+    let goal = lightest(&input.problem(&natural));
     drop(natural);
     let most = available.min(input.max_allocation);
     let ring = input.ring.unwrap_or(RING_TARGET.min(available / 2)).clamp(smallest, most);
@@ -206,12 +213,18 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
     for units in [RING_UNITS, 2 * RING_UNITS, 2] {
         let cut = partition(input.layers, &used, (ring / units).max(smallest), input.sector)?;
         let problem = input.problem(&cut);
-        // One unit computes, one is being copied and one is ready, so that a slow read does not stall at
-        // once. At least the first two, unless they take all the room.
+        let bar = best.as_ref().map_or(u64::MAX, |(_, b)| b.pass - b.pass / WORTH);
+        if lightest(&problem) >= bar {
+            continue;
+        }
+        // One unit computes, one is on its way and one is ready, so that a slow read is not waited for at once; or at
+        // least the two, where they do not take all the room.
         let several = [RING_UNITS, 2].map(|units| units * largest(&cut, may));
         let fits = |bytes: &u64| bytes + bytes / 2 <= available && *bytes <= most;
         let several = several.into_iter().find(fits).unwrap_or(0);
-        let least = largest(&cut, |u| may(u) && !is_used(u, &used)).max(several);
+        let is_small = cut.units.len() <= FEW_UNITS;
+        let departing = largest(&cut, |u| may(u) && !is_used(u, &used));
+        let least = if is_small { departing } else { departing.max(several) };
         let target = ring.max(largest(&cut, may)).min(most);
         let least = if input.ring.is_some() { least.min(target) } else { least };
         let choice = if input.residents {
@@ -220,6 +233,7 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
                 host: input.host.kept,
                 ring: input.ring.map(|_| target),
                 least_ring: least,
+                wanted_ring: several,
                 target_ring: target,
             };
             choose(&problem, &room)
@@ -230,8 +244,9 @@ pub(crate) fn plan(input: &PlanInput<'_>) -> Result<Planned, Error> {
             Choice { kept, ring_bytes: target, pass }
         };
         let bound = problem.bound(&choice.kept).nanos;
-        if best.as_ref().is_none_or(|(_, b)| choice.pass < b.pass - b.pass / WORTH) {
-            let near = choice.pass <= bound + bound / WORTH;
+        if choice.pass < bar || best.is_none() {
+            let aim = if is_small { goal } else { bound };
+            let near = choice.pass <= aim + aim / WORTH;
             best = Some((cut, choice));
             if near {
                 break;

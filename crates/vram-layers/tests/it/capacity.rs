@@ -81,12 +81,13 @@ fn a_plan_stays_while_what_it_holds_may_be_held() {
     in_time("budgets that change", || {
         for discrete in [false, true] {
             let raw = Raw::plain(22);
-            let mut options = options(7000, None, 2);
+            // A ring of its own size leaves something of the budget.
+            let mut options = options(7000, Some(2000), 2);
             options.calibrate = false;
             let engine = raw.engine(options, discrete);
             let budget = engine.budget().clone();
             let first = pass(&raw, &engine, 500);
-            assert!(first.ring_bytes > 0 && first.peak_bytes <= 7000);
+            assert!(first.ring_bytes > 0 && first.peak_bytes < 6999);
 
             // As much as it takes is enough.
             budget.set_limit(first.peak_bytes);

@@ -9,6 +9,7 @@ mod calibration;
 mod capacity;
 mod chain;
 mod common;
+mod curves;
 mod departures;
 mod faults;
 mod files;

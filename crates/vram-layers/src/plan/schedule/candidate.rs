@@ -7,6 +7,8 @@ use super::spread::Spread;
 /// Passes simulated for each candidate; the first half fills the ring. Fewer if a pass has so many uses that
 /// filling the ring takes a small part of one.
 const PASSES: usize = 8;
+/// What a ring of another size than the wanted one has to gain: one part in so many.
+pub(super) const WORTH: u64 = 50;
 const FEWEST_PASSES: usize = 4;
 const ENOUGH_USES: usize = 4096;
 
@@ -21,7 +23,16 @@ pub struct Choice {
     pub pass: u64,
 }
 
-/// Passes to simulate for each candidate.
+impl Choice {
+    /// The pass, and what a ring that is smaller than the wanted one has to pay.
+    pub(super) fn score(&self, problem: &Problem, room: &Room) -> u64 {
+        let of_use = || 2 * streamed(problem, &self.kept).sum::<u64>();
+        let small = self.ring_bytes < room.wanted_ring && self.ring_bytes < of_use();
+        self.pass.saturating_add(if small { self.pass / WORTH } else { 0 })
+    }
+}
+
+/// Passes that candidates of a problem are simulated for.
 pub(super) fn passes(problem: &Problem) -> usize {
     (ENOUGH_USES / problem.trace.len().max(1)).clamp(FEWEST_PASSES, PASSES)
 }

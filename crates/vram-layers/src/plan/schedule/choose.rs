@@ -1,6 +1,6 @@
 //! Chooses which units stay: simulates candidates that spread them through the depth, and improves the best.
 
-use super::candidate::{Choice, evaluate, streamed};
+use super::candidate::{Choice, WORTH, evaluate, streamed};
 use super::floor::{enough, floor};
 use super::problem::{Problem, Residency, Room};
 use super::search::improve;
@@ -10,10 +10,7 @@ use super::spread::SPREADS;
 /// always tried.
 const STEPS: u64 = 2_000_000;
 
-/// A ring larger than the preferred one must save at least one part in `WORTH` of a pass.
-const WORTH: u64 = 50;
-
-/// How many unit sizes get a ring sized for them.
+/// Sizes of units for which a ring of their own is tried.
 const SIZES: usize = 6;
 
 /// Chooses what stays. Nothing stays if there is no room for more than the largest unit. Among equally fast
@@ -29,7 +26,7 @@ pub fn choose(problem: &Problem, room: &Room) -> Choice {
     }
     let nothing = vec![Residency::Source; problem.units.len()];
     let floor = floor(problem, room);
-    let mut best: Option<Choice> = None;
+    let mut best: Option<(u64, Choice)> = None;
     let mut left = STEPS;
     'search: for (ring, preferred) in rings(problem, room) {
         let share = room.device.saturating_sub(ring);
@@ -41,20 +38,21 @@ pub fn choose(problem: &Problem, room: &Room) -> Choice {
             spread.choose(problem, share, &mut kept, Residency::Device);
             if let Some((choice, steps)) = evaluate(problem, room, &kept) {
                 left = left.saturating_sub(steps);
-                let bar = best.as_ref().map(|b| b.pass - if preferred { 0 } else { b.pass / WORTH });
-                if bar.is_none_or(|bar| choice.pass < bar) {
-                    best = Some(choice);
+                let score = choice.score(problem, room);
+                let bar = best.as_ref().map(|(b, _)| b - if preferred { 0 } else { b / WORTH });
+                if bar.is_none_or(|bar| score < bar) {
+                    best = Some((score, choice));
                 }
             }
-            if best.as_ref().is_some_and(|b| b.pass <= floor) {
+            if best.as_ref().is_some_and(|(score, _)| *score <= floor) {
                 break;
             }
         }
-        if best.as_ref().is_some_and(|b| b.pass <= enough(floor)) {
+        if best.as_ref().is_some_and(|(score, _)| *score <= enough(floor)) {
             break;
         }
     }
-    let best = best.or_else(|| Some(evaluate(problem, room, &nothing)?.0));
+    let best = best.map(|(_, choice)| choice).or_else(|| Some(evaluate(problem, room, &nothing)?.0));
     let best = best.unwrap_or(Choice { kept: nothing, ring_bytes: room.device, pass: u64::MAX });
     improve(problem, room, best, floor)
 }

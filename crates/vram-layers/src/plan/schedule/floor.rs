@@ -7,9 +7,8 @@ pub(super) fn enough(floor: u64) -> u64 {
     floor + floor / 500
 }
 
-/// A lower bound for all choices: the kernels, or the slower link with the room full of the units that save
-/// most time on it.
-pub(super) fn floor(problem: &Problem, room: &Room) -> u64 {
+/// What no choice is faster than: the kernels, or the slower link with the room full of what gains most by it.
+pub(crate) fn floor(problem: &Problem, room: &Room) -> u64 {
     let uses = problem.uses();
     let compute: u64 = problem.trace.iter().map(|&u| problem.units[u].compute).sum();
     let mut gains: Vec<(u64, u64)> =

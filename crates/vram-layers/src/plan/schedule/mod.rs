@@ -36,6 +36,7 @@ mod spread;
 
 pub use candidate::Choice;
 pub use choose::choose;
+pub(crate) use floor::floor;
 pub use problem::{Bound, Limit, Machine, Problem, Residency, Room, UnitCost};
 pub(crate) use simulate::simulate_listing;
 pub use simulate::{Fetch, Timeline, simulate};

@@ -103,7 +103,9 @@ pub struct Room {
     pub ring: Option<u64>,
     /// Smallest ring in bytes, for units that are not in the trace.
     pub least_ring: u64,
-    /// Size in bytes above which a larger ring is worth no more than residents.
+    /// Bytes below which a ring has to pay, by one part in fifty: it waits at once for a slow read.
+    pub wanted_ring: u64,
+    /// Bytes above which a ring is of no more use than residents are.
     pub target_ring: u64,
 }
 
@@ -132,7 +134,7 @@ impl Problem {
 
     /// `device` bytes on the device and none on the host, with the ring as large as is useful.
     pub fn room(&self, device: u64) -> Room {
-        Room { device, host: 0, ring: None, least_ring: 0, target_ring: u64::MAX }
+        Room { device, host: 0, ring: None, least_ring: 0, wanted_ring: 0, target_ring: u64::MAX }
     }
 
     /// How often each unit is used in a pass.

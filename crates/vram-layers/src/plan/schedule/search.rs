@@ -17,7 +17,8 @@ const REACH: usize = 3;
 /// steps. Deterministic.
 pub(super) fn improve(problem: &Problem, room: &Room, best: Choice, floor: u64) -> Choice {
     let enough = enough(floor);
-    if best.pass <= enough {
+    let score = best.score(problem, room);
+    if score <= enough {
         return best;
     }
     let used: Vec<usize> = {
@@ -28,12 +29,13 @@ pub(super) fn improve(problem: &Problem, room: &Room, best: Choice, floor: u64) 
     if used.len() <= FEW && uses << used.len() <= 2 * STEPS {
         return every_choice(problem, room, best, &used);
     }
-    let mut search = Search { problem, room, best, left: STEPS / uses };
-    while search.best.pass > enough && search.round(&used) {}
+    let mut search = Search { problem, room, best, score, left: STEPS / uses };
+    while search.score > enough && search.round(&used) {}
     search.best
 }
 
 fn every_choice(problem: &Problem, room: &Room, mut best: Choice, used: &[usize]) -> Choice {
+    let mut score = best.score(problem, room);
     for set in 0..1usize << used.len() {
         let mut kept = vec![Residency::Source; problem.units.len()];
         for (bit, &unit) in used.iter().enumerate() {
@@ -41,10 +43,11 @@ fn every_choice(problem: &Problem, room: &Room, mut best: Choice, used: &[usize]
                 kept[unit] = Residency::Device;
             }
         }
-        if let Some((choice, _)) = evaluate(problem, room, &kept)
-            && choice.pass < best.pass
-        {
-            best = choice;
+        if let Some((choice, _)) = evaluate(problem, room, &kept) {
+            let of_this = choice.score(problem, room);
+            if of_this < score {
+                (best, score) = (choice, of_this);
+            }
         }
     }
     best
@@ -54,7 +57,8 @@ struct Search<'a> {
     problem: &'a Problem,
     room: &'a Room,
     best: Choice,
-    /// Simulations that may still be run.
+    score: u64,
+    /// Simulations that may still be made.
     left: usize,
 }
 
@@ -96,11 +100,15 @@ impl Search<'_> {
             kept[unit] = if kept[unit] == Residency::Device { Residency::Source } else { Residency::Device };
         }
         match evaluate(self.problem, self.room, &kept) {
-            Some((choice, _)) if choice.pass < self.best.pass => {
-                self.best = choice;
-                true
+            Some((choice, _)) => {
+                let score = choice.score(self.problem, self.room);
+                let better = score < self.score;
+                if better {
+                    (self.best, self.score) = (choice, score);
+                }
+                better
             }
-            _ => false,
+            None => false,
         }
     }
 }
