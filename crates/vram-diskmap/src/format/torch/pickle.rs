@@ -9,7 +9,7 @@
 use vram_types::SourceErrorKind;
 
 use super::call::{self, Persistent};
-use super::heap::{Allowance, Asked, Heap, Node, Span, Value};
+use super::heap::{Allowance, Asked, Heap, Node, Span, Value, Why};
 use super::{arrays, globals};
 use crate::fault::{Fault, quoted};
 
@@ -406,12 +406,15 @@ impl<'a> Machine<'a> {
         self.call()
     }
 
-    /// BUILD gives an object its attributes; those of dictionaries (`_metadata`) and tensors are
-    /// of no interest here.
+    /// BUILD gives an object its attributes, and an empty tensor its numbers; the attributes of
+    /// dictionaries (`_metadata`) and of other tensors are of no interest here.
     fn build(&mut self) -> Result<(), Fault> {
         let attributes = self.pop()?;
         let top = self.top()?;
         match self.heap.get_mut(top) {
+            Some(Node::Unreadable(Why::Empty)) => {
+                call::fill(&mut self.heap, &mut self.allowance, top, attributes, self.op_at as u32)
+            }
             Some(Node::Dict(_) | Node::Tensor(_) | Node::Unreadable(_)) => Ok(()),
             Some(Node::Object { parts, .. }) => self.allowance.push(parts, attributes),
             Some(Node::Array(_) | Node::ArrayType(_)) => {

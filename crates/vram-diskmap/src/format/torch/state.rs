@@ -180,6 +180,7 @@ impl<P: Places> Walk<'_, P> {
                 let name = self.names.push(&name)?;
                 let why = match *why {
                     Why::Is(why) => why.into(),
+                    Why::Empty => "made without numbers".into(),
                     Why::Needs(asked) => {
                         let path = quoted(&heap.path(asked, self.text));
                         format!("made with {path}, which is unknown here").into()
