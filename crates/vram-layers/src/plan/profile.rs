@@ -25,8 +25,8 @@ const BUILT_IN: [(&str, &str); 4] = [
 /// use vram_types::DType;
 ///
 /// let card = Profile::named("rtx4090-pcie4")?;
-/// // A linear layer of 3072 inputs and outputs: one row waits for its weights, a thousand rows for the
-/// arithmetic.
+/// // A linear layer of 3072 inputs and outputs: one row waits for its weights, a thousand rows for
+/// // the arithmetic.
 /// let layer = |rows: u64| LayerWork { bytes: 2 * 3072 * 3072, flops: 2 * 3072 * 3072 * rows };
 /// let costs = card.costs(&[layer(1), layer(1000)], DType::BF16)?;
 /// assert!(costs.compute_seconds[0] < 30e-6 && costs.compute_seconds[1] > 100e-6);
